@@ -1,0 +1,36 @@
+"""minisnn: spiking neural networks trained without autograd, every gradient derived by hand and checked."""
+
+from importlib import import_module as _import_module
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
+
+from . import data, encode, losses, neurons, optimizers, resets, surrogates
+from .grammar import GrammarError
+from .kernels import BackendUnavailable
+from .kernels.threads import get_threads, set_threads
+from .layers import LIF, Flatten, Layer, Linear, PopulationVote, Rate, Spiking
+from .network import SL, STDL, STL, TL, Network, Rule
+from .neurons import Neuron
+from .optimizers import SGD, Adam
+from .resets import Reset
+from .surrogates import Surrogate
+from .train import History, TrainingStopped, fit
+
+if _TYPE_CHECKING:
+    from . import checks, plot
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LIF", "SGD", "SL", "STDL", "STL", "TL", "Adam", "BackendUnavailable", "Flatten", "GrammarError", "History",
+    "Layer", "Linear", "Network", "Neuron", "PopulationVote", "Rate", "Reset", "Rule", "Spiking", "Surrogate",
+    "TrainingStopped", "checks", "data", "encode", "fit", "get_threads", "losses", "neurons", "optimizers", "plot",
+    "resets", "set_threads", "surrogates",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> _Any:
+    """Load what is not needed for training when it is first asked for."""
+    if name in ("checks", "plot"):
+        return _import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

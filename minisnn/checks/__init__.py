@@ -1,0 +1,17 @@
+"""Checks: is a hand-derived gradient right?  Surrogate gradients against the three networks whose derivative they are.
+
+``check_adjoint(neuron, reset, surrogate)`` looks at floor-0 functions inside the time loop, entry by entry, with the
+complex step.  ``check_grads(net, x, labels, loss)`` looks at whole networks on their own backend, by differences.
+``check_layer(layer, x)`` does so for one layer.  Each returns a report: ``print`` it, or ``.raise_if_wrong()``.
+"""
+
+from .adjoint import check_adjoint
+from .differences import Difference, richardson
+from .gradients import check_grads, check_layer
+from .report import GradientError, Report, Row
+from .twins import TWINS, run_twin
+
+__all__ = [
+    "TWINS", "Difference", "GradientError", "Report", "Row", "check_adjoint", "check_grads", "check_layer",
+    "richardson", "run_twin",
+]  # fmt: skip

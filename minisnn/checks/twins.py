@@ -1,0 +1,61 @@
+"""Twins: networks whose ordinary derivative a surrogate gradient is (law 5).
+
+smooth
+    The surrogate's curve in place of the jump.  Checks every term, the slope included; spikes are soft.
+tangent
+    The hard network, run once; then each jump replaced by the straight line through its base point with the surrogate's
+    slope.  Same values as the hard network, and its derivative IS the surrogate gradient at hard spikes.
+slope 0
+    The real network with a loss on its membranes and the slope set to zero: every path that does not pass a spike.
+
+Arguments that a reset's ``stop`` names keep the values of the base run, as its author declared.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..kernels.contract import Array
+from ..layers.spiking import Spiking
+from ..network import Caches, Network
+from ..surrogates import Surrogate
+
+__all__ = ["TWINS", "run_twin", "with_slope_zero"]
+
+#: Name of a twin -> how its spiking layers fire.
+TWINS = {"smooth": "smooth", "tangent": "tangent", "slope 0": "step"}
+
+
+def zero_slope(x, k):
+    return 0
+
+
+def without_slope(surrogate: Surrogate) -> Surrogate:
+    """The same curve with the slope 0: the true derivative of the jump, almost everywhere."""
+    return Surrogate(surrogate.smooth, zero_slope, surrogate.k)
+
+
+def with_slope_zero(net: Network) -> Network:
+    """The same network, in whose gradient no path passes through a spike.  It shares its parameters with `net`."""
+
+    def change(layer: Any) -> Any:
+        if not isinstance(layer, Spiking):
+            return layer
+        neuron, reset, surrogate = layer.dynamics
+        return layer._changed(dynamics=type(layer.dynamics)(neuron, reset, without_slope(surrogate)))
+
+    return net._map(change)
+
+
+def run_twin(net: Network, x: Array, base: Caches, fire: str) -> tuple[Array, Caches]:
+    """Run a twin of `net` that holds on to the run with the caches `base`: ``(scores, caches)``.
+
+    `fire` is "smooth", "tangent" or "step".
+    """
+    caches = Caches()
+    for name, layer in net.layers.items():
+        if isinstance(layer, Spiking):
+            x, caches[name] = layer.twin(x, base[name], fire)
+        else:
+            x, caches[name] = layer.forward(x)
+    return x, caches

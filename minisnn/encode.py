@@ -1,0 +1,104 @@
+"""Encoders: from values in [0, 1] to input over time, ``[B, ...] -> [T, B, ...]``."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from .kernels.contract import Array
+
+__all__ = ["ENCODERS", "Bernoulli", "Constant", "Encoder", "bernoulli", "constant"]
+
+
+class Encoder(Protocol):
+    """What ``fit`` wants: a call with values and a generator."""
+
+    steps: int
+
+    def __call__(self, images: Array, rng: np.random.Generator) -> Array:
+        """``[B, ...] -> [T, B, ...]``."""
+
+
+def bernoulli(images: Array, *, steps: int, rng: np.random.Generator) -> Array:
+    """Rate coding: at every step each value is the probability of a spike, drawn anew.
+
+    Parameters
+    ----------
+    images : ``[B, ...]``, values in [0, 1]; 0 never fires, 1 always.
+    steps : number of time steps T.
+    rng : ``numpy.random.Generator``.
+
+    Returns
+    -------
+    spikes : ``[T, B, ...]``, uint8 0 or 1.
+    """
+    images, steps = _checked(images, steps)
+    if not isinstance(rng, np.random.Generator):
+        raise TypeError(f"bernoulli: rng must be a generator, e.g. rng=np.random.default_rng(0), got {rng!r}")
+    chance = rng.random((steps, *images.shape), dtype=np.float32)
+    return (chance < images).view(np.uint8)
+
+
+def constant(images: Array, *, steps: int) -> Array:
+    """Direct coding: the same values at every step, as an input current.
+
+    Parameters
+    ----------
+    images : ``[B, ...]``, floats in [0, 1].
+    steps : number of time steps T.
+
+    Returns
+    -------
+    currents : ``[T, B, ...]``, of the dtype of `images`.
+    """
+    images, steps = _checked(images, steps)
+    return np.repeat(images[None], steps, axis=0)
+
+
+class Bernoulli:
+    """:func:`bernoulli` with the number of steps fixed: an encoder for ``fit``."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = _steps(steps)
+
+    def __call__(self, images: Array, rng: np.random.Generator) -> Array:
+        """``[B, ...] -> [T, B, ...]``, uint8."""
+        return bernoulli(images, steps=self.steps, rng=rng)
+
+    def __repr__(self) -> str:
+        return f"Bernoulli({self.steps} steps): spike with probability = value"
+
+
+class Constant:
+    """:func:`constant` with the number of steps fixed: an encoder for ``fit``."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = _steps(steps)
+
+    def __call__(self, images: Array, rng: np.random.Generator) -> Array:
+        """``[B, ...] -> [T, B, ...]``, of the dtype of `images`; `rng` is not used."""
+        return constant(images, steps=self.steps)
+
+    def __repr__(self) -> str:
+        return f"Constant({self.steps} steps): the value as a current at every step"
+
+
+#: Every encoder of the package by its name.
+ENCODERS = {"bernoulli": Bernoulli, "constant": Constant}
+
+
+def _steps(steps: Any) -> int:
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}")
+    return int(steps)
+
+
+def _checked(images: Any, steps: Any) -> tuple[Array, int]:
+    images = np.asarray(images)
+    if images.ndim < 1 or images.shape[0] == 0:
+        raise ValueError(f"images must be [B, ...] with at least one sample, got shape {list(images.shape)}")
+    if images.dtype.kind not in "fbiu" or not (images.min() >= 0 and images.max() <= 1):
+        hint = ": divide by 255?" if images.dtype.kind in "iuf" and images.max() > 1 else ""
+        raise ValueError(f"images must lie in [0, 1], got {images.dtype} {images.min()} to {images.max()}{hint}")
+    return images, _steps(steps)

@@ -1,0 +1,60 @@
+"""Backends: the time loops that run floor 0.  A backend is a value looked up here, by its name."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from functools import cache
+from typing import Any
+
+from .contract import Base, Dynamics, Kernel, ScanCache, Wanted
+
+__all__ = [
+    "BACKENDS", "BackendUnavailable", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "backend_problem",
+    "check_backend", "default_backend", "kernel_of",
+]  # fmt: skip
+
+#: Name of a backend -> the module with its ``kernel``, and how to install what it needs.
+BACKENDS = {
+    "numba": ("minisnn.kernels.compiled", "pip install numba"),
+    "numpy": ("minisnn.kernels.reference", "pip install numpy"),
+}
+
+
+class BackendUnavailable(ImportError):
+    """A backend was named that cannot be used here; the message holds the true cause and the cure."""
+
+
+@cache
+def _load(name: str) -> tuple[Any, str | None]:
+    module, cure = BACKENDS[name]
+    try:
+        return importlib.import_module(module), None
+    except Exception as error:  # whatever hinders it, an import error deep inside included, is what the user must see
+        return None, f"{type(error).__name__}: {error} (install it with: {cure})"
+
+
+def backend_problem(name: str) -> str | None:
+    """Why the backend `name` cannot be used here; ``None`` where it can."""
+    return _load(name)[1]
+
+
+def check_backend(name: str, where: str = "backend") -> str:
+    """`name` if it can be used; else a clear error."""
+    if name not in BACKENDS:
+        raise ValueError(f"{where}: unknown backend {name!r}, expected one of {', '.join(map(repr, BACKENDS))}")
+    if problem := backend_problem(name):
+        raise BackendUnavailable(f"{where}: backend {name!r} cannot be used: {problem}")
+    return name
+
+
+def default_backend() -> str:
+    """``MINISNN_BACKEND`` where it is set; else numba if it can be imported, else numpy."""
+    if name := os.environ.get("MINISNN_BACKEND"):
+        return check_backend(name, "MINISNN_BACKEND")
+    return "numpy" if backend_problem("numba") else "numba"
+
+
+def kernel_of(dynamics: Dynamics, backend: str) -> Kernel:
+    """The time loop of these dynamics on that backend."""
+    return _load(check_backend(backend))[0].kernel(dynamics)

@@ -1,0 +1,146 @@
+"""The contract that every backend keeps: what a time loop takes, what it returns, and what its cache holds.
+
+A *kernel* is the time loop of one neuron, one reset and one surrogate, in two directions::
+
+    kernel.scan(x, state0, theta, params, k)                       -> (spikes, state_last, cache)
+    kernel.scan_adjoint(d_spikes, d_state_last, cache, wanted)     -> (d_x, d_state0, d_theta, d_params)
+
+Shapes, for T steps, B samples, N lanes (neurons), K states and Q parameters:
+
+=================  ==============  ======================================================================
+x, d_x             ``[T, B, N]``   input current
+spikes, d_spikes   ``[T, B, N]``   ``uint8`` 0 or 1; of the net's float dtype in a twin
+state0, state_last ``[K, B, N]``   before the first step, and after the reset of the last
+theta              ``[N]``         threshold of each lane
+params             ``[Q, N]``      parameters of each lane, in the order of ``neuron.params``
+d_theta            ``[P, N]``      P partial sums over batch rows: add them up
+d_params           ``[Q, P, N]``   likewise
+=================  ==============  ======================================================================
+
+Everything is C-contiguous and of one float dtype.  Calls are pure: no input, cache or earlier result is written.
+P depends on the shapes alone, never on the number of threads.  Gradients that are not wanted come back as ``None``.
+
+One step, in the words of DESIGN and of ``docs/derivations/lif``::
+
+    u, *others = charge(*state, x[t], *params)           s = fire(u, theta)           v = reset(u, s, theta)
+
+A *twin* is the same loop with another ``fire`` (law 5): the surrogate's curve ``smooth``, or the ``tangent`` to it at
+the spikes of a base run.  Where a base run is given, the arguments that ``reset.stop`` names keep its values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ..neurons import Neuron
+from ..resets import Reset
+from ..surrogates import Surrogate
+
+__all__ = ["FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "hold"]
+
+Array = Any  # a NumPy array, or a CuPy array on a GPU
+
+
+class Dynamics(NamedTuple):
+    """The three ingredients of a kernel; everything else about it is the loop."""
+
+    neuron: Neuron
+    reset: Reset
+    surrogate: Surrogate
+
+
+class Base(NamedTuple):
+    """A run whose values a twin holds on to: membrane ``u`` and ``spikes`` (``[T, B, N]``), ``theta`` (``[N]``)."""
+
+    u: Array
+    spikes: Array
+    theta: Array
+
+
+class Wanted(NamedTuple):
+    """Which gradients :meth:`Kernel.scan_adjoint` is to compute besides that of the initial state."""
+
+    x: bool = True
+    theta: bool = True
+    params: bool = True
+
+
+class ScanCache(NamedTuple):
+    """What the adjoint needs of the forward run.
+
+    Kept: the input ``x``, every state after the charge and before the reset (``u``, ``[K, T, B, N]``; ``u[0]`` is the
+    membrane), the ``spikes``, the initial state, and thresholds, parameters and steepness as they were.
+    Recomputed: the membrane after the reset, ``v[t-1]`` = reset of ``u[0][t-1]``: one cheap operation against a fourth
+    of the memory.
+    """
+
+    x: Array
+    u: Array
+    spikes: Array
+    state0: Array
+    theta: Array
+    params: Array
+    k: float
+
+
+class Kernel(Protocol):
+    """The time loop of one neuron, reset and surrogate, and its adjoint."""
+
+    def scan(
+        self, x: Array, state0: Array, theta: Array, params: Array, k: float, fire: str = "step", base: Base | None = None
+    ) -> tuple[Array, Array, ScanCache]:
+        """Run T steps: ``(spikes, state_last, cache)``."""
+
+    def scan_adjoint(
+        self, d_spikes: Array, d_state_last: Array, cache: ScanCache, wanted: Wanted = Wanted()
+    ) -> tuple[Array | None, Array, Array | None, Array | None]:
+        """Go back over the T steps: ``(d_x, d_state0, d_theta, d_params)``."""
+
+
+# -- the three ways to fire.  Each builds, from the surrogate's functions, fire(u, theta, k, u0, s0, theta0): the values
+# -- with a 0 are those of the base run.  Both CPU backends use these very functions.
+
+
+def _step(smooth: Callable, slope: Callable) -> Callable:
+    def fire(u, theta, k, u0, s0, theta0):
+        return u >= theta  # (lif.2)
+
+    return fire
+
+
+def _smooth(smooth: Callable, slope: Callable) -> Callable:
+    def fire(u, theta, k, u0, s0, theta0):
+        return smooth(u - theta, k)
+
+    return fire
+
+
+def _tangent(smooth: Callable, slope: Callable) -> Callable:
+    def fire(u, theta, k, u0, s0, theta0):
+        return s0 + slope(u0 - theta0, k) * ((u - theta) - (u0 - theta0))
+
+    return fire
+
+
+FIRES = {"step": _step, "smooth": _smooth, "tangent": _tangent}
+
+
+def hold(reset: Callable, stop: tuple[str, ...]) -> Callable:
+    """The reset with the arguments named in `stop` kept at the base run's values."""
+    hold_u, hold_s, hold_theta = "u" in stop, "s" in stop, "theta" in stop
+
+    def held(u, s, theta, u0, s0, theta0):
+        return reset(u0 if hold_u else u, s0 if hold_s else s, theta0 if hold_theta else theta)
+
+    return held
+
+
+def float_dtype(dtype: Any) -> np.dtype:
+    """float32 or float64 as a NumPy dtype; any other raises."""
+    found = np.dtype(dtype)
+    if found not in (np.dtype("float32"), np.dtype("float64")):
+        raise TypeError(f"dtype: got {found}, expected 'float32' or 'float64'")
+    return found

@@ -1,0 +1,144 @@
+"""What every layer is: parameters by name, a forward that returns a cache, a backward that reads it.
+
+The contract (law 3)::
+
+    y, cache = layer.forward(x, state=None, train=False, rng=None)
+    d_x, grads = layer.backward(d_y, cache, d_state=None, wrt=None, input_grad=True)
+
+Both are pure: inputs, caches and earlier results are never written, ``backward`` may be called twice, gradients are
+returned and never accumulated.  Time comes first: ``x`` is ``[T, B, ...]``.  A cache holds references, not copies, to
+its input and to weights: go backward before the optimizer's next step.
+
+To add a layer: a class with ``forward`` and ``backward``, and its name in ``minisnn/layers/__init__.py``.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable
+from typing import Any, ClassVar
+
+import numpy as np
+
+from ..kernels import check_backend, default_backend
+from ..kernels.contract import Array, float_dtype
+
+__all__ = ["Layer", "as_input", "as_upstream"]
+
+
+class Layer:
+    """Base of all layers; holds the parameters and the copies with another backend, dtype or spike."""
+
+    #: What each parameter is: "synapse", "threshold" or "neuron"; the learning rules SL, TL, STL choose by it.
+    roles: dict[str, str]
+    params: dict[str, Array]
+    dtype: np.dtype
+    _backend: str | None
+    spiking: ClassVar[bool] = False
+
+    def __init__(self, dtype: Any = "float32", backend: str | None = None) -> None:
+        self.dtype = float_dtype(dtype)
+        self._backend = None if backend is None else check_backend(backend)
+        self.params, self.roles = {}, {}
+
+    def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, Any]:
+        """Return the output and a cache for `backward`."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward")
+
+    def backward(
+        self, d_y: Array, cache: Any, *, d_state: Any = None, wrt: Iterable[str] | None = None, input_grad: bool = True
+    ) -> tuple[Array | None, dict[str, Any]]:
+        """Return the gradient of the input and a dict of the parameters' gradients."""
+        raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        """Shape of one sample at one step after this layer, ``None`` where unknown; ValueError where it cannot be."""
+        return in_shape
+
+    @property
+    def backend(self) -> str:
+        """The backend that runs the time loops: the one named, else the default of this machine."""
+        return self._backend or default_backend()
+
+    def using(self, backend: str) -> Layer:
+        """The same layer on another backend; it shares its parameter arrays with this one."""
+        return self._changed(_backend=check_backend(backend))
+
+    def astype(self, dtype: Any) -> Layer:
+        """A copy of the layer with parameters of another float dtype."""
+        dtype = float_dtype(dtype)
+        return self._changed(dtype=dtype, params={n: p.astype(dtype) for n, p in self.params.items()})
+
+    def smoothed(self) -> Layer:
+        """The smooth twin: for a layer without spikes, the layer itself."""
+        return self
+
+    def _changed(self, **attributes: Any) -> Layer:
+        other = copy.copy(self)
+        other.__dict__.update(attributes)
+        return other
+
+    def _wanted(self, wrt: Iterable[str] | None) -> set[str]:
+        """The names in `wrt`, all parameters for ``None``."""
+        if wrt is None:
+            return set(self.params)
+        names = {wrt} if isinstance(wrt, str) else set(wrt)
+        if unknown := names - set(self.params):
+            raise ValueError(f"{type(self).__name__}: wrt names {sorted(unknown)}, its parameters are {list(self.params)}")
+        return names
+
+    def __getattr__(self, name: str) -> Any:
+        params = self.__dict__.get("params", {})
+        if name in params:
+            return params[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; its parameters are {list(params)}")
+
+    def _describe(self) -> str:
+        return ""
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{n} {list(p.shape)}" for n, p in self.params.items())
+        return f"{type(self).__name__}({self._describe()})" + (f"  parameters: {counts}" if counts else "")
+
+
+def as_input(x: Any, layer: Layer, shape: tuple[int | str, ...] | None = None) -> Array:
+    """`x` as a C-contiguous array ``[T, B, *shape]`` of floats of the layer's dtype or of spikes; else a clear error.
+
+    Entries of `shape` are sizes, or names of sizes that are free; ``None`` admits any shape.
+    """
+    name = type(layer).__name__
+    wanted = "[T, B, ...]" if shape is None else f"[T, B{''.join(f', {n}' for n in shape)}]"
+    x = np.asarray(x)
+    if x.dtype not in (layer.dtype, np.dtype(np.uint8), np.dtype(bool)):
+        hint = ""
+        if x.dtype.kind == "f":
+            hint = f": convert the input with x.astype('{layer.dtype}'), or the net with net.astype('{x.dtype}')"
+        elif x.dtype.kind in "iu":
+            hint = f": spikes are uint8 or bool; anything else needs x.astype('{layer.dtype}')"
+        raise TypeError(f"{name}: x has dtype {x.dtype}, expected {layer.dtype} (or uint8 or bool spikes){hint}")
+    fits = x.ndim >= 2 if shape is None else x.ndim == 2 + len(shape)
+    if fits and shape is not None:
+        fits = all(isinstance(n, str) or n == m for n, m in zip(shape, x.shape[2:], strict=True))
+    if not fits:
+        raise ValueError(
+            f"{name}: x has shape {list(x.shape)}, expected {wanted} (time, batch, then one sample). "
+            "minisnn is time-first: did you leave out the time axis, or pass [B, T, ...]?"
+        )
+    if x.shape[0] == 0 or x.shape[1] == 0:
+        empty = "no time steps (T = 0)" if x.shape[0] == 0 else "an empty batch (B = 0)"
+        raise ValueError(f"{name}: x has shape {list(x.shape)}: {empty}, expected at least one")
+    return np.ascontiguousarray(x)
+
+
+def as_upstream(d: Any, shape: tuple[int, ...], layer: Layer, what: str = "d_y") -> Array:
+    """A gradient that comes from above, checked: C-contiguous, of the layer's dtype and of the shape of its forward."""
+    d = np.asarray(d)
+    if d.shape != tuple(shape):
+        raise ValueError(
+            f"{type(layer).__name__}: {what} has shape {list(d.shape)}, expected {list(shape)}, as forward gave"
+        )
+    if d.dtype != layer.dtype:
+        raise TypeError(
+            f"{type(layer).__name__}: {what} has dtype {d.dtype}, expected {layer.dtype}: use {what}.astype('{layer.dtype}')"
+        )
+    return np.ascontiguousarray(d)

@@ -1,0 +1,97 @@
+"""Linear: every output is a weighted sum of every input, step by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..kernels.contract import Array
+from .base import Layer, as_input, as_upstream
+
+__all__ = ["Linear", "LinearCache"]
+
+
+class LinearCache(NamedTuple):
+    """Kept: the input ``x`` as it came (spikes stay bytes) and the ``weight`` it met."""
+
+    x: Array
+    weight: Array
+
+
+class Linear(Layer):
+    """Synapses: ``y[t] = x[t] @ weight (+ bias)``.
+
+    There is no bias unless asked for: with a learning threshold it would be a second offset.
+
+    Parameters
+    ----------
+    n_in, n_out : sizes; input ``[T, B, n_in]``, output ``[T, B, n_out]``, weight ``[n_in, n_out]``.
+    bias : whether to add a bias ``[n_out]``, zero at first.
+    rng : ``numpy.random.Generator`` for the initial weights, U(-1/sqrt(n_in), 1/sqrt(n_in)) (PyTorch's default, the
+        STL-SNN authors' choice).
+    dtype : "float32" or "float64".
+    """
+
+    def __init__(
+        self, n_in: int, n_out: int, *, bias: bool = False, rng: np.random.Generator | None = None, dtype: Any = "float32"
+    ) -> None:
+        super().__init__(dtype)
+        for name, n in (("n_in", n_in), ("n_out", n_out)):
+            if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+                raise ValueError(f"Linear: {name} must be a whole number of at least 1, got {n!r}")
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"Linear: rng must be a generator, e.g. rng=np.random.default_rng(0), got {rng!r}")
+        bound = 1 / math.sqrt(n_in)
+        self.params["weight"] = rng.uniform(-bound, bound, (n_in, n_out)).astype(self.dtype)
+        self.roles["weight"] = "synapse"
+        if bias:
+            self.params["bias"] = np.zeros(n_out, self.dtype)
+            self.roles["bias"] = "synapse"
+
+    def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, LinearCache]:
+        """``[T, B, n_in] -> [T, B, n_out]``; `x` of the layer's dtype, or spikes (uint8, bool)."""
+        weight = self.params["weight"]
+        x = as_input(x, self, weight.shape[:1])
+        y = _rows(x, self.dtype) @ weight
+        if "bias" in self.params:
+            y += self.params["bias"]
+        return y.reshape(*x.shape[:2], -1), LinearCache(x, weight)
+
+    def backward(
+        self,
+        d_y: Array,
+        cache: LinearCache,
+        *,
+        d_state: Any = None,
+        wrt: Iterable[str] | None = None,
+        input_grad: bool = True,
+    ) -> tuple[Array | None, dict[str, Any]]:
+        """Gradients of the input, and of ``weight`` and ``bias`` summed over time and batch."""
+        x, weight = cache
+        wanted = self._wanted(wrt)
+        d_rows = as_upstream(d_y, (*x.shape[:2], weight.shape[1]), self).reshape(-1, weight.shape[1])
+        grads = {}
+        if "weight" in wanted:
+            grads["weight"] = _rows(x, self.dtype).T @ d_rows
+        if "bias" in wanted:
+            grads["bias"] = d_rows.sum(axis=0)
+        d_x = (d_rows @ weight.T).reshape(x.shape) if input_grad else None
+        return d_x, grads
+
+    def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...]:
+        n_in, n_out = self.params["weight"].shape
+        if in_shape not in (None, (n_in,)):
+            raise ValueError(f"takes {[n_in]} per sample and step, got {list(in_shape or ())}")
+        return (n_out,)
+
+    def _describe(self) -> str:
+        n_in, n_out = self.params["weight"].shape
+        return f"{n_in} -> {n_out}: y = x @ weight" + (" + bias" if "bias" in self.params else "")
+
+
+def _rows(x: Array, dtype: np.dtype) -> Array:
+    """``[T, B, n]`` as ``[T * B, n]`` of floats."""
+    return x.reshape(-1, x.shape[2]).astype(dtype, copy=False)

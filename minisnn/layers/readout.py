@@ -1,0 +1,127 @@
+"""Readouts: from spikes over time to one score per class, and the change of shape before them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..kernels.contract import Array
+from .base import Layer, as_input, as_upstream
+
+__all__ = ["Flatten", "PopulationVote", "Rate"]
+
+
+class ShapeCache(NamedTuple):
+    """Kept: the shape of the input, which is all that a mean or a reshape needs to go back."""
+
+    shape: tuple[int, ...]
+
+
+class Flatten(Layer):
+    """Joins the axes of a sample: ``[T, B, ...] -> [T, B, n]``.  Time and batch stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, ShapeCache]:
+        """``[T, B, ...] -> [T, B, n]``."""
+        x = as_input(x, self)
+        return x.reshape(*x.shape[:2], -1), ShapeCache(x.shape)
+
+    def backward(
+        self,
+        d_y: Array,
+        cache: ShapeCache,
+        *,
+        d_state: Any = None,
+        wrt: Iterable[str] | None = None,
+        input_grad: bool = True,
+    ) -> tuple[Array | None, dict[str, Any]]:
+        """``[T, B, n] -> [T, B, ...]``."""
+        self._wanted(wrt)
+        d_y = as_upstream(d_y, (*cache.shape[:2], math.prod(cache.shape[2:])), self)
+        return d_y.reshape(cache.shape) if input_grad else None, {}
+
+    def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        return None if in_shape is None else (math.prod(in_shape),)
+
+
+class _Mean(Layer):
+    """Mean over time and over groups of `members` neighbours; its adjoint hands each member its equal share."""
+
+    def _members(self, n: int) -> int:
+        raise NotImplementedError
+
+    def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, ShapeCache]:
+        """``[T, B, n] -> [B, scores]``: mean over time and members."""
+        x = as_input(x, self, ("n",))
+        members = self._members(x.shape[2])
+        total = x.sum(axis=0, dtype=self.dtype).reshape(x.shape[1], -1, members).sum(axis=2)
+        return total / self.dtype.type(len(x) * members), ShapeCache(x.shape)
+
+    def backward(
+        self,
+        d_y: Array,
+        cache: ShapeCache,
+        *,
+        d_state: Any = None,
+        wrt: Iterable[str] | None = None,
+        input_grad: bool = True,
+    ) -> tuple[Array | None, dict[str, Any]]:
+        """``[B, scores] -> [T, B, n]``: the same share for every step and member."""
+        self._wanted(wrt)
+        steps, batch, n = cache.shape
+        members = self._members(n)
+        d_y = as_upstream(d_y, (batch, n // members), self)
+        if not input_grad:
+            return None, {}
+        share = np.repeat(d_y / self.dtype.type(steps * members), members, axis=1)
+        return np.broadcast_to(share, cache.shape).copy(), {}
+
+
+class Rate(_Mean):
+    """Mean over time: ``[T, B, n] -> [B, n]``, the firing rate of each neuron as its score."""
+
+    def __init__(self, dtype: Any = "float32") -> None:
+        super().__init__(dtype)
+
+    def _members(self, n: int) -> int:
+        return 1
+
+    def _describe(self) -> str:
+        return "mean over time"
+
+
+class PopulationVote(_Mean):
+    """A group of neighbouring neurons votes for each class: mean over its members and over time.
+
+    Parameters
+    ----------
+    n_classes : number of classes; input ``[T, B, n_classes * members]``, output ``[B, n_classes]``.  Class c is voted
+        for by the neurons ``c * members`` to ``(c + 1) * members - 1``.
+    """
+
+    def __init__(self, n_classes: int, dtype: Any = "float32") -> None:
+        super().__init__(dtype)
+        if isinstance(n_classes, bool) or not isinstance(n_classes, int | np.integer) or n_classes < 1:
+            raise ValueError(f"PopulationVote: n_classes must be a whole number of at least 1, got {n_classes!r}")
+        self.n_classes = int(n_classes)
+
+    def _members(self, n: int) -> int:
+        if n % self.n_classes:
+            raise ValueError(
+                f"PopulationVote: {n} neurons cannot be shared out evenly among {self.n_classes} classes; "
+                f"use a multiple of {self.n_classes}"
+            )
+        return n // self.n_classes
+
+    def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...]:
+        if in_shape is not None and (len(in_shape) != 1 or in_shape[0] % self.n_classes):
+            raise ValueError(f"takes a multiple of {self.n_classes} neurons per sample, got {list(in_shape)}")
+        return (self.n_classes,)
+
+    def _describe(self) -> str:
+        return f"{self.n_classes} classes: mean over members and time"

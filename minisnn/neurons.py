@@ -1,0 +1,108 @@
+"""Neuron models: how the state moves in one time step, and the adjoint of that move.
+
+A neuron is a pair of floor-0 functions (see :mod:`minisnn.grammar`).  With K states and Q parameters::
+
+    charge(*states, x, *params)                        -> new states (K of them; a bare value for K = 1)
+    charge_adjoint(*d_states, *states, x, *params)     -> d_states, d_x, d_params (one flat tuple of K + 1 + Q)
+
+``states`` are the values *before* the step, ``x`` the input current.  In the adjoint ``d_states`` are the gradients
+of the loss with respect to the *new* states, and the results those with respect to the arguments of ``charge``, in
+their order.  The first state is the membrane: it meets the threshold and the reset; the others pass by them.
+
+To add a neuron: write the pair, and one line in :data:`NEURONS`.  A neuron of your own needs no registration.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .grammar import check
+
+__all__ = ["NEURONS", "Neuron", "current_lif", "integrate_and_fire", "lif"]
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """The dynamics of one step as a pair of functions, and the names of its states and parameters.
+
+    Parameters
+    ----------
+    charge, charge_adjoint : the forward step and its adjoint, in the orders given in this module's docstring.
+    state : names of the states; the first is the membrane potential.
+    params : names of the parameters, in the order in which ``charge`` takes them.
+
+    Raises
+    ------
+    GrammarError : a function cannot be run alike by every backend; the message names what and why.
+    """
+
+    charge: Callable[..., Any]
+    charge_adjoint: Callable[..., Any]
+    state: tuple[str, ...] = ("v",)
+    params: tuple[str, ...] = ("decay",)
+
+    def __post_init__(self) -> None:
+        for field in ("state", "params"):
+            names = getattr(self, field)
+            if isinstance(names, str) or not all(isinstance(n, str) and n.isidentifier() for n in names):
+                raise TypeError(f"Neuron: {field} must be a tuple of names, e.g. ('v',), got {names!r}")
+            object.__setattr__(self, field, tuple(names))
+        if not self.state or len(set(self.state + self.params)) < len(self.state + self.params):
+            raise ValueError(f"Neuron: names must differ and state must not be empty: {self.state}, {self.params}")
+        if reserved := {"threshold", "state"} & set(self.params):
+            raise ValueError(f"Neuron: params may not be called {reserved.pop()!r}: the layer uses that name")
+        k, q = len(self.state), len(self.params)
+        about = f"of a Neuron with state {self.state} and params {self.params}"
+        check(self.charge, f"charge {about}", n_args=k + 1 + q, n_results=k)
+        check(self.charge_adjoint, f"charge_adjoint {about}", n_args=2 * k + 1 + q, n_results=k + 1 + q)
+
+    def __repr__(self) -> str:
+        return f"Neuron({self.charge.__name__}, state={self.state}, params={self.params})"
+
+
+# -- leaky integrate-and-fire (the STL-SNN authors' neuron): the leak acts on the membrane after its reset, the input
+# -- is not scaled
+
+
+def lif_charge(v, x, decay):
+    return decay * v + x  # (lif.1)
+
+
+def lif_adjoint(d_u, v, x, decay):
+    return decay * d_u, d_u, v * d_u  # d_v, d_x, d_decay: (lif.8) (lif.9) (lif.10)
+
+
+lif = Neuron(lif_charge, lif_adjoint, state=("v",), params=("decay",))
+
+# -- integrate and fire: no leak, hence no parameter
+
+
+def integrate_and_fire_charge(v, x):
+    return v + x
+
+
+def integrate_and_fire_adjoint(d_u, v, x):
+    return d_u, d_u  # d_v, d_x
+
+
+integrate_and_fire = Neuron(integrate_and_fire_charge, integrate_and_fire_adjoint, state=("v",), params=())
+
+# -- current-based LIF: spikes charge a synaptic current, which decays by itself and charges the membrane
+
+
+def current_lif_charge(v, i, x, decay, decay_syn):
+    i_new = decay_syn * i + x  # (current_lif.1)
+    return decay * v + i_new, i_new  # (current_lif.2)
+
+
+def current_lif_adjoint(d_u, d_i_new, v, i, x, decay, decay_syn):
+    d_i = d_i_new + d_u  # everything that reaches the new current: (current_lif.3)
+    return decay * d_u, decay_syn * d_i, d_i, v * d_u, i * d_i  # d_v, d_i, d_x, d_decay, d_decay_syn: (current_lif.4)
+
+
+current_lif = Neuron(current_lif_charge, current_lif_adjoint, state=("v", "i"), params=("decay", "decay_syn"))
+
+#: Every neuron of the package by its name; all contract, gradient and documentation tests run over it.
+NEURONS = {"lif": lif, "integrate_and_fire": integrate_and_fire, "current_lif": current_lif}

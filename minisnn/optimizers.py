@@ -1,0 +1,160 @@
+"""Optimizers: what is handed to them is what learns (law 4); schedules: how the rate falls over epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+from .kernels.contract import Array
+from .network import Network, Pattern, Rule
+
+__all__ = ["SGD", "Adam", "Optimizer", "exponential"]
+
+
+class Optimizer:
+    """Base: keeps the live arrays that learn, checks gradients, and updates in place.
+
+    Parameters
+    ----------
+    net : the network whose parameters learn.
+    pattern : which of them: ``ms.SL``, ``ms.TL``, ``ms.STL``, ``ms.STDL``, a name with wildcards, several of these.
+    lr : learning rate.
+    weight_decay : L2 penalty, coupled: each gradient grows by ``weight_decay * parameter`` (as the STL-SNN authors use
+        it, on everything that learns).
+    lr_scale : factors on the rate by name with wildcards, e.g. ``{"*.threshold": 0.1}``; the last that matches counts.
+
+    Raises
+    ------
+    ValueError : a pattern matches nothing, or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        pattern: Pattern = None,
+        *,
+        lr: float,
+        weight_decay: float = 0.0,
+        lr_scale: Mapping[str, float] | None = None,
+    ) -> None:
+        if not isinstance(net, Network):
+            raise TypeError(f"{type(self).__name__}: net must be a Network, got {net!r}")
+        self.rule = pattern.name if isinstance(pattern, Rule) else None
+        self.params = net.params(pattern)
+        if not self.params:
+            raise ValueError(f"{type(self).__name__}: nothing learns: the pattern {pattern!r} chooses no parameter")
+        self._known = {*net.params(), "state"}
+        self.lr = _number("lr", lr, positive=True)
+        self.weight_decay = _number("weight_decay", weight_decay)
+        self.lr_scale = {n: 1.0 for n in self.params}
+        for one, factor in (lr_scale or {}).items():
+            if not (matching := [n for n in self.params if fnmatchcase(n, one)]):
+                raise ValueError(f"lr_scale: pattern {one!r} matches nothing that learns: {', '.join(self.params)}")
+            self.lr_scale |= dict.fromkeys(matching, _number(f"lr_scale[{one!r}]", factor))
+        self.steps = 0
+
+    def step(self, grads: Mapping[str, Any], factor: float = 1.0) -> None:
+        """Update every parameter that learns, in place.
+
+        Parameters
+        ----------
+        grads : gradients by name; those of parameters that do not learn are ignored if they belong to the net.
+        factor : what a schedule makes of the rate.
+
+        Raises
+        ------
+        ValueError : a gradient is missing, has a name the net does not know, or not its parameter's shape or dtype.
+        Nothing is changed then.
+        """
+        if unknown := set(grads) - self._known:
+            raise ValueError(f"{type(self).__name__}.step: {sorted(unknown)} are no parameters of this optimizer's net")
+        for name, param in self.params.items():
+            if name not in grads:
+                raise ValueError(f"{type(self).__name__}.step: no gradient for {name!r}; got {', '.join(grads)}")
+            grad = grads[name]
+            if getattr(grad, "shape", None) != param.shape or grad.dtype != param.dtype:
+                got = f"{grad.dtype} {list(grad.shape)}" if isinstance(grad, np.ndarray) else repr(grad)
+                raise ValueError(
+                    f"{type(self).__name__}.step: the gradient of {name} is {got}, "
+                    f"the parameter {param.dtype} {list(param.shape)}"
+                )
+        self.steps += 1
+        for name, param in self.params.items():
+            grad = grads[name]
+            if self.weight_decay:
+                grad = grad + param.dtype.type(self.weight_decay) * param
+            self._update(name, param, grad, self.lr * self.lr_scale[name] * factor)
+
+    def _update(self, name: str, param: Array, grad: Array, lr: float) -> None:
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(lr={self.lr:g}) learns {', '.join(self.params)}"
+
+
+class SGD(Optimizer):
+    """Gradient descent with momentum: ``m = momentum * m + grad;  param -= lr * m``."""
+
+    def __init__(self, net: Network, pattern: Pattern = None, *, lr: float, momentum: float = 0.0, **options: Any) -> None:
+        super().__init__(net, pattern, lr=lr, **options)
+        self.momentum = _number("momentum", momentum, below_one=True)
+        self.velocity = {n: np.zeros_like(p) for n, p in self.params.items()}
+
+    def _update(self, name: str, param: Array, grad: Array, lr: float) -> None:
+        velocity = self.velocity[name]
+        velocity *= velocity.dtype.type(self.momentum)
+        velocity += grad
+        param -= param.dtype.type(lr) * velocity
+
+
+class Adam(Optimizer):
+    """Adam (Kingma and Ba 2015) with its bias corrections; `weight_decay` is coupled, as in the original.
+
+    ``m = b1 m + (1 - b1) g;  w = b2 w + (1 - b2) g^2;  param -= lr * m / (1 - b1^t) / (sqrt(w / (1 - b2^t)) + eps)``
+    """
+
+    def __init__(
+        self,
+        net: Network,
+        pattern: Pattern = None,
+        *,
+        lr: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        **options: Any,
+    ) -> None:
+        super().__init__(net, pattern, lr=lr, **options)
+        self.betas = tuple(_number(f"betas[{i}]", b, below_one=True) for i, b in enumerate(betas))
+        self.eps = _number("eps", eps)
+        self.mean = {n: np.zeros_like(p) for n, p in self.params.items()}
+        self.square = {n: np.zeros_like(p) for n, p in self.params.items()}
+
+    def _update(self, name: str, param: Array, grad: Array, lr: float) -> None:
+        mean, square, number = self.mean[name], self.square[name], param.dtype.type
+        b1, b2 = self.betas
+        mean *= number(b1)
+        mean += number(1 - b1) * grad
+        square *= number(b2)
+        square += number(1 - b2) * (grad * grad)
+        root = np.sqrt(square)
+        root /= number((1 - b2**self.steps) ** 0.5)
+        root += number(self.eps)
+        param -= number(lr / (1 - b1**self.steps)) * (mean / root)
+
+
+def exponential(gamma: float) -> Callable[[int], float]:
+    """A schedule for ``fit``: in epoch e (from 0) the rate is ``lr * gamma^e``."""
+    if not 0 < gamma <= 1:
+        raise ValueError(f"exponential: gamma must lie in (0, 1], got {gamma!r}")
+    return lambda epoch: gamma**epoch
+
+
+def _number(name: str, value: Any, positive: bool = False, below_one: bool = False) -> float:
+    ok = isinstance(value, int | float | np.number) and not isinstance(value, bool) and np.isfinite(value) and value >= 0
+    if not ok or (positive and value == 0) or (below_one and value >= 1):
+        wanted = "a number > 0" if positive else "a number in [0, 1)" if below_one else "a number >= 0"
+        raise ValueError(f"{name} must be {wanted}, got {value!r}")
+    return float(value)

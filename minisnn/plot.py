@@ -1,0 +1,155 @@
+"""Figures of a training run and of a layer at work.  Each function returns a Matplotlib figure: show it or save it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .kernels.contract import Array
+from .layers import Layer, Spiking
+from .layers.spiking import SpikingCache
+from .train import History
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+__all__ = ["compare", "firing_rates", "learning_curves", "raster", "save", "thresholds"]
+
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind eyes too
+
+
+def learning_curves(history: History) -> Figure:
+    """Loss and accuracy over the epochs, in training and on validation data."""
+    figure, (left, right) = _axes(1, 2, (9, 3.6))
+    epochs = history.column("epoch")
+    for part, color in (("train", COLORS[0]), ("validation", COLORS[1])):
+        if history.column(f"{part}_loss")[0] is not None:
+            left.plot(epochs, history.column(f"{part}_loss"), color=color, label=part)
+            right.plot(epochs, np.multiply(history.column(f"{part}_accuracy"), 100), color=color, label=part)
+    if history.best_epoch is not None:
+        right.axvline(history.best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {history.best_epoch}")
+    left.set(xlabel="epoch", ylabel="loss", yscale="log", title="Loss")
+    right.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy")
+    for axes in (left, right):
+        _whole_numbers(axes)
+        axes.legend()
+    return figure
+
+
+def thresholds(before: Mapping[str, Array], after: Mapping[str, Array]) -> Figure:
+    """Histograms of the thresholds before and after training, a panel for each layer.
+
+    `before` and `after` are dicts of arrays, e.g. copies of ``net.params("*.threshold")``.
+    """
+    figure, axes = _axes(1, len(after), (4.2 * len(after), 3.6))
+    for panel, (name, values) in zip(np.atleast_1d(axes), after.items(), strict=True):
+        start = np.ravel(before[name])
+        both = np.concatenate([start, np.ravel(values)])
+        spread = max(np.ptp(both), 0.02)
+        bins = np.linspace(both.min() - 0.05 * spread, both.min() + 1.05 * spread, 33)
+        if np.ptp(start) < 0.05 * spread:  # one tall bar would flatten the other histogram
+            panel.axvline(start.mean(), color="0.5", linestyle="--", label=f"before: {start.mean():.3g}")
+        else:
+            panel.hist(start, bins, color="0.7", label="before")
+        panel.hist(np.ravel(values), bins, color=COLORS[0], alpha=0.8, label="after")
+        panel.set(xlabel="threshold", ylabel="neurons", title=name)
+        panel.legend()
+    return figure
+
+
+def firing_rates(history: History) -> Figure:
+    """Firing rate of each spiking layer over the epochs, and the share of neurons that never fire."""
+    figure, (left, right) = _axes(1, 2, (9, 3.6))
+    for name, color in zip(history.layers, COLORS * len(history.layers), strict=False):
+        left.plot(history.column("epoch"), np.multiply(history.column("firing_rate", name), 100), color=color, label=name)
+        right.plot(history.column("epoch"), np.multiply(history.column("silent", name), 100), color=color, label=name)
+    left.set(xlabel="epoch", ylabel="spikes per neuron and step (%)", title="Firing rate", ylim=(0, None))
+    right.set(xlabel="epoch", ylabel="neurons (%)", title="Neurons that never fire", ylim=(0, None))
+    for axes in (left, right):
+        _whole_numbers(axes)
+        axes.legend()
+    return figure
+
+
+def raster(layer: Layer, cache: SpikingCache, *, sample: int = 0, neuron: int | None = None, most: int = 40) -> Figure:
+    """What one sample makes a layer do: its spikes, and the membrane of one neuron against its threshold.
+
+    Parameters
+    ----------
+    layer, cache : a spiking layer, and what its ``forward`` returned (``caches["lif1"]``).
+    sample : which sample of the batch.
+    neuron : whose membrane to show; one that fires about half the time if not given.
+    most : how many neurons to draw in the raster.
+    """
+    if not isinstance(layer, Spiking):
+        raise TypeError(f"raster: layer must be a spiking layer, got {layer!r}")
+    steps, theta = len(cache.u), np.broadcast_to(layer.threshold, layer.shape).ravel()
+    u = cache.u[:, sample].reshape(steps, -1)
+    spikes = np.asarray(cache.spikes)[:, sample].reshape(steps, -1)
+    shown = min(max(most, 1), spikes.shape[1])
+    if neuron is None:  # one that does both: the rate nearest to a half
+        neuron = int(np.abs(spikes[:, :shown].mean(axis=0) - 0.5).argmin())
+    v = layer.dynamics.reset.reset(u, spikes.astype(u.dtype), theta)
+    figure, (top, bottom) = _axes(2, 1, (7, 5.6), sharex=True, height_ratios=(3, 2))
+    times, rows = np.nonzero(spikes[:, :shown])
+    top.scatter(times + 1, rows, marker="|", s=(170 / max(shown, 15)) ** 2, color="0.15", linewidths=1.6)
+    if neuron < shown:
+        top.axhline(neuron, color=COLORS[1], alpha=0.35, linewidth=3, zorder=0)
+    top.set(ylabel="neuron", title=f"Spikes of {shown} of {spikes.shape[1]} neurons", ylim=(-1, shown))
+    # Charge from v[t-1] to u[t], then the reset, straight down, from u[t] to v[t].
+    time = np.arange(1, steps + 1)
+    bottom.plot(
+        np.repeat(time, 2), np.stack([u[:, neuron], v[:, neuron]], axis=1).ravel(), color=COLORS[0], label="membrane"
+    )
+    fired = spikes[:, neuron] > 0
+    bottom.plot(time, u[:, neuron], "o", color=COLORS[0], markersize=4, label="before the reset")
+    bottom.plot(time[fired], u[fired, neuron], "*", color=COLORS[1], markersize=12, label="spike")
+    bottom.axhline(theta[neuron], color=COLORS[1], linestyle="--", label=f"threshold {theta[neuron]:.2f}")
+    bottom.set(xlabel="time step", ylabel="membrane", title=f"Neuron {neuron}")
+    bottom.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
+    _whole_numbers(bottom)
+    return figure
+
+
+def compare(histories: Mapping[str, History]) -> Figure:
+    """Validation accuracy over the epochs of several runs, e.g. of the rules SL, TL and STL."""
+    figure, axes = _axes(1, 1, (6, 3.8))
+    for (name, history), color in zip(histories.items(), COLORS * len(histories), strict=False):
+        axes.plot(history.column("epoch"), np.multiply(history.column("validation_accuracy"), 100), color=color, label=name)
+    axes.set(xlabel="epoch", ylabel="validation accuracy (%)", title="Learning rules")
+    _whole_numbers(axes)
+    axes.legend()
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Write a figure to a file and close it; the file is whole or not there."""
+    from matplotlib import pyplot
+
+    path = Path(path)
+    part = path.with_name(f".{path.name}.part")
+    figure.savefig(part, format=path.suffix[1:] or "png", dpi=130)
+    part.replace(path)
+    pyplot.close(figure)
+    return path
+
+
+def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) -> Any:
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, layout="constrained", **options)
+    for panel in np.ravel(axes):
+        panel.grid(alpha=0.25)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _whole_numbers(axes: Axes) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,107 @@
+"""Resets: what a spike does to the membrane, and the adjoint of it.
+
+A reset is a pair of floor-0 functions (see :mod:`minisnn.grammar`)::
+
+    reset(u, s, theta)                -> v                      the membrane that is carried to the next step
+    reset_adjoint(d_v, u, s, theta)   -> d_u, d_s, d_theta
+
+``u`` is the membrane before the reset, ``s`` the spike, ``theta`` the threshold.
+
+**Detached.**  Many libraries treat the spike inside the reset as a constant when they differentiate.  The forward
+is the same, the gradient another.  ``stop`` is the author's *claim* which arguments are constants: the checks hold
+those at their base values, so that a path dropped on purpose is told from one forgotten.  Kernels never read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .grammar import check
+
+__all__ = ["RESETS", "Reset", "hard", "hard_detached", "none", "soft", "soft_detached"]
+
+
+@dataclass(frozen=True)
+class Reset:
+    """A reset, its adjoint, and the arguments that its author declares constant when differentiating.
+
+    Parameters
+    ----------
+    reset, reset_adjoint : the forward ``(u, s, theta) -> v`` and its adjoint ``(d_v, u, s, theta) -> d_u, d_s, d_theta``.
+    stop : names among ``"u"``, ``"s"``, ``"theta"`` that the adjoint treats as constants.
+
+    Raises
+    ------
+    GrammarError : a function cannot be run alike by every backend.
+    ValueError : `stop` names something else.
+    """
+
+    reset: Callable[..., Any]
+    reset_adjoint: Callable[..., Any]
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        if unknown := set(stop) - {"u", "s", "theta"}:
+            raise ValueError(f"Reset: stop names {sorted(unknown)}, expected some of 'u', 's', 'theta'")
+        object.__setattr__(self, "stop", stop)
+        check(self.reset, "reset of a Reset", n_args=3, n_results=1)
+        check(self.reset_adjoint, "reset_adjoint of a Reset", n_args=4, n_results=3)
+
+    def __repr__(self) -> str:
+        return f"Reset({self.reset.__name__}" + (f", stop={self.stop})" if self.stop else ")")
+
+
+# -- hard: a spike empties the membrane
+
+
+def hard_reset(u, s, theta):
+    return u - s * u  # (lif.3)
+
+
+def hard_adjoint(d_v, u, s, theta):
+    return d_v - s * d_v, -u * d_v, 0  # d_u, d_s, d_theta: (lif.4) (lif.5)
+
+
+def hard_detached_adjoint(d_v, u, s, theta):
+    return d_v - s * d_v, 0, 0
+
+
+hard = Reset(hard_reset, hard_adjoint)
+hard_detached = Reset(hard_reset, hard_detached_adjoint, stop=("s",))
+
+# -- soft: a spike takes one threshold away
+
+
+def soft_reset(u, s, theta):
+    return u - s * theta
+
+
+def soft_adjoint(d_v, u, s, theta):
+    return d_v, -theta * d_v, -(s * d_v)
+
+
+def soft_detached_adjoint(d_v, u, s, theta):
+    return d_v, 0, -(s * d_v)  # the threshold is subtracted however the spike came about: its term stays
+
+
+soft = Reset(soft_reset, soft_adjoint)
+soft_detached = Reset(soft_reset, soft_detached_adjoint, stop=("s",))
+
+# -- none: a spike leaves the membrane as it is
+
+
+def no_reset(u, s, theta):
+    return u
+
+
+def no_reset_adjoint(d_v, u, s, theta):
+    return d_v, 0, 0
+
+
+none = Reset(no_reset, no_reset_adjoint)
+
+#: Every reset of the package by its name; all contract, gradient and documentation tests run over it.
+RESETS = {"hard": hard, "soft": soft, "none": none, "hard_detached": hard_detached, "soft_detached": soft_detached}

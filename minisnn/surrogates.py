@@ -1,0 +1,109 @@
+"""Surrogates: a smooth curve in place of the spike's jump, and its slope.
+
+The spike is a step of ``x = u - theta``; its derivative is zero almost everywhere, so nothing could learn.  A surrogate
+gradient puts the slope of a smooth curve there.  It is a *choice*, not a derivative of the spiking network.
+
+A surrogate is a pair of floor-0 functions (see :mod:`minisnn.grammar`) of ``x`` and a steepness ``k``::
+
+    smooth(x, k)   -> the curve, 0.5 at x = 0          slope(x, k)   -> its derivative
+
+============== ================= ============ =============================================================
+name           peak of the slope total rise   source
+============== ================= ============ =============================================================
+atan           k / 2             1            the STL-SNN authors' code (k = 2); Fang et al. 2021
+sigmoid        k / 4             1            logistic curve in a form that is stable for large ``|k x|``
+fast_sigmoid   1                 2 / k        SuperSpike: Zenke and Ganguli 2018
+============== ================= ============ =============================================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .grammar import check
+
+__all__ = ["SURROGATES", "Surrogate", "atan", "fast_sigmoid", "sigmoid"]
+
+HALF_PI = math.pi / 2
+INV_PI = 1 / math.pi
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """A smooth curve and its slope, with a steepness.
+
+    Parameters
+    ----------
+    smooth, slope : functions of ``(x, k)``, where x = membrane minus threshold.
+    k : steepness, a positive number.
+
+    Raises
+    ------
+    GrammarError : a function cannot be run alike by every backend.
+    ValueError : `k` is not a positive finite number.
+    """
+
+    smooth: Callable[..., Any]
+    slope: Callable[..., Any]
+    k: float
+
+    def __post_init__(self) -> None:
+        check(self.smooth, "smooth of a Surrogate", n_args=2, n_results=1)
+        check(self.slope, "slope of a Surrogate", n_args=2, n_results=1)
+        if isinstance(self.k, bool) or not isinstance(self.k, int | float | np.number) or not 0 < self.k < math.inf:
+            raise ValueError(f"Surrogate: k is the steepness, a positive finite number, got {self.k!r}")
+        object.__setattr__(self, "k", float(self.k))
+
+    def __repr__(self) -> str:
+        return f"Surrogate({self.smooth.__name__}, {self.slope.__name__}, k={self.k:g})"
+
+
+def atan_smooth(x, k):
+    return 0.5 + INV_PI * np.arctan(HALF_PI * k * x)
+
+
+def atan_slope(x, k):
+    a = HALF_PI * k * x
+    return 0.5 * k / (1 + a * a)  # (lif.6)
+
+
+def sigmoid_smooth(x, k):
+    return 0.5 + 0.5 * np.tanh(0.5 * k * x)
+
+
+def sigmoid_slope(x, k):
+    e = np.exp(-k * np.maximum(x, -x))  # at most 1, so nothing overflows in the tails
+    return k * e / ((1 + e) * (1 + e))
+
+
+def fast_sigmoid_smooth(x, k):
+    return 0.5 + x / (1 + k * np.maximum(x, -x))
+
+
+def fast_sigmoid_slope(x, k):
+    a = 1 + k * np.maximum(x, -x)
+    return 1 / (a * a)
+
+
+def atan(k: float = 2.0) -> Surrogate:
+    """Arctangent curve; slope ``0.5 k / (1 + (pi k x / 2)^2)``, peak k/2, total rise 1.  The authors' choice: k = 2."""
+    return Surrogate(atan_smooth, atan_slope, k)
+
+
+def sigmoid(k: float = 4.0) -> Surrogate:
+    """Logistic curve; slope ``k s (1 - s)``, peak k/4, total rise 1."""
+    return Surrogate(sigmoid_smooth, sigmoid_slope, k)
+
+
+def fast_sigmoid(k: float = 10.0) -> Surrogate:
+    """SuperSpike's curve; slope ``1 / (1 + k |x|)^2``, peak 1 for every k, total rise 2/k."""
+    return Surrogate(fast_sigmoid_smooth, fast_sigmoid_slope, k)
+
+
+#: Every surrogate of the package by its name; all contract, gradient and documentation tests run over it.
+SURROGATES: dict[str, Callable[..., Surrogate]] = {"atan": atan, "sigmoid": sigmoid, "fast_sigmoid": fast_sigmoid}

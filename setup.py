@@ -1,0 +1,41 @@
+"""Packaging of minisnn: metadata and dependencies.  Tool settings stand in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'^__version__ = "(.+)"$', (HERE / "minisnn/__init__.py").read_text(encoding="utf-8"), re.M).group(1)
+
+setup(
+    name="minisnn",
+    version=VERSION,
+    description="Spiking neural networks trained without autograd: every gradient derived by hand, and checked",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["minisnn", "minisnn.*"]),
+    package_data={"minisnn": ["py.typed"], "minisnn.data": ["*.npz"]},
+    python_requires=">=3.11",
+    install_requires=[
+        "numpy>=1.26",
+        'numba>=0.60; sys_platform != "emscripten"',
+        "matplotlib>=3.8",
+        "tqdm>=4.60",
+    ],
+    extras_require={
+        "gpu": ["cupy-cuda13x>=13.6"],
+        "test": ["pytest>=8", "hypothesis>=6.100"],
+        "lint": ["ruff>=0.6", "mypy>=1.11"],
+        "docs": ["sphinx>=7", "sphinx-gallery>=0.17", "furo>=2024.8"],
+        "bench": ["torch>=2.4"],
+    },
+    entry_points={"console_scripts": ["minisnn = minisnn.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Intended Audience :: Education",
+        "Intended Audience :: Science/Research",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

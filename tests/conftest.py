@@ -1,0 +1,74 @@
+"""Profiles, fixtures and the table of line counts.  The grid that contract tests run over stands in grid.py."""
+
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+from minisnn.kernels import BACKENDS, backend_problem
+
+MARKS = {
+    "lesson": "runs a tutorial",
+    "paper": "compares with the authors' network",
+    "cudatext": "compiles generated CUDA text, needs no card",
+    "gpu": "needs a GPU",
+    "docs": "builds the documentation",
+    "long": "the full grid, on demand: pytest -m long --hypothesis-profile=long",
+}
+
+hypothesis.settings.register_profile("ci", derandomize=True, deadline=None, max_examples=25)
+hypothesis.settings.register_profile("long", deadline=None, max_examples=1000, print_blob=True)
+hypothesis.settings.load_profile("ci")
+
+#: Rooms of the house (DESIGN 1) and how many lines of code each may have.
+BUDGETS = {
+    "floor 0": (["neurons.py", "resets.py", "surrogates.py", "grammar.py"], 250),
+    "kernels": (["kernels/*.py"], 700),
+    "layers to optimizers": (["layers/*.py", "network.py", "losses.py", "optimizers.py"], 1100),
+    "everything above": (["encode.py", "data/*.py", "train.py", "plot.py", "cli.py", "__init__.py", "__main__.py"], 1500),
+    "checks": (["checks/*.py"], 1000),
+}
+
+
+def pytest_configure(config):
+    for name, text in MARKS.items():
+        config.addinivalue_line("markers", f"{name}: {text}")
+    if not config.option.markexpr:  # plain pytest is the core
+        config.option.markexpr = " and ".join(f"not {name}" for name in MARKS)
+
+
+@pytest.fixture(params=list(BACKENDS))
+def backend(request):
+    if problem := backend_problem(request.param):
+        pytest.skip(f"backend {request.param}: {problem}")
+    return request.param
+
+
+def line_counts():
+    """Lines that are not blank, comment or docstring, by room: ``{room: (lines, budget)}``."""
+    package = Path(__file__).parent.parent / "minisnn"
+    counts = {}
+    for room, (patterns, budget) in BUDGETS.items():
+        files = [f for pattern in patterns for f in package.glob(pattern)]
+        counts[room] = sum(code_lines(f) for f in files), budget
+    return counts
+
+
+def code_lines(path):
+    import ast
+
+    source = path.read_text(encoding="utf-8")
+    text = set()
+    for node in ast.walk(ast.parse(source)):
+        body = getattr(node, "body", None)
+        first = body[0] if isinstance(body, list) and body else None
+        if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant) and isinstance(first.value.value, str):
+            text |= set(range(first.lineno, first.end_lineno + 1))
+    lines = source.splitlines()
+    return sum(bool(x.strip()) and not x.strip().startswith("#") and i not in text for i, x in enumerate(lines, 1))
+
+
+def pytest_terminal_summary(terminalreporter):
+    terminalreporter.section("lines of code (without comments, docstrings and blank lines)")
+    for room, (lines, budget) in line_counts().items():
+        terminalreporter.write_line(f"{room:<22} {lines:5} of about {budget}")
