@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
-import numpy as np
-
 from .kernels import check_backend
 from .kernels.contract import Array, float_dtype
 from .layers.base import Layer
@@ -67,10 +65,11 @@ class Network:
             if id(layer) in seen:
                 raise ValueError(f"Network: {seen[id(layer)]} and {name} are the same layer; make one for each")
             seen[id(layer)] = name
-        dtypes = {name: layer.dtype for name, layer in layers.items() if layer.params}
+        learning = {n: layer for n, layer in layers.items() if layer.params} or layers
+        dtypes = {n: layer.dtype for n, layer in learning.items()}
         if len(set(dtypes.values())) > 1:
             raise TypeError(f"Network: one float dtype per net, got {', '.join(f'{n} {d}' for n, d in dtypes.items())}")
-        self.dtype = next(iter(dtypes.values()), np.dtype("float32"))
+        self.dtype = next(iter(dtypes.values()))
         # Layers without parameters follow the net's dtype: nobody should have to say it ten times.
         self.layers = {n: layer if layer.params else layer.astype(self.dtype) for n, layer in layers.items()}
         shape = None

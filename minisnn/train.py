@@ -198,12 +198,12 @@ def _train_batch(
     scores, caches = net.forward(x, train=True, rng=rng)
     value, d_scores = loss(scores, labels)
     if not np.isfinite(value):
-        layer = _first_not_finite(net, x)
+        layer = _first_not_finite(net, x) or "loss"
         raise TrainingStopped(f"the loss became {value}", layer, len(history.epochs), batch, history)
     _, grads = net.backward(d_scores, caches, wrt=[*optimizer.params, *tally.thresholds], input_grad=False)
-    for name in reversed(grads):  # from the loss down: the first layer on the way back
-        if not np.isfinite(grads[name]).all():
-            layer = name.rpartition(".")[0]
+    for name in reversed(grads):
+        if not np.isfinite(grads[name]).all():  # a membrane that is not a number never fires: the loss need not show it
+            layer = _first_not_finite(net, x) or name.rpartition(".")[0]
             raise TrainingStopped(f"the gradient of {name} is not finite", layer, len(history.epochs), batch, history)
     optimizer.step(grads, factor)
     tally.add(value, accuracy(scores, labels), len(labels), caches, grads)
@@ -247,7 +247,7 @@ class _Tally:
         return {"train_loss": self.loss / self.samples, "train_accuracy": self.right / self.samples, "layers": layers}
 
 
-def _first_not_finite(net: Network, x: Array) -> str:
+def _first_not_finite(net: Network, x: Array) -> str | None:
     """The first layer, from the input up, with a parameter, a membrane or an output that is not finite."""
     if not np.isfinite(x).all():
         return "input"
@@ -255,7 +255,7 @@ def _first_not_finite(net: Network, x: Array) -> str:
         seen = (*net[name].params.values(), y, *((cache.u,) if net[name].spiking else ()))
         if not all(np.isfinite(a).all() for a in seen):
             return name
-    return "loss"
+    return None
 
 
 def _layer_by_layer(net: Network, x: Array) -> Iterator[tuple[str, Array, Any]]:

@@ -99,12 +99,13 @@ def _check_twin(
             def along(h: float, array=array, start=start, direction=direction) -> tuple[float, Array]:
                 np.add(start, h * direction, out=array)
                 y, caches = run_twin(shifted, arrays["x"], base, fire)
-                array[...] = start
                 if twin == "slope 0":
                     value = sum((s[n] * d_state[layer][n]).sum() for layer, s in caches.state.items() for n in s)
                 else:
                     value = loss(y, targets)[0]
-                return float(value), _sides(caches)
+                sides = _sides(caches)
+                array[...] = start  # only now: what a layer returns may be a view of its input
+                return float(value), sides
 
             scale = float(np.linalg.norm(gradient) * np.linalg.norm(direction))
             rows.append(_row(twin, name, gradient, float((gradient * direction).sum()), richardson(along), scale))

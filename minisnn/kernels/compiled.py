@@ -25,7 +25,7 @@ from numba import types
 from numba.extending import register_jitable
 
 from .contract import FIRES, Array, Base, Dynamics, ScanCache, Wanted, hold
-from .narrow import fingerprint, narrowed
+from .narrow import digest, fingerprint, narrowed
 from .threads import share_out
 
 __all__ = ["CompiledKernel", "cache_folder", "kernel"]
@@ -147,7 +147,8 @@ def _compiled(build: Callable, dynamics: Dynamics, dtype: np.dtype, **options: A
             loop = _loops.get(key)
             if loop is None:
                 copies = {n: _jitable(narrowed(f, dtype)) for n, f in used.items()}
-                python_loop, signature = build(copies, len(neuron.state), len(neuron.params), dtype.type, **options)
+                part = _named(digest((build.__name__, *key[1:])))
+                python_loop, signature = build(part, copies, len(neuron.state), len(neuron.params), dtype.type, **options)
                 loop = _loops[key] = _compile(python_loop, signature)
     return loop
 
@@ -155,6 +156,20 @@ def _compiled(build: Callable, dynamics: Dynamics, dtype: np.dtype, **options: A
 _loops: dict[tuple, Callable] = {}
 _compiling = threading.RLock()
 _jitable = lru_cache(maxsize=None)(register_jitable)  # registering one function twice makes calls to it ambiguous
+
+
+def _named(mark: str) -> Callable:
+    """A decorator for the parts of one loop: it puts `mark`, a digest of what the loop computes, into their names.
+
+    Numba knows functions by name in two places where different code of one name gives wrong results: a cache file may be
+    written by two processes at once, and machine code that two processes compiled meets in a third one.
+    """
+
+    def name(function: Callable) -> Callable:
+        function.__qualname__ = f"{function.__name__}_{mark}"
+        return register_jitable(function)
+
+    return name
 
 
 def _compile(python_loop: Callable, signature: tuple) -> Callable:
@@ -185,7 +200,7 @@ def _gather(count: int) -> Callable:
         def gather(a, n):
             return others(a, n) + (a[last, n],)  # noqa: RUF005 - Numba reads no starred tuple
 
-    return register_jitable(gather)
+    return _named(str(count))(gather)
 
 
 @cache
@@ -210,7 +225,7 @@ def _put(count: int, add: bool = False) -> Callable:
                 others(a, n, values)
                 a[last, n] = values[last]
 
-    return register_jitable(put)
+    return _named(f"{count}{add}")(put)
 
 
 @register_jitable
@@ -302,19 +317,21 @@ def _array(dtype: Any, ndim: int, readonly: bool = True) -> types.Array:
     return types.Array(dtype, ndim, "C", readonly=readonly)
 
 
-def _scan_loop(f: dict, n_states: int, n_params: int, number: type, fire: str, held: tuple) -> tuple[Callable, tuple]:
+def _scan_loop(
+    part: Callable, f: dict, n_states: int, n_params: int, number: type, fire: str, held: tuple
+) -> tuple[Callable, tuple]:
     charge = f["charge"]
-    spike = register_jitable(FIRES[fire](f.get("smooth", charge), f.get("slope", charge)))  # "step" looks at neither
-    reset = register_jitable(hold(f["reset"], held))
+    spike = part(FIRES[fire](f.get("smooth", charge), f.get("slope", charge)))  # "step" looks at neither
+    reset = part(hold(f["reset"], held))
     gather_state, gather_params, put_state = _gather(n_states), _gather(n_params), _put(n_states)
     as_tuple = _bare if n_states == 1 else _same
 
-    @register_jitable
+    @part
     def charge_row(v, x, params):
         for n in range(x.shape[0]):
             put_state(v, n, as_tuple(charge(*((*gather_state(v, n), x[n], *gather_params(params, n))))))
 
-    @register_jitable
+    @part
     def fire_row(membrane, theta, k, spikes, u0, s0, theta0):
         for n in range(spikes.shape[0]):
             s = number(spike(membrane[n], theta[n], k, u0[n], s0[n], theta0[n]))
@@ -346,11 +363,11 @@ def _scan_loop(f: dict, n_states: int, n_params: int, number: type, fire: str, h
     stored = types.uint8 if fire == "step" else real
     base = (_array(real, 2), _array(real, 2), _array(real, 2))
     outputs = (_array(real, 3, False), _array(stored, 2, False), _array(real, 2, False))
-    return scan, (_array(real, 2), _array(real, 2), _array(real, 2), real, *base, *outputs, *(types.intp,) * 7)
+    return part(scan), (_array(real, 2), _array(real, 2), _array(real, 2), real, *base, *outputs, *(types.intp,) * 7)
 
 
 def _adjoint_loop(
-    f: dict, n_states: int, n_params: int, number: type, soft_spikes: bool, wanted: Wanted
+    part: Callable, f: dict, n_states: int, n_params: int, number: type, soft_spikes: bool, wanted: Wanted
 ) -> tuple[Callable, tuple]:
     charge_adjoint, reset, reset_adjoint, slope = f["charge_adjoint"], f["reset"], f["reset_adjoint"], f["slope"]
     gather_state, gather_params, put_state = _gather(n_states), _gather(n_params), _put(n_states)
@@ -358,12 +375,12 @@ def _adjoint_loop(
     after_states = n_states + 1
     want_x, want_theta, want_params = wanted
 
-    @register_jitable
+    @part
     def reset_row(membrane, spikes, theta):
         for n in range(spikes.shape[0]):
             membrane[n] = reset(membrane[n], number(spikes[n]), theta[n])
 
-    @register_jitable
+    @part
     def fire_row(d_v, d_theta, u, spikes, d_spikes, theta, k):
         for n in range(u.shape[0]):
             d_u, d_s, d_theta_t = reset_adjoint(d_v[n], u[n], number(spikes[n]), theta[n])
@@ -372,7 +389,7 @@ def _adjoint_loop(
             if want_theta:
                 d_theta[n] += d_theta_t - g  # (lif.11)
 
-    @register_jitable
+    @part
     def charge_row(d_v, d_x, d_params, before, x, params):
         for n in range(x.shape[0]):
             adjoints = charge_adjoint(*(gather_state(d_v, n) + gather_state(before, n) + (x[n],) + gather_params(params, n)))
@@ -412,4 +429,4 @@ def _adjoint_loop(
     stored = real if soft_spikes else types.uint8
     inputs = (_array(real, 2), _array(real, 2), _array(real, 2), _array(real, 3), _array(stored, 2), _array(real, 2))
     outputs = (_array(real, 2, False), _array(real, 2, False), _array(real, 3, False))
-    return adjoint, (*inputs, _array(real, 2), real, *outputs, *(types.intp,) * 7)
+    return part(adjoint), (*inputs, _array(real, 2), real, *outputs, *(types.intp,) * 7)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import builtins
 import dis
+import hashlib
 import types
 from functools import lru_cache
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 
 from ..grammar import numbers_of
 
-__all__ = ["fingerprint", "for_numpy", "narrowed"]
+__all__ = ["digest", "fingerprint", "for_numpy", "narrowed"]
 
 Function = Any  # a plain Python function: the grammar has made sure of it
 
@@ -26,10 +27,22 @@ Function = Any  # a plain Python function: the grammar has made sure of it
 def fingerprint(function: Function) -> tuple[Any, ...]:
     """Equal for two functions exactly if they compute the same: the code and the numbers it uses *now*.
 
-    It is taken anew at every call, so that a constant rebound in a notebook never meets a stale kernel.
+    It is taken anew at every call, so that a constant rebound in a notebook never meets a stale kernel.  Its ``repr`` is the
+    same in every process.
     """
-    numbers = tuple((n, type(v), repr(v)) for n, v in numbers_of(function).items())
-    return function.__code__, numbers
+    numbers = tuple((n, type(v).__name__, repr(v)) for n, v in numbers_of(function).items())
+    return _computes(function.__code__), numbers
+
+
+@lru_cache(maxsize=512)
+def _computes(code: types.CodeType) -> tuple[Any, ...]:
+    constants = tuple(repr(c) for c in code.co_consts if not isinstance(c, str))  # the docstring is not code
+    return code.co_code, code.co_argcount, constants, code.co_names, code.co_freevars
+
+
+def digest(mark: Any) -> str:
+    """A name for what has this `repr`, the same in every process."""
+    return hashlib.sha256(repr(mark).encode()).hexdigest()[:24]
 
 
 def narrowed(function: Function, dtype: np.dtype) -> Function:
@@ -81,7 +94,8 @@ def _narrowed(key: _Key, dtype: np.dtype) -> Function:
     code = code.replace(co_code=bytecode, co_consts=constants, co_filename="floor0", co_firstlineno=1, co_qualname=name)
     copy = types.FunctionType(code, scope, name, None, cells or None)
     copy.__module__ = __name__
-    copy.__qualname__ = f"narrowed.{name}"  # cannot be found in this module: hence stored by value
+    # Cannot be found in this module, hence is stored by value; and differs where the code differs (see compiled._named).
+    copy.__qualname__ = f"narrowed.{name}_{digest((key.mark, dtype.char))}"
     return copy
 
 

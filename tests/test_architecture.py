@@ -1,0 +1,146 @@
+"""The house: imports go down only, equations and code are tagged alike, importing is light, sizes stay small."""
+
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import line_counts
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "minisnn"
+
+#: Law 6: a module may import from its own floor and from those before it.
+FLOORS = [
+    {"grammar", "neurons", "resets", "surrogates"},
+    {"kernels"},
+    {"layers"},
+    {"network"},
+    {"losses", "optimizers"},
+    {"encode", "data", "models", "checkpoint", "train", "plot"},
+    {"checks"},
+    {"teach"},
+    {"cli"},
+    {"__main__", "__init__"},
+]
+FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
+#: The six packages of the project's card, tqdm for progress, and what is imported by name from the standard library.
+ALLOWED = {"numpy", "numba", "cupy", "matplotlib", "tqdm", "minisnn", *sys.stdlib_module_names}
+
+
+def imports(path):
+    """(module, level, at module level?) of every import in a file."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    top = set(tree.body)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, 0, node in top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            yield from ((name, node.level, node in top) for name in names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module, 0, node in top
+
+
+def modules():
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_down_only(path):
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    floor = FLOOR[parts[0]]
+    for name, level, _ in imports(path):
+        if not level:
+            assert name.split(".")[0] in ALLOWED, name
+            continue
+        base = parts[: len(parts) - level + (path.name == "__init__.py" and 0)]
+        target = (*base, *name.split("."))[0]
+        if path.name == "__init__.py" and len(parts) == 2 and level == 1:
+            target = parts[0]
+        assert FLOOR[target] <= floor, f"{'/'.join(parts)} imports {target}, which is above it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_heavy_packages_are_imported_late(path):
+    """numba only in the module that is the Numba backend, the others inside the functions that need them."""
+    for name, level, at_top in imports(path):
+        if not level and at_top and name.split(".")[0] in ("cupy", "matplotlib", "tqdm", "numba"):
+            assert path.name == "compiled.py" and name.split(".")[0] == "numba"
+
+
+LIGHT = """
+import json, os, sys
+import numpy
+before, environment = set(sys.modules), dict(os.environ)
+import minisnn
+new = {m.split(".")[0] for m in set(sys.modules) - before}
+print(json.dumps([sorted(new - set(sys.stdlib_module_names)), environment == dict(os.environ)]))
+"""
+
+
+def test_importing_brings_numpy_alone_and_changes_no_environment():
+    done = subprocess.run([sys.executable, "-c", LIGHT], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert json.loads(done.stdout) == [["minisnn"], True]
+
+
+def test_without_numba_the_reference_runs():
+    program = (
+        "import sys; sys.modules['numba'] = None\n"
+        "import numpy as np, minisnn as ms\n"
+        "layer = ms.LIF(3); layer.forward(np.ones((2, 1, 3), 'f4')); print(layer.backend)\n"
+        "try: ms.LIF(3, backend='numba')\nexcept ImportError as error: print(error)"
+    )
+    env = {k: v for k, v in os.environ.items() if k != "MINISNN_BACKEND"}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, env=env, timeout=60)
+    first, second = done.stdout.splitlines()
+    assert first == "numpy" and "import of numba halted" in second and "pip install numba" in second
+
+
+def test_names_of_modules_are_public_and_exist():
+    import minisnn as ms
+
+    for name in ms.__all__:
+        assert getattr(ms, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'chekcs'"):
+        _ = ms.chekcs
+
+
+# -- equations
+
+TAG = re.compile(r"\((\w+\.\d+)\)")
+LABEL = re.compile(r":label: (\w+\.\d+)")
+TEXT_ONLY = re.compile(r"^\.\. text only: (.+)$", re.MULTILINE)
+
+
+def test_tags_in_the_code_and_labels_on_the_pages_are_one_to_one():
+    pages = {p: p.read_text(encoding="utf-8") for p in (ROOT / "docs/derivations").glob("*.rst")}
+    labels = [label for text in pages.values() for label in LABEL.findall(text)]
+    assert labels and len(labels) == len(set(labels)), "a label stands twice"
+    for page, text in pages.items():
+        assert all(label.startswith(page.stem + ".") for label in LABEL.findall(text))
+    only_text = {label for text in pages.values() for line in TEXT_ONLY.findall(text) for label in line.split()}
+    comments = [line.partition("#")[2] for path in modules() for line in path.read_text(encoding="utf-8").splitlines()]
+    tags = {tag for comment in comments for tag in TAG.findall(comment)}
+    assert tags - set(labels) == set(), "tags without an equation"
+    assert set(labels) - tags - only_text == set(), "equations that no code is tagged with"
+
+
+# -- sizes
+
+
+def test_rooms_stay_within_their_budgets():
+    """A count that must grow is a decision: then the budget in conftest.py grows, and the note says why."""
+    for room, (lines, budget) in line_counts().items():
+        assert 0 < lines <= 1.1 * budget, room
+
+
+def test_every_file_belongs_to_a_room():
+    from conftest import BUDGETS
+
+    rooms = [f for patterns, _ in BUDGETS.values() for pattern in patterns for f in PACKAGE.glob(pattern)]
+    assert sorted(rooms) == modules()
