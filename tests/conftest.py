@@ -1,5 +1,8 @@
 """Profiles, fixtures and the table of line counts.  The grid that contract tests run over stands in grid.py."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import hypothesis
@@ -35,6 +38,35 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{name}: {text}")
     if not config.option.markexpr:  # plain pytest is the core
         config.option.markexpr = " and ".join(f"not {name}" for name in MARKS)
+
+
+# -- a run of the whole core spends most of its time compiling.  A second process walks the tests that compile from the
+# -- end, into the same disk cache, and the two meet; what it finds or fails does not count.
+
+AHEAD = "MINISNN_TESTS_AHEAD"
+COMPILING = ["test_checks.py", "test_kernels.py", "test_layers.py"]
+
+
+def pytest_collection_modifyitems(items):
+    if os.environ.get(AHEAD):
+        items.reverse()
+
+
+def pytest_collection_finish(session):
+    worth_it = len(session.items) > 300 and (os.cpu_count() or 1) > 1 and backend_problem("numba") is None
+    if worth_it and not os.environ.get(AHEAD) and not session.config.option.collectonly:
+        files = [str(Path(__file__).parent / name) for name in COMPILING]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+        session.config.ahead = subprocess.Popen(
+            command, env={**os.environ, AHEAD: "1"}, cwd=session.config.rootpath,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+
+def pytest_unconfigure(config):
+    if process := getattr(config, "ahead", None):
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture(params=list(BACKENDS))

@@ -2,9 +2,6 @@
 
 import itertools
 import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,21 +58,8 @@ def assert_backends_agree(name, dtype, shape=(6, 2, 3), seed=0):
         assert a.dtype == dtype and relative(a, b) <= TOLERANCE[dtype]
 
 
-@pytest.fixture(scope="module")
-def compiling_ahead():
-    """The other CPU compiles the grid from its end into the disk cache: the two meet half-way."""
-    program = (
-        "from test_kernels import *\n"
-        "for name in reversed(FULL): assert_backends_agree(name, 'float64')"
-    )  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, [Path(__file__).parents[1], Path(__file__).parent]))}
-    with subprocess.Popen([sys.executable, "-c", program], env=environment, stderr=subprocess.DEVNULL) as process:
-        yield
-        process.kill()
-
-
 @pytest.mark.parametrize("name", FULL)
-def test_backends_agree_in_float64(name, compiling_ahead):
+def test_backends_agree_in_float64(name):
     assert_backends_agree(name, "float64")
 
 
