@@ -91,7 +91,7 @@ def _check_instructions(function: types.FunctionType, name: str) -> None:
     returns = 0
     for step in dis.get_instructions(function):
         op, arg = step.opname, step.argval
-        if "JUMP" in op or op.startswith(("FOR_", "GET_ITER", "SEND", "YIELD")):
+        if "JUMP" in op or op.startswith(("FOR_", "GET_ITER", "SEND", "TO_BOOL", "UNARY_NOT", "YIELD")):
             raise GrammarError(
                 f"{name} branches or loops (if, and, or, not, a chained comparison, a conditional expression); "
                 "multiply by a comparison instead, e.g. x*(x > 0)"

@@ -34,10 +34,22 @@ LAYERS = list(layers())
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_gradients_equal_differences(name, backend):
-    layer, shape = layers(backend=backend)[name]
+def test_gradients_equal_differences(name):
+    layer, shape = layers()[name]
     x = np.random.default_rng(2).normal(0.5, 1, (5, 3, *shape))
     ms.checks.check_layer(layer, x).raise_if_wrong()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_backends_agree_on_a_layer(name):
+    pytest.importorskip("numba")
+    layer, shape = layers()[name]
+    x = np.random.default_rng(2).normal(0.5, 1, (5, 3, *shape))
+    (y, cache), (z, fast) = layer.forward(x), layer.using("numba").forward(x)
+    d_y = np.random.default_rng(3).normal(size=y.shape)
+    (d_x, grads), (d_z, fast_grads) = layer.backward(d_y, cache), layer.using("numba").backward(d_y, fast)
+    assert np.array_equal(y, z) and relative(d_z, d_x) <= 1e-13
+    assert all(relative(fast_grads[n], grads[n]) <= 1e-13 for n in layer.params)
 
 
 def awkward(x, kind):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import resources
-
 import numpy as np
 
 __all__ = ["SPLITS", "digits"]
@@ -30,6 +28,8 @@ def digits(split: str = "train", flat: bool = True) -> tuple[np.ndarray, np.ndar
     """
     if split not in SPLITS:
         raise ValueError(f"digits: unknown split {split!r}, expected one of {', '.join(map(repr, SPLITS))}")
+    from importlib import resources  # late: it brings half of the standard library
+
     with resources.files(__name__).joinpath("optdigits.npz").open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         images, labels = arrays["images"], arrays["labels"]

@@ -10,7 +10,10 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 __all__ = ["get_threads", "set_threads", "share_out"]
 
@@ -60,6 +63,8 @@ def share_out(work: Callable[[int, int], object], n_tiles: int, n_elements: int)
 
 def _pool_of(size: int) -> Executor:
     global _pool
+    from concurrent.futures import ThreadPoolExecutor  # late: NumPy's users need not wait for it
+
     with _lock:
         if _pool is None or _pool[0] < size:
             _pool = size, ThreadPoolExecutor(size, thread_name_prefix="minisnn")
