@@ -103,7 +103,7 @@ def _check_twin(
                     value = sum((s[n] * d_state[layer][n]).sum() for layer, s in caches.state.items() for n in s)
                 else:
                     value = loss(y, targets)[0]
-                sides = _sides(caches)
+                sides = _sides(shifted, caches)
                 array[...] = start  # only now: what a layer returns may be a view of its input
                 return float(value), sides
 
@@ -112,9 +112,9 @@ def _check_twin(
         report.add_worst(rows)
 
 
-def _sides(caches: Caches) -> Array:
-    """On which side of the threshold every membrane lies: a difference across it is no derivative."""
-    sides = [(c.scan.u[0] >= c.scan.theta).ravel() for c in caches.values() if hasattr(c, "scan")]
+def _sides(net: Network, caches: Caches) -> Array:
+    """On which side of its kinks (a threshold, a maximum) every value lies: a difference across one is no derivative."""
+    sides = [side.ravel() for n, c in caches.items() if (side := net[n].sides(c)) is not None]
     return np.concatenate(sides) if sides else np.zeros(0, bool)
 
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 from typing import Any
 
 from ..kernels.contract import Array
-from ..layers.spiking import Spiking
 from ..network import Caches, Network
 from ..surrogates import Surrogate
 
@@ -39,10 +38,9 @@ def with_slope_zero(net: Network) -> Network:
     """The same network, in whose gradient no path passes through a spike.  It shares its parameters with `net`."""
 
     def change(layer: Any) -> Any:
-        if not isinstance(layer, Spiking):
+        if not layer.spiking:
             return layer
-        neuron, reset, surrogate = layer.dynamics
-        return layer._changed(dynamics=type(layer.dynamics)(neuron, reset, without_slope(surrogate)))
+        return layer._changed(dynamics=layer.dynamics._replace(surrogate=without_slope(layer.dynamics.surrogate)))
 
     return net._map(change)
 
@@ -54,8 +52,5 @@ def run_twin(net: Network, x: Array, base: Caches, fire: str) -> tuple[Array, Ca
     """
     caches = Caches()
     for name, layer in net.layers.items():
-        if isinstance(layer, Spiking):
-            x, caches[name] = layer.twin(x, base[name], fire)
-        else:
-            x, caches[name] = layer.forward(x)
+        x, caches[name] = layer.twin(x, base[name], fire)
     return x, caches

@@ -73,6 +73,17 @@ class Layer:
         """The smooth twin: for a layer without spikes, the layer itself."""
         return self
 
+    def twin(self, x: Array, base: Any, fire: str, *, state: Any = None) -> tuple[Array, Any]:
+        """`forward` of a twin that holds on to the run with the cache `base` (law 5 of the design).
+
+        `fire` is "smooth", "tangent" or "step".  A layer that neither spikes nor draws is its own twin.
+        """
+        return self.forward(x, state=state)
+
+    def sides(self, cache: Any) -> Array | None:
+        """On which side of its kinks every value lay: a difference across one is no derivative.  ``None``: no kinks."""
+        return None
+
     def _changed(self, **attributes: Any) -> Layer:
         other = copy.copy(self)
         other.__dict__.update(attributes)

@@ -124,9 +124,13 @@ class Spiking(Layer):
         """
         return self._run(x, state, self.fire, None)
 
-    def twin(self, x: Array, base: SpikingCache, fire: str, state: Mapping[str, Array] | None = None) -> Any:
-        """`forward` of a twin ("smooth", "tangent" or "step") that holds on to the run `base`; see law 5 of the design."""
+    def twin(
+        self, x: Array, base: SpikingCache, fire: str, *, state: Mapping[str, Array] | None = None
+    ) -> tuple[Array, SpikingCache]:
         return self._run(x, state, fire, Base(base.scan.u[0], base.scan.spikes, base.scan.theta))
+
+    def sides(self, cache: SpikingCache) -> Array:
+        return cache.scan.u[0] >= cache.scan.theta
 
     def _run(self, x: Array, state: Mapping[str, Array] | None, fire: str, base: Base | None) -> tuple[Array, SpikingCache]:
         x = as_input(x, self, self.shape).astype(self.dtype, copy=False)
