@@ -5,27 +5,41 @@ from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
 from . import data, encode, losses, neurons, optimizers, resets, surrogates
+from .files import FileError
 from .grammar import GrammarError
 from .kernels import BackendUnavailable
 from .kernels.threads import get_threads, set_threads
-from .layers import LIF, Flatten, Layer, Linear, PopulationVote, Rate, Spiking
-from .network import SL, STDL, STL, TL, Network, Rule
+from .layers import (
+    LIF,
+    Add,
+    Dropout,
+    Flatten,
+    Layer,
+    Linear,
+    MembraneReadout,
+    PopulationVote,
+    Rate,
+    Recurrent,
+    Spiking,
+    thresholds,
+)
+from .network import SL, STDL, STL, TL, Network, Rule, load
 from .neurons import Neuron
 from .optimizers import SGD, Adam
 from .resets import Reset
 from .surrogates import Surrogate
 from .train import History, TrainingStopped, fit
+from .version import __version__
 
 if _TYPE_CHECKING:
     from . import checks, plot
 
-__version__ = "0.1.0"
-
 __all__ = [
-    "LIF", "SGD", "SL", "STDL", "STL", "TL", "Adam", "BackendUnavailable", "Flatten", "GrammarError", "History",
-    "Layer", "Linear", "Network", "Neuron", "PopulationVote", "Rate", "Reset", "Rule", "Spiking", "Surrogate",
-    "TrainingStopped", "checks", "data", "encode", "fit", "get_threads", "losses", "neurons", "optimizers", "plot",
-    "resets", "set_threads", "surrogates",
+    "LIF", "SGD", "SL", "STDL", "STL", "TL", "Adam", "Add", "BackendUnavailable", "Dropout", "FileError", "Flatten",
+    "GrammarError", "History", "Layer", "Linear", "MembraneReadout", "Network", "Neuron", "PopulationVote", "Rate",
+    "Recurrent", "Reset", "Rule", "Spiking", "Surrogate", "TrainingStopped", "__version__", "checks", "data", "encode",
+    "fit", "get_threads", "load", "losses", "neurons", "optimizers", "plot", "resets", "set_threads", "surrogates",
+    "thresholds",
 ]  # fmt: skip
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from .kernels.contract import Array
 
-__all__ = ["ENCODERS", "Bernoulli", "Constant", "Encoder", "bernoulli", "constant"]
+__all__ = ["ENCODERS", "Bernoulli", "Constant", "Encoder", "Latency", "bernoulli", "constant", "latency"]
 
 
 class Encoder(Protocol):
@@ -56,6 +56,26 @@ def constant(images: Array, *, steps: int) -> Array:
     return np.repeat(images[None], steps, axis=0)
 
 
+def latency(images: Array, *, steps: int) -> Array:
+    """Latency coding: each value fires once, the larger the earlier; 1 at the first step, 0 never.
+
+    Parameters
+    ----------
+    images : ``[B, ...]``, values in [0, 1].
+    steps : number of time steps T; a value ``p > 0`` fires in the step ``floor((1 - p) * T)``, counted from 0.
+
+    Returns
+    -------
+    spikes : ``[T, B, ...]``, uint8 0 or 1.
+    """
+    images, steps = _checked(images, steps)
+    values = images.astype(np.float64)
+    first = np.where(values > 0, np.floor((1 - values) * steps), steps)
+    first = np.where(values > 0, np.minimum(first, steps - 1), first)  # a tiny value fires last
+    time = np.arange(steps).reshape(-1, *(1 for _ in values.shape))
+    return (first == time).view(np.uint8)
+
+
 class Bernoulli:
     """:func:`bernoulli` with the number of steps fixed: an encoder for ``fit``."""
 
@@ -84,8 +104,22 @@ class Constant:
         return f"Constant({self.steps} steps): the value as a current at every step"
 
 
+class Latency:
+    """:func:`latency` with the number of steps fixed: an encoder for ``fit``."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = _steps(steps)
+
+    def __call__(self, images: Array, rng: np.random.Generator) -> Array:
+        """``[B, ...] -> [T, B, ...]``, uint8; `rng` is not used."""
+        return latency(images, steps=self.steps)
+
+    def __repr__(self) -> str:
+        return f"Latency({self.steps} steps): one spike, the larger the value the earlier"
+
+
 #: Every encoder of the package by its name.
-ENCODERS = {"bernoulli": Bernoulli, "constant": Constant}
+ENCODERS = {"bernoulli": Bernoulli, "constant": Constant, "latency": Latency}
 
 
 def _steps(steps: Any) -> int:

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-__all__ = ["FUNCTIONS", "GrammarError", "check", "numbers_of"]
+__all__ = ["FUNCTIONS", "GrammarError", "check", "numbers_of", "reads"]
 
 #: The functions of NumPy that a floor-0 function may call.
 FUNCTIONS = ("exp", "arctan", "tanh", "sqrt", "log", "cos", "sin", "maximum", "minimum")
@@ -62,6 +62,12 @@ def numbers_of(function: Any) -> dict[str, Any]:
     found = {n: function.__globals__[n] for n in names if _is_number(function.__globals__.get(n))}
     cells = zip(function.__code__.co_freevars, function.__closure__ or (), strict=True)
     return found | {n: cell.cell_contents for n, cell in cells}
+
+
+def reads(function: Any, argument: str) -> bool:
+    """Whether `function` looks at that argument at all."""
+    loads = (step.argval for step in dis.get_instructions(function) if step.opname.startswith("LOAD_FAST"))
+    return any(argument in (arg if isinstance(arg, tuple) else (arg,)) for arg in loads)
 
 
 def _is_number(value: Any) -> bool:

@@ -1,14 +1,20 @@
-"""Losses: a number and its gradient with respect to the scores, ``loss, d_scores = mse(scores, targets)``."""
+"""Losses: a number and its gradient with respect to the scores, ``loss, d_scores = mse(scores, targets)``.
+
+Penalties on the spikes of an inner layer are callables of the spikes, ``value, d_spikes = penalty(spikes)``: hand them to
+``fit(..., penalties={"lif1": ...})``, or their gradient to ``net.backward(..., d_inner={"lif1": d_spikes})``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from .kernels.contract import Array
 
-__all__ = ["LOSSES", "accuracy", "cross_entropy", "mse"]
+__all__ = ["LOSSES", "FiringRate", "Silence", "accuracy", "cross_entropy", "mse"]
 
 
 def mse(scores: Array, targets: Array) -> tuple[float, Array]:
@@ -57,6 +63,44 @@ def accuracy(scores: Array, labels: Array) -> float:
     if labels.ndim != 1:
         raise ValueError(f"accuracy: labels must be class numbers [B], got shape {list(labels.shape)}")
     return float(np.mean(scores.argmax(axis=1) == labels))
+
+
+@dataclass(frozen=True)
+class FiringRate:
+    """A penalty on neurons that fire too much: ``weight * mean over neurons of max(0, rate - most)^2``.
+
+    A neuron's rate is the mean of its spikes over time and batch.  Fewer spikes mean less energy on neuromorphic hardware.
+    """
+
+    most: float = 0.2
+    weight: float = 1.0
+
+    def __call__(self, spikes: Array) -> tuple[float, Array]:
+        """``spikes [T, B, ...] -> (value, d_spikes)``; the gradient is float32 for spikes in bytes, else of their dtype."""
+        return _rate_penalty(spikes, self.weight, lambda rate: np.maximum(rate - self.most, 0))
+
+
+@dataclass(frozen=True)
+class Silence:
+    """A penalty on neurons that hardly fire: ``weight * mean over neurons of max(0, least - rate)^2``.
+
+    A silent neuron has small surrogate gradients and may never learn; this pulls its membrane up to its threshold.
+    """
+
+    least: float = 0.01
+    weight: float = 1.0
+
+    def __call__(self, spikes: Array) -> tuple[float, Array]:
+        """``spikes [T, B, ...] -> (value, d_spikes)``; the gradient is float32 for spikes in bytes, else of their dtype."""
+        return _rate_penalty(spikes, self.weight, lambda rate: -np.maximum(self.least - rate, 0))
+
+
+def _rate_penalty(spikes: Array, weight: float, excess_of: Callable[[Array], Array]) -> tuple[float, Array]:
+    dtype = spikes.dtype if spikes.dtype.kind == "f" else np.dtype(np.float32)
+    excess = excess_of(spikes.mean(axis=(0, 1), dtype=np.float64))  # one number a neuron
+    runs = spikes.shape[0] * spikes.shape[1]
+    d_rate = (2 * weight / (runs * excess.size) * excess).astype(dtype)
+    return float(weight * np.mean(excess * excess)), np.broadcast_to(d_rate, spikes.shape)
 
 
 #: Every loss of the package by its name.

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from . import files
 from .kernels import check_backend
 from .kernels.contract import Array, float_dtype
-from .layers.base import Layer
+from .layers import LAYERS, Layer
+from .layers.thresholds import Constraint
 
-__all__ = ["SL", "STDL", "STL", "TL", "Caches", "Network", "Rule"]
+__all__ = ["SL", "STDL", "STL", "TL", "Caches", "Network", "Rule", "load"]
+
+Loss = Callable[[Array, Any], tuple[float, Array]]
+Run = Callable[[str, Layer, Array, dict[str, Array]], tuple[Array, Any]]
 
 
 @dataclass(frozen=True)
@@ -73,11 +81,17 @@ class Network:
         # Layers without parameters follow the net's dtype: nobody should have to say it ten times.
         self.layers = {n: layer if layer.params else layer.astype(self.dtype) for n, layer in layers.items()}
         shape = None
+        shapes: dict[str, Any] = {}
         for name, layer in self.layers.items():
+            if layer.source is not None and layer.source not in shapes:
+                raise ValueError(f"Network: {name} takes the output of {layer.source!r}, which is no layer before it")
             try:
-                shape = layer.out_shape(shape)
+                shape = shapes[name] = layer.out_shape(shape)
             except ValueError as error:
                 raise ValueError(f"Network: {name} does not fit the layer before it: it {error}") from None
+            other = shape if layer.source is None else shapes[layer.source]
+            if shape is not None and other is not None and other != shape:
+                raise ValueError(f"Network: {name} adds {layer.source} of shape {list(other)} to an input of {list(shape)}")
 
     # -- parameters
 
@@ -108,7 +122,13 @@ class Network:
     # -- the run and the walk back
 
     def forward(
-        self, x: Array, *, state: Mapping[str, Any] | None = None, train: bool = False, rng: Any = None
+        self,
+        x: Array,
+        *,
+        state: Mapping[str, Any] | None = None,
+        train: bool = False,
+        rng: Any = None,
+        masks: Mapping[str, Array] | None = None,
     ) -> tuple[Array, Caches]:
         """Run ``[T, B, ...]`` through all layers.
 
@@ -117,18 +137,40 @@ class Network:
         x : input of the net's dtype, or spikes (uint8, bool); time first.
         state : states to start from by layer, as in ``caches.state``; zero if not given.
         train, rng : handed to the layers, for those that behave otherwise in training.
+        masks : masks of dropout layers by name, multiplied as given instead of drawn.
 
         Returns
         -------
         scores : output of the last layer.   caches : :class:`Caches` for ``backward``.
         """
-        state = dict(state or {})
-        if unknown := set(state) - {n for n, layer in self.layers.items() if layer.spiking}:
+        state, masks = dict(state or {}), dict(masks or {})
+        if unknown := set(state) - {n for n, layer in self.layers.items() if layer.has_state}:
             raise ValueError(f"Network: state names {sorted(unknown)}, which have none")
-        caches = Caches()
+        if unknown := set(masks) - {n for n, layer in self.layers.items() if layer.takes_mask}:
+            raise ValueError(f"Network: masks names {sorted(unknown)}, which take none")
+
+        def run(name: str, layer: Layer, x: Array, extra: dict[str, Array]) -> tuple[Array, Any]:
+            if name in masks:
+                extra["mask"] = masks[name]
+            return layer.forward(x, state=state.get(name), train=train, rng=rng, **extra)
+
+        return self.walk(x, run)
+
+    def walk(
+        self, x: Array, run: Callable[[str, Layer, Array, dict[str, Array]], tuple[Array, Any]]
+    ) -> tuple[Array, Caches]:
+        """Hand `x` from layer to layer; ``run(name, layer, x, extra)`` runs one and returns its output and cache.
+
+        `extra` holds what the layer takes besides its input, e.g. the output of an earlier layer.
+        """
+        caches, outputs = Caches(), dict[str, Array]()
+        wanted = {layer.source for layer in self.layers.values()}
         for name, layer in self.layers.items():
+            extra = {} if layer.source is None else {"other": outputs[layer.source]}
             with _naming(name):
-                x, caches[name] = layer.forward(x, state=state.get(name), train=train, rng=rng)
+                x, caches[name] = run(name, layer, x, extra)
+            if name in wanted:
+                outputs[name] = x
         return x, caches
 
     def backward(
@@ -161,7 +203,7 @@ class Network:
         for what, names in (("d_state", d_state), ("d_inner", d_inner)):
             if unknown := set(names) - set(self.layers):
                 raise ValueError(f"Network: {what} names {sorted(unknown)}, the layers are {list(self.layers)}")
-        wanted = [n.rpartition(".")[::2] for n in self.params(wrt)]
+        wanted = [n.split(".") for n in self.params(wrt)]
         order = list(self.layers)
         lowest = 0 if input_grad else min((order.index(name) for name, _ in wanted), default=len(order))
         grads: dict[str, Any] = {}
@@ -169,10 +211,13 @@ class Network:
         d_x: Array | None = d_scores
         for i in reversed(range(lowest, len(order))):
             name = order[i]
+            layer = self.layers[name]
             if name in d_inner:
                 d_x = d_x + d_inner[name]
+            if layer.source is not None:  # its other branch gets the same gradient
+                d_inner[layer.source] = d_x + d_inner[layer.source] if layer.source in d_inner else d_x
             with _naming(name):
-                d_x, found = self.layers[name].backward(
+                d_x, found = layer.backward(
                     d_x,
                     caches[name],
                     d_state=d_state.get(name),
@@ -185,6 +230,120 @@ class Network:
         if states:
             grads["state"] = states
         return (d_x if input_grad else None), {n: grads[n] for n in (*self.params(), "state") if n in grads}
+
+    def loss_and_grads(
+        self,
+        x: Array,
+        targets: Any,
+        loss: Loss,
+        *,
+        wrt: Pattern = None,
+        truncate: int | None = None,
+        penalties: Mapping[str, Callable[[Array], tuple[float, Array]]] | None = None,
+        watch: Callable[[Caches], None] | None = None,
+        **options: Any,
+    ) -> tuple[float, dict[str, Array]]:
+        """The loss and its gradients in one call: what ``fit`` calls; caches do not outlive it.
+
+        Parameters
+        ----------
+        x, targets, loss : input ``[T, B, ...]``; ``loss(scores, targets) -> (number, d_scores)``.
+        wrt : which parameters' gradients are wanted (a pattern); all if not given.
+        truncate : truncated backpropagation through time.  The steps are cut into chunks of at most so many; states are
+            carried on, gradients are not; the loss is the mean of the chunks' losses, weighted by their steps.
+        penalties : by layer, functions of its spikes (or output) that return a number and its gradient; the number is added
+            to the loss.  E.g. ``{"lif1": ms.losses.FiringRate(most=0.2)}``.
+        watch : called with the caches of every forward run, e.g. to count spikes.
+        **options : ``train``, ``rng``, ``masks``, ``state``, as for ``forward``.
+
+        Returns
+        -------
+        loss : float.   grads : by parameter name.
+        """
+        if truncate is not None and (isinstance(truncate, bool) or not isinstance(truncate, int) or truncate < 1):
+            raise ValueError(f"loss_and_grads: truncate must be a whole number of at least 1 (steps), got {truncate!r}")
+        if unknown := set(penalties or ()) - set(self.layers):
+            raise ValueError(f"loss_and_grads: penalties names {sorted(unknown)}, the layers are {list(self.layers)}")
+        state, masks = options.pop("state", None), options.pop("masks", None) or {}
+        steps, total, grads = len(x), 0.0, dict[str, Array]()
+        for start in range(0, steps, truncate or max(steps, 1)):
+            part = x[start : start + (truncate or steps)]
+            cut = {n: m if len(m) == 1 else m[start : start + len(part)] for n, m in masks.items()}
+            scores, caches = self.forward(part, state=state, masks=cut, **options)
+            value, d_scores = loss(scores, targets)
+            if watch is not None:
+                watch(caches)
+            d_inner = {}
+            for name, penalty in (penalties or {}).items():
+                extra, d_inner[name] = penalty(caches[name].spikes)
+                value += extra
+            share = len(part) / steps
+            total += share * value
+            if share < 1:
+                d_scores = d_scores * d_scores.dtype.type(share)
+                d_inner = {n: d * d.dtype.type(share) for n, d in d_inner.items()}
+            _, found = self.backward(d_scores, caches, d_inner=d_inner, wrt=wrt, input_grad=False)
+            found.pop("state", None)
+            state = caches.state
+            grads = {n: grads[n] + d for n, d in found.items()} if grads else found
+        return total, grads
+
+    def predict(self, x: Array) -> Array:
+        """The class with the highest score, of equal ones the first: ``[T, B, ...] -> [B]``, int64."""
+        return self.forward(x)[0].argmax(axis=1)
+
+    def accuracy(self, x: Array, labels: Array) -> float:
+        """Share of the samples ``[T, B, ...]`` whose prediction is their label ``[B]``."""
+        labels = np.asarray(labels)
+        found = self.predict(x)
+        if labels.shape != found.shape:
+            raise ValueError(f"accuracy: labels must be class numbers {list(found.shape)}, got shape {list(labels.shape)}")
+        return float(np.mean(found == labels))
+
+    def constraints(self) -> dict[str, Constraint]:
+        """The bounds on parameters, by parameter name."""
+        found = {f"{n}.threshold": getattr(layer, "constraint", None) for n, layer in self.layers.items()}
+        return {n: bound for n, bound in found.items() if bound is not None}
+
+    # -- on disk
+
+    def description(self) -> dict[str, Any]:
+        """Architecture as plain data: what a file keeps of the network besides its arrays."""
+        layers = [
+            {"name": n, "type": type(layer).__name__, "config": layer.config(), "params": list(layer.params)}
+            for n, layer in self.layers.items()
+        ]
+        return {"dtype": str(self.dtype), "layers": layers}
+
+    def save(self, path: str | Path, **notes: Any) -> Path:
+        """Write architecture and parameters to one ``.npz`` without pickle; :func:`load` makes the network again.
+
+        The file is whole or not there.  `notes` are plain data to keep with it.  What a neuron of your own computes is not
+        stored: hand it to :func:`load`.
+        """
+        if strangers := [n for n, layer in self.layers.items() if LAYERS.get(type(layer).__name__) is not type(layer)]:
+            raise TypeError(
+                f"save: {', '.join(strangers)}: a layer of your own cannot be rebuilt from a file; save net.params()"
+            )
+        return files.write(path, "network", {"network": self.description(), "notes": notes}, self.params())
+
+    @classmethod
+    def rebuild(cls, description: Mapping[str, Any], params: Mapping[str, Array], custom: Mapping[str, Any]) -> Network:
+        """The network of a :meth:`description` and its parameters by name; `custom`: see :func:`load`."""
+        dtype, layers = float_dtype(description["dtype"]), dict[str, Layer]()
+        expected = [f"{one['name']}.{p}" for one in description["layers"] for p in one["params"]]
+        if sorted(expected) != sorted(params):
+            raise ValueError(
+                f"its parameters are {', '.join(expected) or 'none'}, the file has {', '.join(params) or 'none'}"
+            )
+        for one in description["layers"]:
+            name, kind = one["name"], one["type"]
+            if kind not in LAYERS:
+                raise ValueError(f"the layer {name!r} is of the kind {kind!r}, which this version of minisnn does not know")
+            with _naming(name):
+                own = {p: params[f"{name}.{p}"] for p in one["params"]}
+                layers[name] = LAYERS[kind].rebuild(one["config"], own, dtype, custom)
+        return cls(**layers)
 
     # -- the same network, otherwise
 
@@ -224,6 +383,33 @@ class Network:
         total = sum(p.size for p in self.params().values())
         head = f"Network, {total:,} parameters, {self.dtype}, {self.backend}; input [T, B, ...], time first"
         return "\n".join([head, *(f"  {name:<{width}}  {layer!r}" for name, layer in self.layers.items())])
+
+
+def load(path: str | Path, *, custom: Mapping[str, Any] | None = None) -> Network:
+    """The network that :meth:`Network.save`, or a checkpoint of ``fit``, wrote to `path`.
+
+    Parameters
+    ----------
+    custom : ingredients that are not minisnn's own, by the name of their function, e.g. ``{"my_charge": my_neuron}``.
+
+    Raises
+    ------
+    FileNotFoundError : there is no such file.
+    FileError : it is damaged, a pickle, of a newer format, or needs `custom`.
+    """
+    header, arrays = files.read(path, ("network", "checkpoint"))
+    return from_file(path, header, arrays, custom or {})
+
+
+def from_file(
+    path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, Array], custom: Mapping[str, Any]
+) -> Network:
+    """The network in the content of a file; arrays with a ``/`` in their names are a checkpoint's."""
+    try:
+        return Network.rebuild(header["network"], {n: a for n, a in arrays.items() if "/" not in n}, custom)
+    except Exception as error:  # the header may hold anything
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise files.FileError(f"{path}: no network can be made of it: {kind}{error}") from None
 
 
 class _naming:

@@ -20,7 +20,7 @@ from typing import Any
 
 from .grammar import check
 
-__all__ = ["NEURONS", "Neuron", "current_lif", "integrate_and_fire", "lif"]
+__all__ = ["NEURONS", "Neuron", "current_lif", "integrate_and_fire", "leaky_integrator", "lif", "quadratic"]
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,32 @@ def integrate_and_fire_adjoint(d_u, v, x):
 
 integrate_and_fire = Neuron(integrate_and_fire_charge, integrate_and_fire_adjoint, state=("v",), params=())
 
+# -- leaky integrator: the leak also scales the input, so that a constant input is approached and never exceeded
+
+
+def leaky_integrator_charge(v, x, decay):
+    return decay * v + (1 - decay) * x
+
+
+def leaky_integrator_adjoint(d_u, v, x, decay):
+    return decay * d_u, (1 - decay) * d_u, (v - x) * d_u  # d_v, d_x, d_decay
+
+
+leaky_integrator = Neuron(leaky_integrator_charge, leaky_integrator_adjoint, state=("v",), params=("decay",))
+
+# -- quadratic: below 1 the membrane falls back to 0, above it runs away by itself
+
+
+def quadratic_charge(v, x, decay):
+    return v + decay * v * (v - 1) + x
+
+
+def quadratic_adjoint(d_u, v, x, decay):
+    return d_u + decay * (2 * v - 1) * d_u, d_u, v * (v - 1) * d_u  # d_v, d_x, d_decay
+
+
+quadratic = Neuron(quadratic_charge, quadratic_adjoint, state=("v",), params=("decay",))
+
 # -- current-based LIF: spikes charge a synaptic current, which decays by itself and charges the membrane
 
 
@@ -105,4 +131,10 @@ def current_lif_adjoint(d_u, d_i_new, v, i, x, decay, decay_syn):
 current_lif = Neuron(current_lif_charge, current_lif_adjoint, state=("v", "i"), params=("decay", "decay_syn"))
 
 #: Every neuron of the package by its name; all contract, gradient and documentation tests run over it.
-NEURONS = {"lif": lif, "integrate_and_fire": integrate_and_fire, "current_lif": current_lif}
+NEURONS = {
+    "lif": lif,
+    "integrate_and_fire": integrate_and_fire,
+    "current_lif": current_lif,
+    "leaky_integrator": leaky_integrator,
+    "quadratic": quadratic,
+}

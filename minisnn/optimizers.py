@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,7 +13,7 @@ import numpy as np
 from .kernels.contract import Array
 from .network import Network, Pattern, Rule
 
-__all__ = ["SGD", "Adam", "Optimizer", "exponential"]
+__all__ = ["SGD", "Adam", "Optimizer", "cosine", "exponential", "gradient_norm"]
 
 
 class Optimizer:
@@ -24,6 +26,9 @@ class Optimizer:
     lr : learning rate.
     weight_decay : L2 penalty, coupled: each gradient grows by ``weight_decay * parameter`` (as the STL-SNN authors use
         it, on everything that learns).
+    decoupled : with true the decay leaves the gradient alone and acts on the parameter, ``param -= rate * weight_decay *
+        param`` before the step (AdamW: Loshchilov and Hutter 2019).
+    clip_norm : gradients whose norm over all that learns is larger are scaled down to it (before the decay).
     lr_scale : factors on the rate by name with wildcards, e.g. ``{"*.threshold": 0.1}``; the last that matches counts.
 
     Raises
@@ -38,6 +43,8 @@ class Optimizer:
         *,
         lr: float,
         weight_decay: float = 0.0,
+        decoupled: bool = False,
+        clip_norm: float | None = None,
         lr_scale: Mapping[str, float] | None = None,
     ) -> None:
         if not isinstance(net, Network):
@@ -48,7 +55,9 @@ class Optimizer:
             raise ValueError(f"{type(self).__name__}: nothing learns: the pattern {pattern!r} chooses no parameter")
         self._known = {*net.params(), "state"}
         self.lr = _number("lr", lr, positive=True)
-        self.weight_decay = _number("weight_decay", weight_decay)
+        self.weight_decay, self.decoupled = _number("weight_decay", weight_decay), bool(decoupled)
+        self.clip_norm = None if clip_norm is None else _number("clip_norm", clip_norm, positive=True)
+        self._constraints = {n: bound for n, bound in net.constraints().items() if n in self.params}
         self.lr_scale = {n: 1.0 for n in self.params}
         for one, factor in (lr_scale or {}).items():
             if not (matching := [n for n in self.params if fnmatchcase(n, one)]):
@@ -82,14 +91,32 @@ class Optimizer:
                     f"the parameter {param.dtype} {list(param.shape)}"
                 )
         self.steps += 1
+        shrink = 1.0
+        if self.clip_norm is not None:
+            norm = gradient_norm(grads[n] for n in self.params)
+            shrink = self.clip_norm / norm if norm > self.clip_norm else 1.0
         for name, param in self.params.items():
-            grad = grads[name]
-            if self.weight_decay:
-                grad = grad + param.dtype.type(self.weight_decay) * param
-            self._update(name, param, grad, self.lr * self.lr_scale[name] * factor)
+            number, lr = param.dtype.type, self.lr * self.lr_scale[name] * factor
+            grad = grads[name] if shrink == 1 else grads[name] * number(shrink)
+            if self.weight_decay and self.decoupled:
+                param *= number(1 - lr * self.weight_decay)
+            elif self.weight_decay:
+                grad = grad + number(self.weight_decay) * param
+            self._update(name, param, grad, lr)
+            if name in self._constraints:
+                self._constraints[name].project(param)
 
     def _update(self, name: str, param: Array, grad: Array, lr: float) -> None:
         raise NotImplementedError
+
+    def moments(self) -> dict[str, dict[str, Array]]:
+        """The live arrays that an optimizer carries from step to step, by their own name and the parameter's."""
+        return {}
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides what a step does, as plain data; a run is only continued with the same."""
+        own = {n: v for n, v in vars(self).items() if isinstance(v, int | float | bool | None) and n != "steps"}
+        return {"type": type(self).__name__, "lr_scale": self.lr_scale, "learns": list(self.params), **own}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(lr={self.lr:g}) learns {', '.join(self.params)}"
@@ -102,6 +129,9 @@ class SGD(Optimizer):
         super().__init__(net, pattern, lr=lr, **options)
         self.momentum = _number("momentum", momentum, below_one=True)
         self.velocity = {n: np.zeros_like(p) for n, p in self.params.items()}
+
+    def moments(self) -> dict[str, dict[str, Array]]:
+        return {"velocity": self.velocity}
 
     def _update(self, name: str, param: Array, grad: Array, lr: float) -> None:
         velocity = self.velocity[name]
@@ -127,14 +157,17 @@ class Adam(Optimizer):
         **options: Any,
     ) -> None:
         super().__init__(net, pattern, lr=lr, **options)
-        self.betas = tuple(_number(f"betas[{i}]", b, below_one=True) for i, b in enumerate(betas))
+        self.beta1, self.beta2 = (_number(f"betas[{i}]", b, below_one=True) for i, b in enumerate(betas))
         self.eps = _number("eps", eps)
         self.mean = {n: np.zeros_like(p) for n, p in self.params.items()}
         self.square = {n: np.zeros_like(p) for n, p in self.params.items()}
 
+    def moments(self) -> dict[str, dict[str, Array]]:
+        return {"mean": self.mean, "square": self.square}
+
     def _update(self, name: str, param: Array, grad: Array, lr: float) -> None:
         mean, square, number = self.mean[name], self.square[name], param.dtype.type
-        b1, b2 = self.betas
+        b1, b2 = self.beta1, self.beta2
         mean *= number(b1)
         mean += number(1 - b1) * grad
         square *= number(b2)
@@ -145,11 +178,46 @@ class Adam(Optimizer):
         param -= number(lr / (1 - b1**self.steps)) * (mean / root)
 
 
-def exponential(gamma: float) -> Callable[[int], float]:
+def gradient_norm(grads: Iterable[Array]) -> float:
+    """Euclidean norm over all entries of several gradients."""
+    return math.sqrt(sum(float(np.vdot(g, g)) for g in grads))
+
+
+# -- schedules: factors on the rate by epoch.  They are values with a repr, so that a checkpoint can tell one from another.
+
+
+@dataclass(frozen=True)
+class exponential:  # noqa: N801 - reads as the function it is used as
     """A schedule for ``fit``: in epoch e (from 0) the rate is ``lr * gamma^e``."""
-    if not 0 < gamma <= 1:
-        raise ValueError(f"exponential: gamma must lie in (0, 1], got {gamma!r}")
-    return lambda epoch: gamma**epoch
+
+    gamma: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.gamma <= 1:
+            raise ValueError(f"exponential: gamma must lie in (0, 1], got {self.gamma!r}")
+
+    def __call__(self, epoch: int) -> float:
+        """The factor in this epoch."""
+        return self.gamma**epoch
+
+
+@dataclass(frozen=True)
+class cosine:  # noqa: N801
+    """A schedule for ``fit``: the rate falls from ``lr`` along half a cosine, to ``lowest * lr`` after `epochs` epochs."""
+
+    epochs: int
+    lowest: float = 0.0
+
+    def __post_init__(self) -> None:
+        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
+            raise ValueError(f"cosine: epochs must be a whole number of at least 1, got {self.epochs!r}")
+        if not 0 <= self.lowest <= 1:
+            raise ValueError(f"cosine: lowest is a share of the rate and must lie in [0, 1], got {self.lowest!r}")
+
+    def __call__(self, epoch: int) -> float:
+        """The factor in this epoch."""
+        share = min(epoch / self.epochs, 1.0)
+        return self.lowest + (1 - self.lowest) * 0.5 * (1 + math.cos(math.pi * share))
 
 
 def _number(name: str, value: Any, positive: bool = False, below_one: bool = False) -> float:

@@ -13,6 +13,9 @@ name           peak of the slope total rise   source
 atan           k / 2             1            the STL-SNN authors' code (k = 2); Fang et al. 2021
 sigmoid        k / 4             1            logistic curve in a form that is stable for large ``|k x|``
 fast_sigmoid   1                 2 / k        SuperSpike: Zenke and Ganguli 2018
+exponential    k / 2             1            two-sided; Shrestha and Orchard 2018 (SLAYER) use this slope
+triangle       k                 1            Bellec et al. 2018, here with area 1; width 2 / k
+boxcar         k                 1            the rectangle of STBP: Wu et al. 2018; width 1 / k
 ============== ================= ============ =============================================================
 """
 
@@ -27,7 +30,7 @@ import numpy as np
 
 from .grammar import check
 
-__all__ = ["SURROGATES", "Surrogate", "atan", "fast_sigmoid", "sigmoid"]
+__all__ = ["SURROGATES", "Surrogate", "atan", "boxcar", "exponential", "fast_sigmoid", "sigmoid", "triangle"]
 
 HALF_PI = math.pi / 2
 INV_PI = 1 / math.pi
@@ -41,6 +44,7 @@ class Surrogate:
     ----------
     smooth, slope : functions of ``(x, k)``, where x = membrane minus threshold.
     k : steepness, a positive number.
+    kinks : where the curve is not smooth, besides at 0, as values of ``k * x``.  Differences do not step across these.
 
     Raises
     ------
@@ -51,6 +55,7 @@ class Surrogate:
     smooth: Callable[..., Any]
     slope: Callable[..., Any]
     k: float
+    kinks: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check(self.smooth, "smooth of a Surrogate", n_args=2, n_results=1)
@@ -90,6 +95,31 @@ def fast_sigmoid_slope(x, k):
     return 1 / (a * a)
 
 
+def exponential_smooth(x, k):
+    return 0.5 * (1 + np.exp(-k * np.maximum(-x, 0)) - np.exp(-k * np.maximum(x, 0)))  # no exponent above 0
+
+
+def exponential_slope(x, k):
+    return 0.5 * k * np.exp(-k * np.maximum(x, -x))
+
+
+def triangle_smooth(x, k):
+    a = np.minimum(np.maximum(k * x, -1), 1)
+    return 0.5 + a - 0.5 * a * np.maximum(a, -a)
+
+
+def triangle_slope(x, k):
+    return k * np.maximum(1 - k * np.maximum(x, -x), 0)
+
+
+def boxcar_smooth(x, k):
+    return 0.5 + np.minimum(np.maximum(k * x, -0.5), 0.5)
+
+
+def boxcar_slope(x, k):
+    return k * (k * x <= 0.5) * (k * x >= -0.5)
+
+
 def atan(k: float = 2.0) -> Surrogate:
     """Arctangent curve; slope ``0.5 k / (1 + (pi k x / 2)^2)``, peak k/2, total rise 1.  The authors' choice: k = 2."""
     return Surrogate(atan_smooth, atan_slope, k)
@@ -105,5 +135,27 @@ def fast_sigmoid(k: float = 10.0) -> Surrogate:
     return Surrogate(fast_sigmoid_smooth, fast_sigmoid_slope, k)
 
 
+def exponential(k: float = 4.0) -> Surrogate:
+    """Two-sided exponential; slope ``0.5 k exp(-k |x|)``, peak k/2, total rise 1."""
+    return Surrogate(exponential_smooth, exponential_slope, k)
+
+
+def triangle(k: float = 1.0) -> Surrogate:
+    """Slope ``k max(0, 1 - k |x|)``: peak k, total rise 1, zero beyond ``1 / k`` of the threshold: nothing learns there."""
+    return Surrogate(triangle_smooth, triangle_slope, k, kinks=(-1.0, 1.0))
+
+
+def boxcar(k: float = 1.0) -> Surrogate:
+    """Slope ``k`` within ``0.5 / k`` of the threshold and zero beyond: peak k, total rise 1."""
+    return Surrogate(boxcar_smooth, boxcar_slope, k, kinks=(-0.5, 0.5))
+
+
 #: Every surrogate of the package by its name; all contract, gradient and documentation tests run over it.
-SURROGATES: dict[str, Callable[..., Surrogate]] = {"atan": atan, "sigmoid": sigmoid, "fast_sigmoid": fast_sigmoid}
+SURROGATES: dict[str, Callable[..., Surrogate]] = {
+    "atan": atan,
+    "sigmoid": sigmoid,
+    "fast_sigmoid": fast_sigmoid,
+    "exponential": exponential,
+    "triangle": triangle,
+    "boxcar": boxcar,
+}

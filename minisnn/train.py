@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +13,8 @@ import numpy as np
 
 from .encode import Encoder
 from .kernels.contract import Array
-from .layers.spiking import out_of_bounds
+from .layers import Layer
+from .layers.stateful import Stateful
 from .losses import accuracy, mse
 from .network import Caches, Network
 from .optimizers import Optimizer
@@ -251,25 +252,26 @@ def _first_not_finite(net: Network, x: Array) -> str | None:
     """The first layer, from the input up, with a parameter, a membrane or an output that is not finite."""
     if not np.isfinite(x).all():
         return "input"
-    for name, y, cache in _layer_by_layer(net, x):
-        seen = (*net[name].params.values(), y, *((cache.u,) if net[name].spiking else ()))
+    ill: list[str] = []
+
+    def run(name: str, layer: Layer, x: Array, extra: dict[str, Array]) -> tuple[Array, Any]:
+        y, cache = layer.forward(x, **extra)
+        seen = (*layer.params.values(), y, *((cache.u,) if layer.has_state else ()))
         if not all(np.isfinite(a).all() for a in seen):
-            return name
-    return None
+            ill.append(name)
+        return y, cache
 
-
-def _layer_by_layer(net: Network, x: Array) -> Iterator[tuple[str, Array, Any]]:
-    for name, layer in net.layers.items():
-        x, cache = layer.forward(x)
-        yield name, x, cache
+    net.walk(x, run)
+    return ill[0] if ill else None
 
 
 def _warn_out_of_bounds(net: Network, epoch: int, warned: set[str]) -> None:
     """One warning a run for each parameter: the first time that it is out of bounds after an epoch."""
-    for name, param in net.params().items():
-        if name not in warned and (problem := out_of_bounds(name.rpartition(".")[2], param)):
-            warned.add(name)
-            warnings.warn(f"after epoch {epoch + 1}, {name}: {problem}", ParameterWarning, stacklevel=3)
+    for layer_name, layer in net.layers.items():
+        for param, problem in layer.out_of_bounds() if isinstance(layer, Stateful) else ():
+            if (name := f"{layer_name}.{param}") not in warned:
+                warned.add(name)
+                warnings.warn(f"after epoch {epoch + 1}, {name}: {problem}", ParameterWarning, stacklevel=3)
 
 
 def _checked(net: Network, optimizer: Optimizer, data: Any, epochs: int, batch: int, keep: str) -> tuple[Array, Array]:

@@ -25,10 +25,24 @@ hypothesis.settings.load_profile("ci")
 
 #: Rooms of the house (DESIGN 1) and how many lines of code each may have.
 BUDGETS = {
-    "floor 0": (["neurons.py", "resets.py", "surrogates.py", "grammar.py"], 250),
+    "floor 0": (["neurons.py", "resets.py", "surrogates.py", "grammar.py"], 300),
     "kernels": (["kernels/*.py"], 700),
     "layers to optimizers": (["layers/*.py", "network.py", "losses.py", "optimizers.py"], 1100),
-    "everything above": (["encode.py", "data/*.py", "train.py", "plot.py", "cli.py", "__init__.py", "__main__.py"], 1500),
+    "everything above": (
+        [
+            "encode.py",
+            "data/*.py",
+            "train.py",
+            "plot.py",
+            "cli.py",
+            "files.py",
+            "checkpoint.py",
+            "version.py",
+            "__init__.py",
+            "__main__.py",
+        ],
+        1500,
+    ),
     "checks": (["checks/*.py"], 1000),
 }
 

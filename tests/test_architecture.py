@@ -18,6 +18,7 @@ PACKAGE = ROOT / "minisnn"
 FLOORS = [
     {"grammar", "neurons", "resets", "surrogates"},
     {"kernels"},
+    {"version", "files"},
     {"layers"},
     {"network"},
     {"losses", "optimizers"},

@@ -8,7 +8,10 @@ from hypothesis import strategies as st
 import minisnn as ms
 
 #: What each surrogate's docstring states: peak of the slope and total rise, for a steepness k.
-STATED = {"atan": lambda k: (k / 2, 1), "sigmoid": lambda k: (k / 4, 1), "fast_sigmoid": lambda k: (1, 2 / k)}
+STATED = {
+    "atan": lambda k: (k / 2, 1), "sigmoid": lambda k: (k / 4, 1), "fast_sigmoid": lambda k: (1, 2 / k),
+    "exponential": lambda k: (k / 2, 1), "triangle": lambda k: (k, 1), "boxcar": lambda k: (k, 1),
+}  # fmt: skip
 
 names = pytest.mark.parametrize("name", ms.surrogates.SURROGATES)
 steepness = st.floats(0.3, 30).filter(lambda k: abs(k - 2) > 0.05)

@@ -50,7 +50,4 @@ def run_twin(net: Network, x: Array, base: Caches, fire: str) -> tuple[Array, Ca
 
     `fire` is "smooth", "tangent" or "step".
     """
-    caches = Caches()
-    for name, layer in net.layers.items():
-        x, caches[name] = layer.twin(x, base[name], fire)
-    return x, caches
+    return net.walk(x, lambda name, layer, x, extra: layer.twin(x, base[name], fire, **extra))

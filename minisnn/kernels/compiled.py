@@ -24,7 +24,7 @@ import numpy as np
 from numba import types
 from numba.extending import register_jitable
 
-from .contract import FIRES, Array, Base, Dynamics, ScanCache, Wanted, hold
+from .contract import FIRES, Array, Base, Dynamics, ScanCache, Wanted, hold, membranes
 from .narrow import digest, fingerprint, narrowed
 from .threads import share_out
 
@@ -60,11 +60,12 @@ class CompiledKernel:
         self.dynamics = dynamics
 
     def scan(
-        self, x: Array, state0: Array, theta: Array, params: Array, k: float, fire: str = "step", base: Base | None = None
-    ) -> tuple[Array, Array, ScanCache]:
+        self, x: Array, state0: Array, theta: Array, params: Array, k: float,
+        fire: str = "step", base: Base | None = None, consume: bool = False,
+    ) -> tuple[Array, Array, ScanCache]:  # fmt: skip
         held = self.dynamics.reset.stop if base else ()
         base = base or Base(x, x, theta)  # nothing looks at it then: any arrays of the right shapes will do
-        u = np.empty((len(state0), *x.shape), x.dtype)
+        u = membranes(x, len(state0), self.dynamics.neuron, x.dtype, consume)
         spikes = np.empty(x.shape, np.uint8 if fire == "step" else x.dtype)
         state_last = np.empty_like(state0)
         loop = _compiled(_scan_loop, self.dynamics, x.dtype, fire=fire, held=held)
@@ -76,11 +77,12 @@ class CompiledKernel:
         return spikes, state_last, ScanCache(x, u, spikes, state0, theta, params, k)
 
     def scan_adjoint(
-        self, d_spikes: Array, d_state_last: Array, cache: ScanCache, wanted: Wanted = Wanted()
+        self, d_spikes: Array, d_state_last: Array, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
     ) -> tuple[Array | None, Array, Array | None, Array | None]:
         x, u, spikes, state0, theta, params, k = cache
         wanted = wanted._replace(params=wanted.params and len(params) > 0)
-        d_x = np.empty_like(x)  # where it is not wanted nothing touches it, and it takes no memory
+        # Where d_x is not wanted nothing touches it, and it takes no memory.
+        d_x = d_spikes if consume and d_spikes.flags.writeable else np.empty_like(x)
         d_state0 = np.empty_like(state0)
         d_rows = np.empty((1 + len(params), plan(*x.shape[1:]).chunks, len(theta)), x.dtype)
         soft = spikes.dtype != np.uint8

@@ -17,7 +17,8 @@ d_theta            ``[P, N]``      P partial sums over batch rows: add them up
 d_params           ``[Q, P, N]``   likewise
 =================  ==============  ======================================================================
 
-Everything is C-contiguous and of one float dtype.  Calls are pure: no input, cache or earlier result is written.
+Everything is C-contiguous and of one float dtype.  Calls are pure: no input, cache or earlier result is written.  With
+``consume=True`` one is: `scan` may write the membrane over ``x``, and `scan_adjoint` writes ``d_x`` over ``d_spikes``.
 P depends on the shapes alone, never on the number of threads.  Gradients that are not wanted come back as ``None``.
 
 One step, in the words of DESIGN and of ``docs/derivations/lif``::
@@ -35,11 +36,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ..grammar import reads
 from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
 
-__all__ = ["FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "hold"]
+__all__ = ["FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "float_dtype", "hold", "membranes"]
 
 Array = Any  # a NumPy array, or a CuPy array on a GPU
 
@@ -90,12 +92,13 @@ class Kernel(Protocol):
     """The time loop of one neuron, reset and surrogate, and its adjoint."""
 
     def scan(
-        self, x: Array, state0: Array, theta: Array, params: Array, k: float, fire: str = "step", base: Base | None = None
-    ) -> tuple[Array, Array, ScanCache]:
+        self, x: Array, state0: Array, theta: Array, params: Array, k: float,
+        fire: str = "step", base: Base | None = None, consume: bool = False,
+    ) -> tuple[Array, Array, ScanCache]:  # fmt: skip
         """Run T steps: ``(spikes, state_last, cache)``."""
 
     def scan_adjoint(
-        self, d_spikes: Array, d_state_last: Array, cache: ScanCache, wanted: Wanted = Wanted()
+        self, d_spikes: Array, d_state_last: Array, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
     ) -> tuple[Array | None, Array, Array | None, Array | None]:
         """Go back over the T steps: ``(d_x, d_state0, d_theta, d_params)``."""
 
@@ -126,6 +129,18 @@ def _tangent(smooth: Callable, slope: Callable) -> Callable:
 
 
 FIRES = {"step": _step, "smooth": _smooth, "tangent": _tangent}
+
+
+def membranes(x: Array, n_states: int, neuron: Neuron, dtype: Any, consume: bool) -> Array:
+    """Room for every state before the reset, ``[K, T, B, N]``: in the memory of `x` where it is consumed and that is enough.
+
+    It is not where there is more than one state, or where the adjoint has to see the input current again.
+    """
+    n_args = neuron.charge_adjoint.__code__.co_argcount
+    current = neuron.charge_adjoint.__code__.co_varnames[n_args - 1 - len(neuron.params)]
+    if consume and n_states == 1 and x.dtype == dtype and x.flags.writeable and not reads(neuron.charge_adjoint, current):
+        return x[None]
+    return np.empty((n_states, *x.shape), dtype)
 
 
 def hold(reset: Callable, stop: tuple[str, ...]) -> Callable:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .contract import FIRES, Array, Base, Dynamics, ScanCache, Wanted, hold
+from .contract import FIRES, Array, Base, Dynamics, ScanCache, Wanted, hold, membranes
 from .narrow import for_numpy
 
 __all__ = ["ReferenceKernel", "kernel"]
@@ -17,15 +17,16 @@ class ReferenceKernel:
         self.neuron, self.reset, self.surrogate = dynamics
 
     def scan(
-        self, x: Array, state0: Array, theta: Array, params: Array, k: float, fire: str = "step", base: Base | None = None
-    ) -> tuple[Array, Array, ScanCache]:
+        self, x: Array, state0: Array, theta: Array, params: Array, k: float,
+        fire: str = "step", base: Base | None = None, consume: bool = False,
+    ) -> tuple[Array, Array, ScanCache]:  # fmt: skip
         dtype = np.result_type(x, state0, theta, params)  # complex where a check takes a complex step
         charge, reset = for_numpy(self.neuron.charge, dtype), for_numpy(self.reset.reset, dtype)
         spike = FIRES[fire](for_numpy(self.surrogate.smooth, dtype), for_numpy(self.surrogate.slope, dtype))
         held_reset = hold(reset, self.reset.stop if base else ())
         k = x.real.dtype.type(k)
 
-        u = np.empty((len(state0), *x.shape), dtype)
+        u = membranes(x, len(state0), self.neuron, dtype, consume)
         spikes = np.empty(x.shape, np.uint8 if fire == "step" else dtype)
         state = tuple(state0)
         for t in range(len(x)):
@@ -41,7 +42,7 @@ class ReferenceKernel:
         return spikes, np.stack(state).astype(dtype), ScanCache(x, u, spikes, state0, theta, params, k)
 
     def scan_adjoint(
-        self, d_spikes: Array, d_state_last: Array, cache: ScanCache, wanted: Wanted = Wanted()
+        self, d_spikes: Array, d_state_last: Array, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
     ) -> tuple[Array | None, Array, Array | None, Array | None]:
         x, u, spikes, state0, theta, params, k = cache
         dtype, n_states, k = x.dtype, len(state0), x.dtype.type(k)
@@ -49,7 +50,7 @@ class ReferenceKernel:
         reset, reset_adjoint = for_numpy(self.reset.reset, dtype), for_numpy(self.reset.reset_adjoint, dtype)
         slope = for_numpy(self.surrogate.slope, dtype)
 
-        d_x = np.empty_like(x)
+        d_x = d_spikes if consume and d_spikes.flags.writeable else np.empty_like(x)
         d_theta = np.zeros(x.shape[1:], dtype)
         d_params = np.zeros((len(params), *x.shape[1:]), dtype)
         d_v, *d_others = d_state_last

@@ -15,7 +15,7 @@ To add a layer: a class with ``forward`` and ``backward``, and its name in ``min
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,7 +23,12 @@ import numpy as np
 from ..kernels import check_backend, default_backend
 from ..kernels.contract import Array, float_dtype
 
-__all__ = ["Layer", "as_input", "as_upstream"]
+__all__ = ["Config", "Grads", "Layer", "Names", "as_input", "as_upstream"]
+
+#: Names of parameters, ``None`` for all of them.   Gradients by parameter name; ``"state"`` holds those of a given state.
+Names = Iterable[str] | None
+Grads = dict[str, Any]
+Config = Mapping[str, Any]  # plain data
 
 
 class Layer:
@@ -35,6 +40,10 @@ class Layer:
     dtype: np.dtype
     _backend: str | None
     spiking: ClassVar[bool] = False
+    has_state: ClassVar[bool] = False
+    takes_mask: ClassVar[bool] = False
+    #: Name of an earlier layer whose output `forward` takes as ``other`` besides its input; ``None`` for most layers.
+    source: str | None = None
 
     def __init__(self, dtype: Any = "float32", backend: str | None = None) -> None:
         self.dtype = float_dtype(dtype)
@@ -46,10 +55,26 @@ class Layer:
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def backward(
-        self, d_y: Array, cache: Any, *, d_state: Any = None, wrt: Iterable[str] | None = None, input_grad: bool = True
-    ) -> tuple[Array | None, dict[str, Any]]:
+        self, d_y: Array, cache: Any, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
+    ) -> tuple[Array | None, Grads]:
         """Return the gradient of the input and a dict of the parameters' gradients."""
         raise NotImplementedError(f"{type(self).__name__} has no backward")
+
+    def vjp(
+        self, x: Array, d_y: Array, *, consume: Iterable[str] = (), wrt: Names = None, **options: Any
+    ) -> tuple[Array | None, Grads]:
+        """Forward and backward in one call in which nothing else escapes: ``(d_x, grads)``, bit for bit those of `backward`.
+
+        Parameters
+        ----------
+        x, d_y : input, and gradient of the output.
+        consume : names among ``"x"``, ``"d_y"`` of arrays that are not needed any more: the layer may write over them, and
+            ``d_x`` may lie in their memory.
+        wrt, **options : as for `backward`; ``state`` as for `forward`.
+        """
+        self._spent(consume)
+        _, cache = self.forward(x, state=options.pop("state", None))
+        return self.backward(d_y, cache, wrt=wrt, **options)
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Shape of one sample at one step after this layer, ``None`` where unknown; ValueError where it cannot be."""
@@ -73,21 +98,54 @@ class Layer:
         """The smooth twin: for a layer without spikes, the layer itself."""
         return self
 
-    def twin(self, x: Array, base: Any, fire: str, *, state: Any = None) -> tuple[Array, Any]:
+    def twin(self, x: Array, base: Any, fire: str, *, state: Any = None, **other: Any) -> tuple[Array, Any]:
         """`forward` of a twin that holds on to the run with the cache `base` (law 5 of the design).
 
         `fire` is "smooth", "tangent" or "step".  A layer that neither spikes nor draws is its own twin.
         """
-        return self.forward(x, state=state)
+        return self.forward(x, state=state, **other)
 
     def sides(self, cache: Any) -> Array | None:
         """On which side of its kinks every value lay: a difference across one is no derivative.  ``None``: no kinks."""
         return None
 
+    def config(self) -> dict[str, Any]:
+        """What a file keeps of the layer besides its arrays: plain data, from which `rebuild` makes it again."""
+        return {}
+
+    @classmethod
+    def rebuild(cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config) -> Layer:
+        """The layer that `config` and `params` describe; `custom` has a user's own ingredients by name.
+
+        It must not reserve memory for sizes that only `config` claims: a file may be damaged.
+        """
+        return cls(**config).astype(dtype)._load(params)
+
+    def _load(self, params: Mapping[str, Array]) -> Layer:
+        """Take over saved parameters, raw values, without looking at their bounds: training may have crossed them."""
+        if set(params) != set(self.params):
+            raise ValueError(f"its parameters are {list(self.params)}, the file has {list(params)}")
+        for name, array in params.items():
+            if array.dtype != self.dtype:
+                raise ValueError(f"{name} has dtype {array.dtype}, expected {self.dtype}")
+            self._check_saved(name, array)
+            self.params[name] = array
+        return self
+
+    def _check_saved(self, name: str, array: Array) -> None:
+        if array.shape != self.params[name].shape:
+            raise ValueError(f"{name} has shape {list(array.shape)}, expected {list(self.params[name].shape)}")
+
     def _changed(self, **attributes: Any) -> Layer:
         other = copy.copy(self)
         other.__dict__.update(attributes)
         return other
+
+    def _spent(self, consume: Iterable[str]) -> set[str]:
+        names = {consume} if isinstance(consume, str) else set(consume)
+        if unknown := names - {"x", "d_y"}:
+            raise ValueError(f"{type(self).__name__}: consume names {sorted(unknown)}, expected some of 'x', 'd_y'")
+        return names
 
     def _wanted(self, wrt: Iterable[str] | None) -> set[str]:
         """The names in `wrt`, all parameters for ``None``."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..kernels.contract import Array
-from .base import Layer, as_input, as_upstream
+from .base import Config, Grads, Layer, Names, as_input, as_upstream
 
 __all__ = ["Linear", "LinearCache"]
 
@@ -29,27 +29,50 @@ class Linear(Layer):
     Parameters
     ----------
     n_in, n_out : sizes; input ``[T, B, n_in]``, output ``[T, B, n_out]``, weight ``[n_in, n_out]``.
-    bias : whether to add a bias ``[n_out]``, zero at first.
+    bias : whether to add a bias ``[n_out]``, zero at first; or its values.
     rng : ``numpy.random.Generator`` for the initial weights, U(-1/sqrt(n_in), 1/sqrt(n_in)) (PyTorch's default, the
         STL-SNN authors' choice).
+    weight : the weights themselves ``[n_in, n_out]``, instead of `rng`; PyTorch's ``Linear.weight`` is ``[out, in]``, so
+        hand over its transpose.
     dtype : "float32" or "float64".
     """
 
     def __init__(
-        self, n_in: int, n_out: int, *, bias: bool = False, rng: np.random.Generator | None = None, dtype: Any = "float32"
+        self,
+        n_in: int,
+        n_out: int,
+        *,
+        bias: bool | Array = False,
+        rng: np.random.Generator | None = None,
+        weight: Array | None = None,
+        dtype: Any = "float32",
     ) -> None:
         super().__init__(dtype)
         for name, n in (("n_in", n_in), ("n_out", n_out)):
             if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
                 raise ValueError(f"Linear: {name} must be a whole number of at least 1, got {n!r}")
-        if not isinstance(rng, np.random.Generator):
+        if weight is not None:
+            self._set("weight", weight, (n_in, n_out), f": did you mean its transpose, {[n_in, n_out]}?")
+        elif isinstance(rng, np.random.Generator):
+            bound = 1 / math.sqrt(n_in)
+            self._set("weight", rng.uniform(-bound, bound, (n_in, n_out)), (n_in, n_out))
+        else:
             raise TypeError(f"Linear: rng must be a generator, e.g. rng=np.random.default_rng(0), got {rng!r}")
-        bound = 1 / math.sqrt(n_in)
-        self.params["weight"] = rng.uniform(-bound, bound, (n_in, n_out)).astype(self.dtype)
-        self.roles["weight"] = "synapse"
-        if bias:
-            self.params["bias"] = np.zeros(n_out, self.dtype)
-            self.roles["bias"] = "synapse"
+        if bias is not False:
+            self._set("bias", np.zeros(n_out) if bias is True else bias, (n_out,))
+
+    def _set(self, name: str, values: Array, shape: tuple[int, ...], hint: str = "") -> None:
+        array = np.array(values, self.dtype, order="C")
+        if array.shape != shape:
+            hint = hint if array.shape == shape[::-1] else ""
+            raise ValueError(f"Linear: {name} has shape {list(array.shape)}, expected {list(shape)}{hint}")
+        self.params[name], self.roles[name] = array, "synapse"
+
+    @classmethod
+    def rebuild(cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config) -> Linear:
+        weight = params["weight"]
+        layer = cls(*weight.shape, weight=weight, bias="bias" in params, dtype=dtype)
+        return layer._load(params)  # type: ignore[return-value]
 
     def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, LinearCache]:
         """``[T, B, n_in] -> [T, B, n_out]``; `x` of the layer's dtype, or spikes (uint8, bool)."""
@@ -61,14 +84,8 @@ class Linear(Layer):
         return y.reshape(*x.shape[:2], -1), LinearCache(x, weight)
 
     def backward(
-        self,
-        d_y: Array,
-        cache: LinearCache,
-        *,
-        d_state: Any = None,
-        wrt: Iterable[str] | None = None,
-        input_grad: bool = True,
-    ) -> tuple[Array | None, dict[str, Any]]:
+        self, d_y: Array, cache: LinearCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
+    ) -> tuple[Array | None, Grads]:
         """Gradients of the input, and of ``weight`` and ``bias`` summed over time and batch."""
         x, weight = cache
         wanted = self._wanted(wrt)

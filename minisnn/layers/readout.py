@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..kernels.contract import Array
-from .base import Layer, as_input, as_upstream
+from .base import Grads, Layer, Names, as_input, as_upstream
 
 __all__ = ["Flatten", "PopulationVote", "Rate"]
 
@@ -32,14 +31,8 @@ class Flatten(Layer):
         return x.reshape(*x.shape[:2], -1), ShapeCache(x.shape)
 
     def backward(
-        self,
-        d_y: Array,
-        cache: ShapeCache,
-        *,
-        d_state: Any = None,
-        wrt: Iterable[str] | None = None,
-        input_grad: bool = True,
-    ) -> tuple[Array | None, dict[str, Any]]:
+        self, d_y: Array, cache: ShapeCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
+    ) -> tuple[Array | None, Grads]:
         """``[T, B, n] -> [T, B, ...]``."""
         self._wanted(wrt)
         d_y = as_upstream(d_y, (*cache.shape[:2], math.prod(cache.shape[2:])), self)
@@ -63,14 +56,8 @@ class _Mean(Layer):
         return total / self.dtype.type(len(x) * members), ShapeCache(x.shape)
 
     def backward(
-        self,
-        d_y: Array,
-        cache: ShapeCache,
-        *,
-        d_state: Any = None,
-        wrt: Iterable[str] | None = None,
-        input_grad: bool = True,
-    ) -> tuple[Array | None, dict[str, Any]]:
+        self, d_y: Array, cache: ShapeCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
+    ) -> tuple[Array | None, Grads]:
         """``[B, scores] -> [T, B, n]``: the same share for every step and member."""
         self._wanted(wrt)
         steps, batch, n = cache.shape
@@ -122,6 +109,9 @@ class PopulationVote(_Mean):
         if in_shape is not None and (len(in_shape) != 1 or in_shape[0] % self.n_classes):
             raise ValueError(f"takes a multiple of {self.n_classes} neurons per sample, got {list(in_shape)}")
         return (self.n_classes,)
+
+    def config(self) -> dict[str, Any]:
+        return {"n_classes": self.n_classes}
 
     def _describe(self) -> str:
         return f"{self.n_classes} classes: mean over members and time"

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import neurons, resets, surrogates
-from ..kernels import Base, Dynamics, ScanCache, Wanted, kernel_of
+from ..kernels import Base
 from ..kernels.contract import Array
-from .base import Layer, as_input, as_upstream
+from .base import Config, Grads, Names, as_upstream
+from .stateful import DEFAULT_DECAY, Stateful, find, formula
+from .thresholds import CONSTRAINTS, Constraint, Normal
 
 __all__ = ["LIF", "Spiking", "SpikingCache"]
-
-#: Leak of a parameter called ``decay...`` that was not given: the STL-SNN authors' value.
-DEFAULT_DECAY = 0.5
 
 
 class SpikingCache(NamedTuple):
@@ -30,11 +28,11 @@ class SpikingCache(NamedTuple):
     spikes: Array
     u: Array
     state: dict[str, Array]
-    scan: ScanCache
+    scan: Any
     state_given: bool
 
 
-class Spiking(Layer):
+class Spiking(Stateful):
     """A layer of spiking neurons: any neuron, any reset, any surrogate.
 
     Parameters
@@ -42,9 +40,12 @@ class Spiking(Layer):
     shape : shape of one sample at one step, e.g. ``128`` or ``(8, 14, 14)``.
     neuron, reset, surrogate : the dynamics, e.g. ``ms.neurons.lif``, ``ms.resets.soft``, ``ms.surrogates.atan(2.0)``.
     threshold : a number gives every neuron a threshold of its own, which starts there; an array keeps its own shape,
-        which must broadcast to `shape` (``np.array(1.0)`` is one shared threshold, ``(C, 1, 1)`` one per channel).
+        which must broadcast to `shape` (``np.array(1.0)`` is one shared threshold, ``(C, 1, 1)`` one per channel); or
+        ``ms.thresholds.Normal(mean, std, rng=rng)``.
     decay : leak per step in [0, 1], the share of the membrane that is kept; number or array as for `threshold`.
         Default 0.5.
+    constraint : ``ms.thresholds.LowerBound(0.1)`` or ``ms.thresholds.Softplus()``; none by default.  Then ``params`` hold
+        the raw value that learns, and ``layer.threshold`` is the effective one.
     dtype : "float32" or "float64".   backend : "numba", "numpy", or ``None`` for this machine's default.
     **params : the neuron's other parameters by their names, e.g. ``decay_syn=0.8``.
 
@@ -65,46 +66,28 @@ class Spiking(Layer):
         surrogate: surrogates.Surrogate | None = None,
         threshold: Any = 1.0,
         decay: Any = None,
+        constraint: Constraint | None = None,
         dtype: Any = "float32",
         backend: str | None = None,
         **params: Any,
     ) -> None:
         super().__init__(dtype, backend)
-        surrogate = surrogates.atan(2.0) if surrogate is None else surrogate
-        for name, value, kind in (
-            ("neuron", neuron, neurons.Neuron),
-            ("reset", reset, resets.Reset),
-            ("surrogate", surrogate, surrogates.Surrogate),
-        ):
-            if not isinstance(value, kind):
-                raise TypeError(f"Spiking: {name} must be a ms.{kind.__name__}, e.g. {_EXAMPLE[name]}, got {value!r}")
-        self.shape = _shape(shape)
-        self.dynamics = Dynamics(neuron, reset, surrogate)
-        self.fire = "step"
-        self._add("threshold", threshold, "threshold")
-        if decay is not None:
-            params["decay"] = decay
-        for name in neuron.params:
-            if name not in params and not name.startswith("decay"):
-                raise TypeError(f"Spiking: the neuron's parameter {name!r} is missing: Spiking(..., {name}=...)")
-            self._add(name, params.pop(name, DEFAULT_DECAY), "neuron")
-        if params:
-            raise ValueError(f"Spiking: the neuron has no parameter {sorted(params)}; its parameters are {neuron.params}")
+        self._set_up(shape, neuron, reset, surrogates.atan(2.0) if surrogate is None else surrogate)
+        if constraint is not None and type(constraint) not in CONSTRAINTS.values():
+            raise TypeError(f"{type(self).__name__}: constraint must be one of {list(CONSTRAINTS)}, got {constraint!r}")
+        self.fire, self.constraint = "step", constraint
+        if isinstance(threshold, Normal):
+            threshold = threshold.draw(self.shape)
+        effective = self._spread("threshold", threshold)
+        self.params["threshold"] = effective if constraint is None else constraint.raw(effective)
+        self.roles["threshold"] = "threshold"
+        self._add_neuron_params(params if decay is None else {**params, "decay": decay})
 
-    def _add(self, name: str, value: Any, role: str) -> None:
-        is_number = isinstance(value, int | float | np.generic) and not isinstance(value, bool)
-        array = np.full(self.shape, value, self.dtype) if is_number else np.array(value, self.dtype)
-        try:
-            np.broadcast_to(array, self.shape)
-        except ValueError:
-            raise ValueError(
-                f"Spiking: {name} has shape {list(array.shape)}, which does not broadcast to the layer's {list(self.shape)}"
-            ) from None
-        if not np.isfinite(array).all():
-            raise ValueError(f"Spiking: {name} must be finite, got {value!r}")
-        if problem := out_of_bounds(name, array):
-            raise ValueError(f"Spiking: {problem}")
-        self.params[name], self.roles[name] = array, role
+    @property
+    def threshold(self) -> Array:
+        """The threshold that the neurons see; the parameter itself unless there is a constraint."""
+        raw = self.params["threshold"]
+        return raw if self.constraint is None else self.constraint.effective(raw)
 
     def forward(
         self, x: Array, *, state: Mapping[str, Array] | None = None, train: bool = False, rng: Any = None
@@ -122,42 +105,30 @@ class Spiking(Layer):
         spikes : ``[T, B, *shape]``, uint8 0 or 1 (of the layer's dtype in a smooth twin).
         cache : :class:`SpikingCache`.
         """
-        return self._run(x, state, self.fire, None)
+        return self._forward(x, state, self.fire, None)
 
-    def twin(
+    def twin(  # type: ignore[override]
         self, x: Array, base: SpikingCache, fire: str, *, state: Mapping[str, Array] | None = None
     ) -> tuple[Array, SpikingCache]:
-        return self._run(x, state, fire, Base(base.scan.u[0], base.scan.spikes, base.scan.theta))
+        return self._forward(x, state, fire, Base(base.scan.u[0], base.scan.spikes, base.scan.theta))
 
     def sides(self, cache: SpikingCache) -> Array:
-        return cache.scan.u[0] >= cache.scan.theta
+        above = cache.scan.u[0] - cache.scan.theta
+        surrogate = self.dynamics.surrogate
+        kinks = surrogate.kinks if self.fire == "smooth" else ()
+        return np.stack([above >= kink / surrogate.k for kink in (0.0, *kinks)])
 
-    def _run(self, x: Array, state: Mapping[str, Array] | None, fire: str, base: Base | None) -> tuple[Array, SpikingCache]:
-        x = as_input(x, self, self.shape).astype(self.dtype, copy=False)
-        lanes = (*x.shape[:2], math.prod(self.shape))
-        names = self.dynamics.neuron.state
-        if state is None:
-            state0 = np.zeros((len(names), *lanes[1:]), self.dtype)
-        else:
-            state0 = np.stack(self._state_arrays(state, x.shape[1], "state")).reshape(-1, *lanes[1:])
-        theta, *rest = (self._lanes(p) for p in self.params.values())
-        params = np.stack(rest) if rest else np.empty((0, lanes[2]), self.dtype)
-        spikes, state_last, scan = kernel_of(self.dynamics, self.backend).scan(
-            x.reshape(lanes), state0, theta, params, self.dynamics.surrogate.k, fire, base
-        )
-        after = {n: s.reshape(-1, *self.shape) for n, s in zip(names, state_last, strict=True)}
-        cache = SpikingCache(spikes.reshape(x.shape), scan.u[0].reshape(x.shape), after, scan, state is not None)
+    def _forward(
+        self, x: Array, state: Mapping[str, Array] | None, fire: str, base: Base | None, consume: bool = False
+    ) -> tuple[Array, SpikingCache]:
+        spikes, after, scan = self._run(x, state, self._lanes(self.threshold), fire, base, consume)
+        shape = (*spikes.shape[:2], *self.shape)
+        cache = SpikingCache(spikes.reshape(shape), scan.u[0].reshape(shape), after, scan, state is not None)
         return cache.spikes, cache
 
     def backward(
-        self,
-        d_y: Array,
-        cache: SpikingCache,
-        *,
-        d_state: Mapping[str, Array] | None = None,
-        wrt: Iterable[str] | None = None,
-        input_grad: bool = True,
-    ) -> tuple[Array | None, dict[str, Any]]:
+        self, d_y: Array, cache: SpikingCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
+    ) -> tuple[Array | None, Grads]:
         """Backpropagation through time, the spikes' jump replaced by the surrogate's slope.
 
         Parameters
@@ -174,58 +145,68 @@ class Spiking(Layer):
         grads : ``"threshold"`` and the neuron's parameters, each in its parameter's shape; and
             ``"state": {"v": [B, *shape], ...}`` if the forward was given a state.
         """
-        names, wanted = self.dynamics.neuron.state, self._wanted(wrt)
-        lanes = cache.scan.x.shape
-        d_spikes = as_upstream(d_y, cache.spikes.shape, self).reshape(lanes)
-        if d_state is None:
-            d_last = np.zeros((len(names), *lanes[1:]), self.dtype)
-        else:
-            d_last = np.stack(self._state_arrays(d_state, lanes[1], "d_state")).reshape(-1, *lanes[1:])
-        d_x, d_state0, d_theta, d_params = kernel_of(self.dynamics, self.backend).scan_adjoint(
-            d_spikes, d_last, cache.scan, Wanted(input_grad, "threshold" in wanted, bool(wanted - {"threshold"}))
-        )
-        sums = [d_theta, *(d_params if d_params is not None else [None] * len(self.dynamics.neuron.params))]
-        grads: dict[str, Any] = {
-            n: self._of_shape(total, self.params[n]) for n, total in zip(self.params, sums, strict=True) if n in wanted
-        }
+        return self._backward(d_y, cache, d_state, wrt, input_grad)
+
+    def _backward(
+        self, d_y: Array, cache: SpikingCache, d_state: Any, wrt: Any, input_grad: bool, consume: bool = False
+    ) -> tuple[Array | None, Grads]:
+        d_spikes = as_upstream(d_y, cache.spikes.shape, self)
+        grads: Grads
+        d_x, d_state0, grads = self._back(d_spikes, d_state, cache.scan, self._wanted(wrt), input_grad, consume)
+        if self.constraint is not None and "threshold" in grads:
+            grads["threshold"] = self.constraint.adjoint(grads["threshold"], self.params["threshold"])
         if cache.state_given:
-            grads["state"] = {n: d.reshape(-1, *self.shape) for n, d in zip(names, d_state0, strict=True)}
+            grads["state"] = d_state0
         return None if d_x is None else d_x.reshape(cache.spikes.shape), grads
 
-    def _lanes(self, param: Array) -> Array:
-        """A parameter of any shape that broadcasts, laid out as one value per neuron ``[N]``."""
-        return np.broadcast_to(param, self.shape).flatten()
-
-    def _of_shape(self, sums: Array, param: Array) -> Array:
-        """The adjoint of `_lanes`: partial sums ``[P, N]`` added up to the shape of the parameter."""
-        d = sums.sum(axis=0).reshape(self.shape)
-        full = (1,) * (d.ndim - param.ndim) + param.shape
-        axes = tuple(i for i, (n, m) in enumerate(zip(full, d.shape, strict=True)) if n == 1 and m > 1)
-        return d.sum(axis=axes, keepdims=True).reshape(param.shape) if axes else d.reshape(param.shape)
-
-    def _state_arrays(self, state: Mapping[str, Array], batch: int, what: str) -> list[Array]:
-        names = self.dynamics.neuron.state
-        if not isinstance(state, Mapping) or set(state) != set(names):
-            got = sorted(state) if isinstance(state, Mapping) else type(state).__name__
-            raise ValueError(f"Spiking: {what} must be a dict with the keys {list(names)}, got {got}")
-        return [as_upstream(state[n], (batch, *self.shape), self, f"{what}[{n!r}]") for n in names]
+    def vjp(  # type: ignore[override]
+        self,
+        x: Array,
+        d_y: Array,
+        *,
+        consume: Iterable[str] = (),
+        state: Mapping[str, Array] | None = None,
+        d_state: Mapping[str, Array] | None = None,
+        wrt: Names = None,
+        input_grad: bool = True,
+    ) -> tuple[Array | None, Grads]:
+        """As in the base; consuming ``"x"`` writes the membrane over it, ``"d_y"`` the gradient of the input."""
+        spent = self._spent(consume)
+        _, cache = self._forward(x, state, self.fire, None, "x" in spent)
+        return self._backward(d_y, cache, d_state, wrt, input_grad, "d_y" in spent)
 
     def smoothed(self) -> Spiking:
         """The smooth twin: spikes are the surrogate's curve.  It shares its parameter arrays with this layer."""
         return self._changed(fire="smooth")  # type: ignore[return-value]
 
-    def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...]:
-        if in_shape not in (None, self.shape):
-            raise ValueError(f"has {list(self.shape)} neurons, got {list(in_shape or ())} per sample and step")
-        return self.shape
+    def config(self) -> dict[str, Any]:
+        bound = self.constraint
+        return super().config() | {"constraint": None if bound is None else [type(bound).__name__, vars(bound)]}
+
+    @classmethod
+    def rebuild(cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config) -> Spiking:
+        neuron = find(config["neuron"], neurons.NEURONS, custom)
+        reset = find(config["reset"], resets.RESETS, custom)
+        made = {n: make(config["k"]) for n, make in surrogates.SURROGATES.items()}
+        surrogate = replace(find(config["surrogate"], made, custom), k=config["k"])
+        bound = config["constraint"]
+        (shape, *more), arrays = config["shape"], dict(params)
+        layer = cls(  # small stand-ins for the arrays, which need not keep a constructor's bounds after training
+            shape if "recurrent" in params else (shape, *more), neuron=neuron, reset=reset, surrogate=surrogate, dtype=dtype,
+            constraint=None if bound is None else CONSTRAINTS[bound[0]](**bound[1]),
+            threshold=np.array(1e9), **dict.fromkeys(neuron.params, np.array(0.5)),  # type: ignore[arg-type]
+            **({"recurrent": arrays["recurrent"]} if "recurrent" in arrays else {}),
+        )  # fmt: skip
+        return layer._load(arrays)  # type: ignore[return-value]
 
     def _describe(self) -> str:
         neuron, reset, surrogate = self.dynamics
         spike = "u >= threshold" if self.fire == "step" else f"{surrogate.smooth.__name__}(u - threshold) (smooth twin)"
         return (
-            f"{', '.join(map(str, self.shape))}: u = {_formula(neuron.charge)}; spike = {spike}; "
-            f"v = {_formula(reset.reset)}" + (f" ({', '.join(reset.stop)} detached)" if reset.stop else "")
+            f"{', '.join(map(str, self.shape))}: u = {formula(neuron.charge)}; spike = {spike}; "
+            f"v = {formula(reset.reset)}" + (f" ({', '.join(reset.stop)} detached)" if reset.stop else "")
             + f"; {surrogate.slope.__name__}, k={surrogate.k:g}; {self.backend}"
+            + (f"; threshold: {self.constraint}" if self.constraint else "")
         )  # fmt: skip
 
 
@@ -235,33 +216,3 @@ def LIF(shape: int | tuple[int, ...], *, decay: Any = DEFAULT_DECAY, threshold: 
     Hard reset in the graph (not detached), atan surrogate with k = 2, zero initial state, spike at ``>=``.
     """
     return Spiking(shape, neuron=neurons.lif, decay=decay, threshold=threshold, **options)
-
-
-def out_of_bounds(name: str, values: Array) -> str | None:
-    """What is wrong with a threshold or a decay; ``None`` if nothing is."""
-    if name == "threshold" and not (values > 0).all():
-        return f"threshold must be > 0, got {values.min():g}: a neuron with threshold <= 0 fires without input"
-    if name.startswith("decay") and not ((values >= 0) & (values <= 1)).all():
-        worst = values.min() if values.min() < 0 else values.max()
-        return f"{name} must lie in [0, 1], got {worst:g}: it is the share of the state kept per step, not a time constant"
-    return None
-
-
-_EXAMPLE = {"neuron": "ms.neurons.lif", "reset": "ms.resets.hard", "surrogate": "ms.surrogates.atan(2.0)"}
-
-
-def _shape(shape: Any) -> tuple[int, ...]:
-    sizes = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
-    if not sizes or not all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in sizes):
-        raise ValueError(f"Spiking: shape must be a positive whole number or a tuple of them, got {shape!r}")
-    return tuple(int(n) for n in sizes)
-
-
-def _formula(function: Any) -> str:
-    """What a one-line function returns, in its own words; its name where there is no source to read."""
-    try:
-        lines = [line.split("#")[0].strip() for line in inspect.getsource(function).splitlines()]
-    except (OSError, TypeError):
-        return f"{function.__name__}(...)"
-    returned = [line.removeprefix("return ") for line in lines if line.startswith("return ")]
-    return returned[0] if returned else f"{function.__name__}(...)"

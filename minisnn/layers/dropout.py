@@ -1,0 +1,86 @@
+"""Dropout: in training each value is dropped with probability p, and what is kept is scaled up."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..kernels.contract import Array
+from .base import Grads, Layer, Names, as_input, as_upstream
+
+__all__ = ["Dropout", "DropoutCache"]
+
+
+class DropoutCache(NamedTuple):
+    """Kept: the shape of the input and the ``mask`` it was multiplied by, ``None`` where nothing was dropped."""
+
+    shape: tuple[int, ...]
+    mask: Array | None
+
+
+class Dropout(Layer):
+    """``y[t] = x[t] * mask[t]``; the mask is 0 with probability p and 1 / (1 - p) otherwise.  Out of training, ``y = x``.
+
+    Parameters
+    ----------
+    p : probability of being dropped, in [0, 1).
+    per_step : a fresh mask at every step (the STL-SNN authors' choice), or one for all steps of a sample.
+    """
+
+    takes_mask = True
+
+    def __init__(self, p: float = 0.5, *, per_step: bool = True, dtype: Any = "float32") -> None:
+        super().__init__(dtype)
+        if isinstance(p, bool) or not isinstance(p, int | float | np.number) or not 0 <= p < 1:
+            raise ValueError(f"Dropout: p is the probability of being dropped, a number in [0, 1), got {p!r}")
+        self.p, self.per_step = float(p), bool(per_step)
+
+    def forward(
+        self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None, mask: Array | None = None
+    ) -> tuple[Array, DropoutCache]:
+        """``[T, B, ...] -> [T, B, ...]``.
+
+        Parameters
+        ----------
+        x : input, of the layer's dtype or spikes.
+        train : whether to drop.   rng : generator for the mask, needed then.
+        mask : multiplied as given, the factor 1 / (1 - p) included; ``[T, B, ...]`` or ``[1, B, ...]``.
+        """
+        x = as_input(x, self)
+        if mask is None and train and self.p:
+            mask = self._draw(x.shape, rng)
+        if mask is None:
+            return x, DropoutCache(x.shape, None)
+        mask = np.asarray(mask, self.dtype)
+        if mask.ndim != x.ndim or mask.shape[1:] != x.shape[1:] or len(mask) not in (1, len(x)):
+            raise ValueError(f"Dropout: mask has shape {list(mask.shape)}, expected {list(x.shape)} or 1 for the first axis")
+        return x * mask, DropoutCache(x.shape, mask)
+
+    def _draw(self, shape: tuple[int, ...], rng: Any) -> Array:
+        if not isinstance(rng, np.random.Generator):
+            raise TypeError(f"Dropout: training draws a mask and needs forward(..., train=True, rng=generator), got {rng!r}")
+        sizes = shape if self.per_step else (1, *shape[1:])
+        kept = rng.random(sizes, dtype=np.float32) >= np.float32(self.p)
+        return kept * self.dtype.type(1 / (1 - self.p))
+
+    def backward(
+        self, d_y: Array, cache: DropoutCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
+    ) -> tuple[Array | None, Grads]:
+        """``d_x = d_y * mask``: the same mask."""
+        self._wanted(wrt)
+        d_y = as_upstream(d_y, cache.shape, self)
+        d_x = d_y if cache.mask is None else d_y * cache.mask
+        return d_x if input_grad else None, {}
+
+    def twin(  # type: ignore[override]
+        self, x: Array, base: DropoutCache, fire: str, *, state: Any = None
+    ) -> tuple[Array, DropoutCache]:
+        """The base run's mask is held: a twin with another one would be another network."""
+        return self.forward(x, mask=base.mask)
+
+    def config(self) -> dict[str, Any]:
+        return {"p": self.p, "per_step": self.per_step}
+
+    def _describe(self) -> str:
+        return f"p={self.p:g}, {'a mask each step' if self.per_step else 'one mask for all steps'}; in training only"

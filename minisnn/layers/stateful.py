@@ -1,0 +1,219 @@
+"""Layers of neurons: what they share, whether they spike or not.  Parameters, states in and out, the time loop."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+
+from .. import neurons, resets, surrogates
+from ..kernels import Base, Dynamics, ScanCache, Wanted, kernel_of
+from ..kernels.contract import Array
+from .base import Layer, as_input, as_upstream
+
+__all__ = ["DEFAULT_DECAY", "Stateful", "find", "formula", "out_of_bounds"]
+
+#: Leak of a parameter called ``decay...`` that was not given: the STL-SNN authors' value.
+DEFAULT_DECAY = 0.5
+
+
+class Stateful(Layer):
+    """Base of layers of neurons with a state.
+
+    A neuron of the layer is a *lane* of the time loop: whatever the layer's shape, the kernels see ``[T, B, N]``.
+    """
+
+    has_state = True
+    shape: tuple[int, ...]
+    dynamics: Dynamics
+
+    def _set_up(self, shape: Any, neuron: Any, reset: Any, surrogate: Any) -> None:
+        name = type(self).__name__
+        for what, value, kind in (
+            ("neuron", neuron, neurons.Neuron),
+            ("reset", reset, resets.Reset),
+            ("surrogate", surrogate, surrogates.Surrogate),
+        ):
+            if not isinstance(value, kind):
+                raise TypeError(f"{name}: {what} must be a ms.{kind.__name__}, e.g. {_EXAMPLE[what]}, got {value!r}")
+        self.shape, self.dynamics = _shape(name, shape), Dynamics(neuron, reset, surrogate)
+
+    def _add_neuron_params(self, given: dict[str, Any]) -> None:
+        """The neuron's parameters, each from its keyword; a leak may be left out."""
+        name, params = type(self).__name__, self.dynamics.neuron.params
+        if unknown := sorted(set(given) - set(params)):
+            raise ValueError(f"{name}: the neuron has no parameter {unknown}; its parameters are {params}")
+        for param in params:
+            if param not in given and not param.startswith("decay"):
+                raise TypeError(f"{name}: the neuron's parameter {param!r} is missing: {name}(..., {param}=...)")
+            self._add(param, given.get(param, DEFAULT_DECAY), "neuron")
+
+    def _add(self, name: str, value: Any, role: str) -> None:
+        self.params[name], self.roles[name] = self._spread(name, value), role
+
+    def _spread(self, name: str, value: Any) -> Array:
+        """A parameter's array: a number is one value for every neuron, an array keeps its shape."""
+        layer = type(self).__name__
+        is_number = isinstance(value, int | float | np.generic) and not isinstance(value, bool)
+        array = np.full(self.shape, value, self.dtype) if is_number else np.array(value, self.dtype)
+        self._check_fits(name, array)
+        if not np.isfinite(array).all():
+            raise ValueError(f"{layer}: {name} must be finite, got {value!r}")
+        if problem := out_of_bounds(name, array):
+            raise ValueError(f"{layer}: {problem}")
+        return array
+
+    def _check_fits(self, name: str, array: Array) -> None:
+        full = (1,) * (len(self.shape) - array.ndim) + array.shape
+        if len(full) != len(self.shape) or any(n not in (1, m) for n, m in zip(full, self.shape, strict=True)):
+            raise ValueError(
+                f"{type(self).__name__}: {name} has shape {list(array.shape)}, "
+                f"which does not broadcast to the layer's {list(self.shape)}"
+            )
+
+    # -- the run over time, and back
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of what is carried from step to step."""
+        return self.dynamics.neuron.state
+
+    def _run(
+        self, x: Array, state: Any, theta: Array, fire: str, base: Base | None, consume: bool = False
+    ) -> tuple[Array, dict[str, Array], ScanCache]:
+        """``(spikes [T, B, N], state after the last step, cache of the loop)``."""
+        x = as_input(x, self, self.shape).astype(self.dtype, copy=False)
+        lanes = (*x.shape[:2], math.prod(self.shape))
+        if state is None:
+            state0 = np.zeros((len(self.state_names), *lanes[1:]), self.dtype)
+        else:
+            state0 = np.stack(self._state_arrays(state, x.shape[1], "state")).reshape(-1, *lanes[1:])
+        rest = [self._lanes(self.params[n]) for n in self.dynamics.neuron.params]
+        params = np.stack(rest) if rest else np.empty((0, lanes[2]), self.dtype)
+        spikes, state_last, scan = self._scan(x.reshape(lanes), state0, theta, params, fire, base, consume)
+        after = {n: s.reshape(-1, *self.shape) for n, s in zip(self.state_names, state_last, strict=True)}
+        return spikes, after, scan
+
+    def _back(
+        self, d_spikes: Array, d_state: Any, scan: Any, wanted: set[str], input_grad: bool, consume: bool = False
+    ) -> tuple[Array | None, dict[str, Array], dict[str, Array]]:
+        """``(d_x [T, B, N], gradient of the initial state, gradients of the parameters)``."""
+        lanes = scan.x.shape
+        if d_state is None:
+            d_last = np.zeros((len(self.state_names), *lanes[1:]), self.dtype)
+        else:
+            d_last = np.stack(self._state_arrays(d_state, lanes[1], "d_state")).reshape(-1, *lanes[1:])
+        d_x, d_state0, grads = self._scan_adjoint(d_spikes.reshape(lanes), d_last, scan, wanted, input_grad, consume)
+        before = {n: d.reshape(-1, *self.shape) for n, d in zip(self.state_names, d_state0, strict=True)}
+        return d_x, before, {n: grads[n] for n in self.params if n in grads}
+
+    def _scan(
+        self, x: Array, state0: Array, theta: Array, params: Array, fire: str, base: Base | None, consume: bool = False
+    ) -> tuple[Array, Array, Any]:
+        kernel = kernel_of(self.dynamics, self.backend)
+        return kernel.scan(x, state0, theta, params, self.dynamics.surrogate.k, fire, base, consume)
+
+    def _scan_adjoint(
+        self, d_spikes: Array, d_last: Array, scan: Any, wanted: set[str], input_grad: bool, consume: bool = False
+    ) -> tuple[Array | None, Array, dict[str, Array]]:
+        names = self.dynamics.neuron.params
+        asked = Wanted(input_grad, "threshold" in wanted, not wanted.isdisjoint(names))
+        kernel = kernel_of(self.dynamics, self.backend)
+        d_x, d_state0, d_theta, d_params = kernel.scan_adjoint(d_spikes, d_last, scan, asked, consume)
+        sums: dict[str, Array] = {} if d_theta is None else {"threshold": d_theta}
+        if d_params is not None:
+            sums |= zip(names, d_params, strict=True)
+        return d_x, d_state0, {n: self._of_shape(sums[n], self.params[n]) for n in sums if n in wanted}
+
+    def _lanes(self, param: Array) -> Array:
+        """A parameter of any shape that broadcasts, laid out as one value per neuron ``[N]``."""
+        return np.broadcast_to(param, self.shape).flatten()
+
+    def _of_shape(self, sums: Array, param: Array) -> Array:
+        """The adjoint of `_lanes`: partial sums ``[P, N]`` added up to the shape of the parameter."""
+        d = sums.sum(axis=0).reshape(self.shape)
+        full = (1,) * (d.ndim - param.ndim) + param.shape
+        axes = tuple(i for i, (n, m) in enumerate(zip(full, d.shape, strict=True)) if n == 1 and m > 1)
+        return d.sum(axis=axes, keepdims=True).reshape(param.shape) if axes else d.reshape(param.shape)
+
+    def _state_arrays(self, state: Mapping[str, Array], batch: int, what: str) -> list[Array]:
+        names = self.state_names
+        if not isinstance(state, Mapping) or set(state) != set(names):
+            got = sorted(state) if isinstance(state, Mapping) else type(state).__name__
+            raise ValueError(f"{type(self).__name__}: {what} must be a dict with the keys {list(names)}, got {got}")
+        return [as_upstream(state[n], (batch, *self.shape), self, f"{what}[{n!r}]") for n in names]
+
+    def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...]:
+        if in_shape not in (None, self.shape):
+            raise ValueError(f"has {list(self.shape)} neurons, got {list(in_shape or ())} per sample and step")
+        return self.shape
+
+    def config(self) -> dict[str, Any]:
+        neuron, reset, surrogate = self.dynamics
+        return {
+            "shape": list(self.shape),
+            "neuron": _registered(neuron, neurons.NEURONS, neuron.charge),
+            "reset": _registered(reset, resets.RESETS, reset.reset),
+            "surrogate": _registered(
+                surrogate, {n: make(surrogate.k) for n, make in surrogates.SURROGATES.items()}, surrogate.smooth
+            ),
+            "k": surrogate.k,
+        }
+
+    def _check_saved(self, name: str, array: Array) -> None:
+        self._check_fits(name, array)
+
+    def out_of_bounds(self) -> Iterable[tuple[str, str]]:
+        """``(parameter, what is wrong)`` for every parameter that has left the range where it makes sense."""
+        for name in self.params:
+            if problem := out_of_bounds(name, getattr(self, name)):
+                yield name, problem
+
+
+def out_of_bounds(name: str, values: Array) -> str | None:
+    """What is wrong with a threshold or a decay; ``None`` if nothing is."""
+    if name == "threshold" and not (values > 0).all():
+        return f"threshold must be > 0, got {values.min():g}: a neuron with threshold <= 0 fires without input"
+    if name.startswith("decay") and not ((values >= 0) & (values <= 1)).all():
+        worst = values.min() if values.min() < 0 else values.max()
+        return f"{name} must lie in [0, 1], got {worst:g}: it is the share of the state kept per step, not a time constant"
+    return None
+
+
+def _registered(value: Any, registry: Mapping[str, Any], function: Any) -> str:
+    """The name that a file keeps: that in the registry, or for a user's own ``"custom:"`` and its function's name."""
+    found = [name for name, one in registry.items() if one == value]
+    return found[0] if found else f"custom:{function.__name__}"
+
+
+def find(name: str, registry: Mapping[str, Any], custom: Mapping[str, Any]) -> Any:
+    """The adjoint of `_registered`, so to speak: the ingredient that a file names."""
+    if name in registry:
+        return registry[name]
+    own = name.removeprefix("custom:")
+    if own in custom:
+        return custom[own]
+    raise ValueError(f"it uses {own!r}, which is not part of minisnn; hand it over: ms.load(path, custom={{{own!r}: ...}})")
+
+
+_EXAMPLE = {"neuron": "ms.neurons.lif", "reset": "ms.resets.hard", "surrogate": "ms.surrogates.atan(2.0)"}
+
+
+def _shape(layer: str, shape: Any) -> tuple[int, ...]:
+    sizes = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
+    if not sizes or not all(isinstance(n, int | np.integer) and not isinstance(n, bool) and n > 0 for n in sizes):
+        raise ValueError(f"{layer}: shape must be a positive whole number or a tuple of them, got {shape!r}")
+    return tuple(int(n) for n in sizes)
+
+
+def formula(function: Any) -> str:
+    """What a one-line function returns, in its own words; its name where there is no source to read."""
+    try:
+        lines = [line.split("#")[0].strip() for line in inspect.getsource(function).splitlines()]
+    except (OSError, TypeError):
+        return f"{function.__name__}(...)"
+    returned = [line.removeprefix("return ") for line in lines if line.startswith("return ")]
+    return returned[0] if returned else f"{function.__name__}(...)"
