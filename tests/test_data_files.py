@@ -5,6 +5,7 @@ import hashlib
 import os
 import re
 import struct
+import textwrap
 import time
 import tracemalloc
 import zlib
@@ -213,6 +214,12 @@ def test_the_folder_goes_before_the_environment_and_the_set_s_own_folder_before_
     assert ms.data.mnist(folder="~/b")[1][0] == 2
 
 
+def test_a_compressed_file_goes_first_it_has_a_check_sum(tmp_path):
+    for label, pack in ((0, False), (1, True)):
+        write_set(tmp_path, small_set()[0], np.full(24, label, np.uint8), pack=pack)
+    assert ms.data.mnist(folder=tmp_path)[1][0] == 1
+
+
 def test_a_file_goes_before_a_folder_of_its_name(tmp_path):
     write_set(tmp_path, *small_set(), form="{}-{}.idx{}-ubyte")
     (tmp_path / IMAGES).mkdir()
@@ -296,6 +303,14 @@ def test_every_set_of_the_registry_says_what_it_is(tmp_path):
         assert x.shape[1:] == source.shape and y.max() < len(source.classes) == 10
         assert np.array_equal(source.load("train", folder=tmp_path)[0], x.reshape(len(x), -1))
         assert len(source.files) in (0, 4) and all(re.fullmatch("[0-9a-f]{64}", h) for h in source.files.values())
+
+
+def test_the_page_s_program_trains_on_one_s_own_arrays(capsys):
+    page = (Path(__file__).parent.parent / "docs/how_to/use_your_data.rst").read_text(encoding="utf-8")
+    blocks = re.findall(r"code-block:: python\n\n((?:   .*\n|\n)+)", page)
+    names = {}
+    exec(textwrap.dedent(blocks[1]), names)
+    assert names["history"].column("validation_accuracy")[-1] > 0.95 and "lif1" in capsys.readouterr().out
 
 
 # -- the published files
