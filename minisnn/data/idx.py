@@ -1,0 +1,111 @@
+"""The IDX format of the MNIST files: a magic number, the sizes, then unsigned bytes; plain or gzip."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import os
+import zlib
+from typing import BinaryIO
+
+import numpy as np
+
+__all__ = ["LIMIT", "DataError", "read_idx"]
+
+#: Bytes that are read at most, 1 GiB: a few kilobytes of gzip can promise, and even hold, more than any memory.
+LIMIT = 1 << 30
+CHUNK = 1 << 20
+
+KINDS = {1: "labels", 3: "images"}
+#: What is often found in place of the data, by its first bytes.
+STRANGERS = {
+    b"<": "a web page (HTML): a download that went wrong",
+    b"PK": "a zip archive: unpack it first",
+    b"\x1f\x8b": "gzip within gzip: unpack it once",
+    b"vers": "text, perhaps a Git LFS pointer: the data themselves were not fetched",
+}
+
+
+class DataError(ValueError):
+    """A data set that is not what was expected: the message names the file, what was expected and what was found."""
+
+
+def read_idx(path: str | os.PathLike[str], axes: int | None = None) -> np.ndarray:
+    """Read an IDX file of unsigned bytes.
+
+    Whether it is compressed is seen from its first bytes, whatever its name.  Memory grows with what the file holds,
+    never with what its header promises.
+
+    Parameters
+    ----------
+    path : the file, plain or gzip.
+    axes : number of axes it must have: 3 for images ``[n, height, width]``, 1 for labels ``[n]``, ``None`` for any.
+
+    Returns
+    -------
+    values : uint8, of the shape in the header.
+
+    Raises
+    ------
+    FileNotFoundError : there is no such file.
+    DataError : it is not an IDX file, is damaged, cut off or too long, or larger than ``LIMIT``.
+
+    Notes
+    -----
+    Two zero bytes, a type (8: unsigned byte), the number of axes; each size as a big-endian uint32; the values, last
+    axis fastest.  Source: Y. LeCun, C. Cortes, C. Burges, "The MNIST database", section on file formats.
+    """
+    if os.path.exists(path) and not os.path.isfile(path):  # a folder, or a pipe that would never end
+        raise DataError(f"{path}: expected a file, found {'a folder' if os.path.isdir(path) else 'something else'}")
+    try:
+        with open(path, "rb") as file:
+            packed = file.peek(2)[:2] == b"\x1f\x8b"
+            stream: BinaryIO = gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[assignment]
+            return _values(stream, _sizes(stream, axes))
+    except FileNotFoundError:
+        raise
+    except DataError as problem:
+        raise DataError(f"{path}: {problem}") from None
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}: expected whole gzip data, found them damaged or cut off ({error})") from error
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except MemoryError:
+        raise DataError(f"{path}: holds more than fits into memory") from None
+
+
+def _sizes(stream: BinaryIO, axes: int | None) -> list[int]:
+    start = stream.read(4)
+    if not start:
+        raise DataError("expected an IDX file, found an empty one")
+    for mark, what in STRANGERS.items():
+        if start.lstrip().startswith(mark):
+            raise DataError(f"expected an IDX file, found {what}")
+    # NumPy 1 stops at 32 axes.
+    is_idx = len(start) == 4 and start[:3] == b"\0\0\x08" and 1 <= start[3] <= 32
+    if not is_idx or axes not in (None, start[3]):
+        expected = "the magic number of unsigned bytes, 2049 and up" if axes is None else _kind(axes)
+        found = _kind(start[3]) if is_idx else f"the bytes {start.hex(' ')}"
+        raise DataError(f"expected {expected}, found {found}")
+    header = stream.read(4 * start[3])
+    if len(header) < 4 * start[3]:
+        raise DataError(f"expected {start[3]} sizes in the header, found the end of the file: it is cut off")
+    return [int(n) for n in np.frombuffer(header, ">u4")]
+
+
+def _kind(axes: int) -> str:
+    return f"{KINDS.get(axes, f'{axes} axes')} (magic number {0x800 + axes})"
+
+
+def _values(stream: BinaryIO, sizes: list[int]) -> np.ndarray:
+    count = math.prod(sizes)
+    shape = " x ".join(f"{n:,}" for n in sizes)
+    if math.prod(max(n, 1) for n in sizes) > LIMIT:  # 0 x 4 billion is no shape either
+        raise DataError(f"expected at most {LIMIT:,} bytes, the header promises {shape}: it is damaged")
+    values = bytearray()
+    while len(values) <= count and (chunk := stream.read(min(CHUNK, count + 1 - len(values)))):
+        values += chunk
+    if len(values) != count:
+        found = f"only {len(values):,}: it is cut off" if len(values) < count else "more: the header or the end is wrong"
+        raise DataError(f"expected {shape} = {count:,} bytes after the header, found {found}")
+    return np.frombuffer(values, np.uint8).reshape(sizes)
