@@ -1,42 +1,34 @@
-"""The command line: ``minisnn train`` and ``minisnn info``."""
+"""The command line: ``minisnn train``, ``eval``, ``data`` and ``info``."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
-import time
 import warnings
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import Any, NoReturn
 
 import minisnn as ms
 
-from .kernels import BACKENDS, BackendUnavailable, backend_problem, default_backend
+from . import checkpoint as checkpoints
+from . import jobs
+from .kernels import BACKENDS, backend_problem, default_backend
 
 __all__ = ["main"]
-
-RULES = {"stl": ms.STL, "sl": ms.SL, "tl": ms.TL, "stdl": ms.STDL}
-COMPARED = ("sl", "tl", "stl")
-WHAT_LEARNS = {
-    "stl": "weights and thresholds", "sl": "weights", "tl": "thresholds", "stdl": "weights, thresholds and decays",
-}  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (0: done, 1: training stopped or an error, 2: wrong usage)."""
     options = _parser().parse_args(arguments)
+    options.parse = _parse
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"minisnn: warning: {message}", file=sys.stderr)
             return int(options.run(options))
-    except (ValueError, TypeError, OSError, ArithmeticError, BackendUnavailable) as error:
+    except (ValueError, TypeError, OSError, ArithmeticError, ImportError) as error:
         print(f"minisnn: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -44,32 +36,69 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="minisnn", description="Spiking neural networks without autograd.")
-    parser.add_argument("--version", action="version", version=f"minisnn {ms.__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+class _Parser(argparse.ArgumentParser):
+    """For words that come from a file: a wrong one is an error like any other, and does not end the process."""
 
-    train = commands.add_parser(
-        "train", help="train a network on handwritten digits", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    train.add_argument("--rule", choices=[*RULES, "compare"], default="stl", help="what learns; compare: sl, tl and stl")
-    train.add_argument("--hidden", type=_whole, nargs="+", default=[128], metavar="N", help="neurons of the hidden layers")
-    train.add_argument("--steps", type=_whole, default=8, help="time steps a sample")
-    train.add_argument("--epochs", type=_whole, default=30, help="passes through the training data")
-    train.add_argument("--batch", type=_whole, default=32, help="samples a batch")
-    train.add_argument("--lr", type=_positive, default=2e-3, help="learning rate of Adam")
-    train.add_argument("--threshold", type=_positive, default=1.0, help="threshold of every neuron at the start")
-    train.add_argument("--seed", type=_natural, default=0, help="the run is a function of it")
-    train.add_argument(
-        "--backend", choices=list(BACKENDS), default=None, help="time loops (default: the best that is there)"
-    )
-    train.add_argument("--threads", type=_whole, default=None, help="threads of the compiled loops (default: all CPUs)")
-    train.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write (default: runs/RULE-seedN)")
-    train.set_defaults(run=_train)
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(message)
+
+
+def _parse(words: Sequence[str]) -> argparse.Namespace:
+    return _parser(_Parser).parse_args(words)
+
+
+def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser = kind(prog="minisnn", description="Spiking neural networks without autograd.")
+    parser.add_argument("--version", action="version", version=f"minisnn {ms.__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=kind)
+    _add_train(commands)
+
+    evaluate = commands.add_parser("eval", help="accuracy of a saved network on its test set")
+    evaluate.add_argument("file", type=Path, metavar="FILE", help="model.npz, or a checkpoint: its last epoch")
+    evaluate.add_argument("--data", choices=list(ms.data.SETS), default=None, help="default: what it was trained on")
+    _add_data_dir(evaluate)
+    evaluate.add_argument("--steps", type=_whole, default=None, help="time steps a sample (default: as in training)")
+    evaluate.add_argument("--seed", type=_natural, default=None, help="of the encoding (default: as in training)")
+    evaluate.set_defaults(run=jobs.evaluate)
+
+    data = commands.add_parser("data", help="download a data set")
+    get = data.add_subparsers(required=True, metavar="COMMAND", parser_class=kind).add_parser("get", help="download it")
+    get.add_argument("name", choices=[n for n, one in ms.data.SETS.items() if one.files], metavar="NAME",
+                     help="mnist or fashion-mnist")  # fmt: skip
+    _add_data_dir(get)
+    get.set_defaults(run=_get)
 
     info = commands.add_parser("info", help="versions, backends, threads and the cache folder")
     info.set_defaults(run=_info)
     return parser
+
+
+def _add_train(commands: Any) -> None:
+    train = commands.add_parser("train", help="train a network on images of digits or clothes")
+    train.add_argument("--rule", choices=[*jobs.RULES, "compare"], default="stl",
+                       help="what learns (default: stl); compare: sl, tl and stl")  # fmt: skip
+    train.add_argument("--data", choices=list(jobs.DEFAULTS), default="digits", help="default: digits, which are bundled")
+    _add_data_dir(train)
+    train.add_argument("--hidden", type=_whole, nargs="+", default=[128], metavar="N",
+                       help="neurons of the hidden layers (default: 128)")  # fmt: skip
+    train.add_argument("--steps", type=_whole, default=8, help="time steps a sample (default: 8)")
+    chosen = {n: ", ".join(f"{v[n]:g} for {d}" for d, v in jobs.DEFAULTS.items()) for n in ("epochs", "batch", "lr")}
+    train.add_argument("--epochs", type=_whole, default=None, help=f"passes through the data (default: {chosen['epochs']})")
+    train.add_argument("--batch", type=_whole, default=None, help=f"samples a batch (default: {chosen['batch']})")
+    train.add_argument("--lr", type=_positive, default=None, help=f"learning rate of Adam (default: {chosen['lr']})")
+    train.add_argument("--threshold", type=_positive, default=1.0, help="thresholds at the start (default: 1)")
+    train.add_argument("--seed", type=_natural, default=0, help="the run is a function of it (default: 0)")
+    train.add_argument("--backend", choices=list(BACKENDS), default=None, help="time loops (default: the best there is)")
+    train.add_argument("--threads", type=_whole, default=None, help="of the compiled loops (default: all CPUs)")
+    train.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write (default: runs/RULE-seedN)")
+    train.add_argument("--resume", type=Path, default=None, metavar="FILE",
+                       help="go on with an interrupted run: its checkpoint.npz")  # fmt: skip
+    train.set_defaults(run=jobs.train)
+
+
+def _add_data_dir(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-dir", type=Path, default=None, metavar="DIR",
+                        help="folder of the data files (default: what MINISNN_DATA names)")  # fmt: skip
 
 
 def _whole(text: str) -> int:
@@ -94,122 +123,14 @@ def _positive(text: str) -> float:
     return value
 
 
-# -- train
-
-
-def _train(options: argparse.Namespace) -> int:
-    ms.set_threads(options.threads)
-    out = _out_folder(options.out, f"{options.rule}-seed{options.seed}")
-    names = COMPARED if options.rule == "compare" else (options.rule,)
-    histories, results = {}, {}
-    for name in names:
-        histories[name], results[name] = _train_rule(name, options, out, f"{name}_" if len(names) > 1 else "")
-    if len(names) > 1:
-        ms.plot.save(ms.plot.compare(histories), out / "compare.png")
-    record = {
-        "command": {k: v for k, v in vars(options).items() if k not in ("run", "out")},
-        "versions": _versions(),
-        "runs": {n: {"rule": n, **results[n], "history": json.loads(histories[n].to_json())} for n in names},
-    }
-    _write(out / "history.json", json.dumps(record, indent=1).encode())
-    print(f"\nwritten to {out}: {', '.join(sorted(p.name for p in out.iterdir() if not p.name.startswith('.')))}")
-    for name in names:
-        prefix = f"{name} " if len(names) > 1 else ""
-        print(f"{prefix}test accuracy: {100 * results[name]['test_accuracy']:.1f} %")
+def _get(options: argparse.Namespace) -> int:
+    folder = ms.data.get(options.name, options.data_dir)
+    print(f"{options.name}: {', '.join(sorted(p.name for p in folder.iterdir()))} in {folder}")
     return 0
 
 
-def _train_rule(name: str, options: argparse.Namespace, out: Path, prefix: str) -> tuple[ms.History, dict[str, Any]]:
-    net = _network(options)
-    encoder = ms.encode.Bernoulli(options.steps)
-    optimizer = ms.Adam(net, RULES[name], lr=options.lr)
-    before = {n: p.copy() for n, p in net.params("*.threshold").items()}
-    print(f"{name}: {WHAT_LEARNS[name]} learn")
-    print(net)
-    begun = time.perf_counter()
-    history = ms.fit(
-        net, optimizer, ms.data.digits("train"), validation=ms.data.digits("validation"), keep="best", encoder=encoder,
-        epochs=options.epochs, batch=options.batch, seed=options.seed,
-    )  # fmt: skip
-    print(_table(history))
-    print(f"epoch {history.best_epoch} kept (*: best validation accuracy), {time.perf_counter() - begun:.1f} s of training")
-    # The test set is opened once, here, after every choice has been made.
-    images, labels = ms.data.digits("test")
-    loss, share = ms.train.evaluate(net, (images, labels), encoder=encoder, seed=options.seed)
-    _, caches = net.forward(encoder(images[:1], np.random.default_rng(options.seed)))
-    figures = {
-        "learning_curves": ms.plot.learning_curves(history),
-        "firing_rates": ms.plot.firing_rates(history),
-        "thresholds": ms.plot.thresholds(before, net.params("*.threshold")),
-        "raster": ms.plot.raster(net["lif1"], caches["lif1"]),
-    }
-    for figure_name, figure in figures.items():
-        ms.plot.save(figure, out / f"{prefix}{figure_name}.png")
-    _write_model(out / f"{prefix}model.npz", net)
-    return history, {"test_loss": loss, "test_accuracy": share}
-
-
-def _network(options: argparse.Namespace) -> ms.Network:
-    rng = np.random.default_rng(options.seed)
-    layers: dict[str, ms.Layer] = {}
-    sizes = [64, *options.hidden, 100]
-    for i, (n_in, n_out) in enumerate(pairwise(sizes), start=1):
-        layers[f"fc{i}"] = ms.Linear(n_in, n_out, rng=rng)
-        layers[f"lif{i}"] = ms.LIF(n_out, threshold=options.threshold, backend=options.backend)
-    return ms.Network(**layers, vote=ms.PopulationVote(10))
-
-
-def _table(history: ms.History, most: int = 12) -> str:
-    """The history's table; of a long one every few epochs, the best and the last."""
-    head, lines = str(history).splitlines()[:2], str(history).splitlines()[2:]
-    every = -(-len(lines) // most)
-    kept = {len(lines) - 1, (history.best_epoch or 1) - 1, *range(0, len(lines), every)}
-    return "\n".join([*head, *(lines[i] for i in sorted(kept))])
-
-
-def _out_folder(asked: Path | None, name: str) -> Path:
-    """The folder to write to, made now: nobody should train first and then learn that it cannot be written."""
-    out = asked
-    if out is None:  # never over an earlier run that nobody asked to replace
-        out, number = Path("runs") / name, 2
-        while out.exists():
-            out, number = Path("runs") / f"{name}-{number}", number + 1
-    out.mkdir(parents=True, exist_ok=True)
-    if not os.access(out, os.W_OK):
-        raise PermissionError(f"--out: {out} cannot be written to")
-    return out
-
-
-def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.part")
-    part.write_bytes(content)
-    part.replace(path)
-
-
-def _write_model(path: Path, net: ms.Network) -> None:
-    """Every parameter by its name, as plain arrays."""
-    part = path.with_name(f".{path.name}.part.npz")
-    np.savez(part, allow_pickle=False, **net.params())
-    part.replace(path)
-
-
-# -- info
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {"minisnn": ms.__version__, "python": platform.python_version()}
-    for package in ("numpy", "numba", "matplotlib", "cupy"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
 def _info(options: argparse.Namespace) -> int:
-    for name, version in _versions().items():
+    for name, version in jobs.versions().items():
         print(f"{name:<12} {version}")
     print(f"{'platform':<12} {platform.platform()}, {os.cpu_count()} CPUs")
     for name in BACKENDS:
@@ -218,15 +139,9 @@ def _info(options: argparse.Namespace) -> int:
         print(f"{'backend':<12} {name}: {'ready' + mark if problem is None else problem}")
     print(f"{'backend':<12} cupy: not part of this version")
     print(f"{'threads':<12} {ms.get_threads()} for compiled loops (minisnn.set_threads, MINISNN_THREADS)")
-    print(f"{'BLAS':<12} {_blas()}")
+    print(f"{'BLAS':<12} {checkpoints.environment()['blas']}")
     if backend_problem("numba") is None:
         from .kernels.compiled import cache_folder
 
         print(f"{'cache':<12} {cache_folder()} (NUMBA_CACHE_DIR moves it)")
     return 0
-
-
-def _blas() -> str:
-    found = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    threads = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or "its own choice"
-    return f"{found.get('name', 'unknown')} {found.get('version', '')}, threads: {threads}"

@@ -76,7 +76,7 @@ class FiringRate:
     weight: float = 1.0
 
     def __call__(self, spikes: Array) -> tuple[float, Array]:
-        """``spikes [T, B, ...] -> (value, d_spikes)``; the gradient is float32 for spikes in bytes, else of their dtype."""
+        """``spikes [T, B, ...] -> (value, d_spikes)``; the gradient is float64, or of the spikes' dtype in a twin."""
         return _rate_penalty(spikes, self.weight, lambda rate: np.maximum(rate - self.most, 0))
 
 
@@ -91,12 +91,12 @@ class Silence:
     weight: float = 1.0
 
     def __call__(self, spikes: Array) -> tuple[float, Array]:
-        """``spikes [T, B, ...] -> (value, d_spikes)``; the gradient is float32 for spikes in bytes, else of their dtype."""
+        """``spikes [T, B, ...] -> (value, d_spikes)``; the gradient is float64, or of the spikes' dtype in a twin."""
         return _rate_penalty(spikes, self.weight, lambda rate: -np.maximum(self.least - rate, 0))
 
 
 def _rate_penalty(spikes: Array, weight: float, excess_of: Callable[[Array], Array]) -> tuple[float, Array]:
-    dtype = spikes.dtype if spikes.dtype.kind == "f" else np.dtype(np.float32)
+    dtype = spikes.dtype if spikes.dtype.kind == "f" else np.dtype(np.float64)
     excess = excess_of(spikes.mean(axis=(0, 1), dtype=np.float64))  # one number a neuron
     runs = spikes.shape[0] * spikes.shape[1]
     d_rate = (2 * weight / (runs * excess.size) * excess).astype(dtype)

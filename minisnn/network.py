@@ -212,8 +212,11 @@ class Network:
         for i in reversed(range(lowest, len(order))):
             name = order[i]
             layer = self.layers[name]
-            if name in d_inner:
-                d_x = d_x + d_inner[name]
+            if name in d_inner and d_x is not None:
+                d = np.asarray(d_inner[name])
+                if d.shape != d_x.shape:
+                    raise ValueError(f"Network: d_inner[{name!r}] has shape {list(d.shape)}, its output {list(d_x.shape)}")
+                d_x = d_x + d.astype(self.dtype, copy=False)
             if layer.source is not None:  # its other branch gets the same gradient
                 d_inner[layer.source] = d_x + d_inner[layer.source] if layer.source in d_inner else d_x
             with _naming(name):
@@ -262,8 +265,9 @@ class Network:
         """
         if truncate is not None and (isinstance(truncate, bool) or not isinstance(truncate, int) or truncate < 1):
             raise ValueError(f"loss_and_grads: truncate must be a whole number of at least 1 (steps), got {truncate!r}")
-        if unknown := set(penalties or ()) - set(self.layers):
-            raise ValueError(f"loss_and_grads: penalties names {sorted(unknown)}, the layers are {list(self.layers)}")
+        spiking = [n for n, layer in self.layers.items() if layer.spiking]
+        if unknown := set(penalties or ()) - set(spiking):
+            raise ValueError(f"loss_and_grads: penalties names {sorted(unknown)}, the spiking layers are {spiking}")
         state, masks = options.pop("state", None), options.pop("masks", None) or {}
         steps, total, grads = len(x), 0.0, dict[str, Array]()
         for start in range(0, steps, truncate or max(steps, 1)):
@@ -281,7 +285,7 @@ class Network:
             total += share * value
             if share < 1:
                 d_scores = d_scores * d_scores.dtype.type(share)
-                d_inner = {n: d * d.dtype.type(share) for n, d in d_inner.items()}
+                d_inner = {n: d * share for n, d in d_inner.items()}
             _, found = self.backward(d_scores, caches, d_inner=d_inner, wrt=wrt, input_grad=False)
             found.pop("state", None)
             state = caches.state

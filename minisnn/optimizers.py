@@ -131,6 +131,7 @@ class SGD(Optimizer):
         self.velocity = {n: np.zeros_like(p) for n, p in self.params.items()}
 
     def moments(self) -> dict[str, dict[str, Array]]:
+        """As in the base."""
         return {"velocity": self.velocity}
 
     def _update(self, name: str, param: Array, grad: Array, lr: float) -> None:
@@ -163,6 +164,7 @@ class Adam(Optimizer):
         self.square = {n: np.zeros_like(p) for n, p in self.params.items()}
 
     def moments(self) -> dict[str, dict[str, Array]]:
+        """As in the base."""
         return {"mean": self.mean, "square": self.square}
 
     def _update(self, name: str, param: Array, grad: Array, lr: float) -> None:
@@ -187,7 +189,7 @@ def gradient_norm(grads: Iterable[Array]) -> float:
 
 
 @dataclass(frozen=True)
-class exponential:  # noqa: N801 - reads as the function it is used as
+class exponential:
     """A schedule for ``fit``: in epoch e (from 0) the rate is ``lr * gamma^e``."""
 
     gamma: float
@@ -202,7 +204,7 @@ class exponential:  # noqa: N801 - reads as the function it is used as
 
 
 @dataclass(frozen=True)
-class cosine:  # noqa: N801
+class cosine:
     """A schedule for ``fit``: the rate falls from ``lr`` along half a cosine, to ``lowest * lr`` after `epochs` epochs."""
 
     epochs: int

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .files import replacing
 from .kernels.contract import Array
 from .layers import Layer, Spiking
 from .layers.spiking import SpikingCache
@@ -131,9 +132,8 @@ def save(figure: Figure, path: str | Path) -> Path:
     from matplotlib import pyplot
 
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    figure.savefig(part, format=path.suffix[1:] or "png", dpi=130)
-    part.replace(path)
+    with replacing(path) as part:
+        figure.savefig(part, format=path.suffix[1:] or "png", dpi=130)
     pyplot.close(figure)
     return path
 

@@ -7,10 +7,13 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import checkpoint as checkpoints
+from .checkpoint import Progress
 from .encode import Encoder
 from .kernels.contract import Array
 from .layers import Layer
@@ -99,7 +102,12 @@ def fit(
     seed: int = 0,
     validation: float | tuple[Array, Array] = 0.1,
     schedule: Callable[[int], float] | None = None,
+    truncate: int | None = None,
+    penalties: Mapping[str, Callable[[Array], tuple[float, Array]]] | None = None,
     keep: str = "last",
+    checkpoint: str | Path | None = None,
+    resume: bool = False,
+    notes: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> History:
     """Train a network.
@@ -114,8 +122,13 @@ def fit(
     seed : the run is a function of it: order, encoding and split are drawn from ``[seed, epoch, batch]``.
     validation : share of `data` set aside, or ``(images, labels)``, or 0 for none.
     schedule : factor on the learning rate by epoch, e.g. ``ms.optimizers.exponential(0.93)``.
+    truncate : truncated backpropagation through time, in chunks of so many steps; see :meth:`Network.loss_and_grads`.
+    penalties : on the spikes of layers, e.g. ``{"lif1": ms.losses.FiringRate(most=0.2)}``.
     keep : "last", or "best": end with the parameters of the epoch with the best validation accuracy (of equal ones that
         with the smaller validation loss).
+    checkpoint : a file (``.npz``) that holds the run as it was after the last epoch; see :mod:`minisnn.checkpoint`.
+    resume : go on from `checkpoint` where it exists, to the same bits as a run that was never interrupted.
+    notes : plain data to keep in the checkpoint.
     progress : show a progress bar (on a terminal).
 
     Returns
@@ -125,6 +138,10 @@ def fit(
     Raises
     ------
     TrainingStopped : a loss or a gradient was not finite; it names the layer.
+    FileExistsError : there is a checkpoint already, and nobody said `resume`.
+    FileError : the checkpoint is damaged, or of another run; it names what differs.
+    KeyboardInterrupt : after an interruption `net` and `optimizer` are as they were after the last epoch, if there is a
+        checkpoint.
     ValueError, TypeError : arguments that do not fit.
     """
     from tqdm import tqdm
@@ -136,38 +153,95 @@ def fit(
         images, labels, held_out = _split(images, labels, validation, seed)
     if keep == "best" and held_out is None:
         raise ValueError("fit: keep='best' chooses by validation accuracy; give validation= a share or data")
-    history, warned = History(), set[str]()
-    best: tuple[tuple[float, float], dict[str, Array]] | None = None
-    starts = range(0, len(images), batch)
-    with tqdm(total=epochs * len(starts), disable=None if progress else True, unit="batch", leave=False) as bar:
-        for epoch in range(epochs):
-            begun = time.perf_counter()
-            factor = 1.0 if schedule is None else schedule(epoch)
-            order = np.random.default_rng([seed, epoch, 0, SHUFFLE]).permutation(len(images))
-            tally = _Tally(net)
-            for i, start in enumerate(starts):
-                rows = order[start : start + batch]
-                rng = np.random.default_rng([seed, epoch, i, TRAIN])
-                _train_batch(net, optimizer, images[rows], labels[rows], encoder, loss, rng, factor, tally, history, i)
-                bar.update()
-            row = tally.row(net)
-            row |= {"epoch": epoch + 1, "lr": optimizer.lr * factor, "validation_loss": None, "validation_accuracy": None}
-            if held_out is not None:
-                row["validation_loss"], row["validation_accuracy"] = evaluate(
-                    net, held_out, encoder=encoder, loss=loss, batch=batch, seed=seed
-                )
-                bar.set_postfix_str(f"epoch {epoch + 1}, validation {row['validation_accuracy']:.1%}")
-                grade = (row["validation_accuracy"], -row["validation_loss"])
-                if keep == "best" and (best is None or grade > best[0]):
-                    best = grade, {n: p.copy() for n, p in net.params().items()}
-                    history.best_epoch = epoch + 1
-            row["seconds"] = time.perf_counter() - begun
-            history.epochs.append(row)
-            _warn_out_of_bounds(net, epoch, warned)
-    if best is not None:
-        for name, param in net.params().items():
-            param[...] = best[1][name]
-    return history
+    setup = {
+        "seed": seed, "batch": batch, "keep": keep, "truncate": truncate, "backend": net.backend,
+        "encoder": checkpoints.describe(encoder), "loss": checkpoints.describe(loss),
+        "schedule": checkpoints.describe(schedule), "penalties": checkpoints.describe(penalties),
+        "data": checkpoints.digest(images, labels, *(held_out or ())) if checkpoint else "",
+    }  # fmt: skip
+    run = Progress()
+    if checkpoint is not None:
+        run = _begin(Path(checkpoint), resume, net, optimizer, setup, notes or {})
+    recipe = _Recipe(encoder, loss, batch, seed, truncate, penalties)
+    warned, batches = set[str](), -(-len(images) // batch)
+    try:
+        with tqdm(
+            total=epochs * batches, initial=len(run.rows) * batches, disable=None if progress else True, unit="batch",
+            leave=False,
+        ) as bar:  # fmt: skip
+            for epoch in range(len(run.rows), epochs):
+                begun = time.perf_counter()
+                factor = 1.0 if schedule is None else schedule(epoch)
+                row = _train_epoch(net, optimizer, images, labels, recipe, epoch, factor, run, bar)
+                row |= {"epoch": epoch + 1, "lr": optimizer.lr * factor}
+                row |= {"validation_loss": None, "validation_accuracy": None}
+                if held_out is not None:
+                    found = evaluate(net, held_out, encoder=encoder, loss=loss, batch=batch, seed=seed)
+                    row["validation_loss"], row["validation_accuracy"] = found
+                    bar.set_postfix_str(f"epoch {epoch + 1}, validation {found[1]:.1%}")
+                    grade = (found[1], -found[0])
+                    if keep == "best" and (not run.best or grade > run.best_grade):
+                        run.best = {n: p.copy() for n, p in net.params().items()}
+                        run.best_grade, run.best_epoch = grade, epoch + 1
+                row["seconds"] = time.perf_counter() - begun
+                run.rows.append(row)
+                _warn_out_of_bounds(net, epoch, warned)
+                if checkpoint is not None:
+                    checkpoints.save(checkpoint, net, optimizer, run, setup, notes or {})
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            checkpoints.restore(checkpoint, net, optimizer, setup)
+        raise
+    for name, param in net.params().items() if run.best else ():
+        param[...] = run.best[name]
+    return History(run.rows, run.best_epoch)
+
+
+class _Recipe(NamedTuple):
+    """What every epoch of a run has in common."""
+
+    encoder: Encoder
+    loss: Loss
+    batch: int
+    seed: int
+    truncate: int | None
+    penalties: Mapping[str, Callable[[Array], tuple[float, Array]]] | None
+
+
+def _train_epoch(
+    net: Network, optimizer: Optimizer, images: Array, labels: Array, recipe: _Recipe, epoch: int, factor: float,
+    run: Progress, bar: Any,
+) -> dict[str, Any]:  # fmt: skip
+    """One pass through the data, a step a batch: the epoch's row of the history."""
+    encoder, loss, batch, seed, truncate, penalties = recipe
+    order = np.random.default_rng([seed, epoch, 0, SHUFFLE]).permutation(len(images))
+    tally = _Tally(net, loss)
+    for i, start in enumerate(range(0, len(images), batch)):
+        rows = order[start : start + batch]
+        rng = np.random.default_rng([seed, epoch, i, TRAIN])
+        x = encoder(images[rows], rng)
+        value, grads = net.loss_and_grads(
+            x, labels[rows], tally.graded, wrt=[*optimizer.params, *tally.thresholds], train=True, rng=rng,
+            truncate=truncate, penalties=penalties, watch=tally.watch,
+        )  # fmt: skip
+        _check_finite(net, x, value, grads, epoch, i, run)
+        optimizer.step(grads, factor)
+        tally.add(value, len(rows), grads)
+        bar.update()
+    return tally.row(net)
+
+
+def _begin(
+    path: Path, resume: bool, net: Network, optimizer: Optimizer, setup: Mapping[str, Any], notes: Mapping[str, Any]
+) -> Progress:
+    """The run in `path`; a new one, which is written at once so that it can be resumed whatever happens."""
+    if path.exists():
+        if not resume:
+            raise FileExistsError(f"fit: checkpoint {path} exists: resume=True goes on from it; or choose another path")
+        return checkpoints.restore(path, net, optimizer, setup)
+    run = Progress()
+    checkpoints.save(path, net, optimizer, run, setup, notes)
+    return run
 
 
 def evaluate(
@@ -191,46 +265,50 @@ def evaluate(
     return total / len(labels), right / len(labels)
 
 
-def _train_batch(
-    net: Network, optimizer: Optimizer, images: Array, labels: Array, encoder: Encoder, loss: Loss,
-    rng: np.random.Generator, factor: float, tally: _Tally, history: History, batch: int,
-) -> None:  # fmt: skip
-    x = encoder(images, rng)
-    scores, caches = net.forward(x, train=True, rng=rng)
-    value, d_scores = loss(scores, labels)
-    if not np.isfinite(value):
-        layer = _first_not_finite(net, x) or "loss"
-        raise TrainingStopped(f"the loss became {value}", layer, len(history.epochs), batch, history)
-    _, grads = net.backward(d_scores, caches, wrt=[*optimizer.params, *tally.thresholds], input_grad=False)
-    for name in reversed(grads):
+def _check_finite(
+    net: Network, x: Array, value: float, grads: Mapping[str, Array], epoch: int, batch: int, run: Progress
+) -> None:
+    problem = None if np.isfinite(value) else f"the loss became {value}"
+    layer = "loss"
+    for name in list(reversed(list(grads))) if problem is None else []:
         if not np.isfinite(grads[name]).all():  # a membrane that is not a number never fires: the loss need not show it
-            layer = _first_not_finite(net, x) or name.rpartition(".")[0]
-            raise TrainingStopped(f"the gradient of {name} is not finite", layer, len(history.epochs), batch, history)
-    optimizer.step(grads, factor)
-    tally.add(value, accuracy(scores, labels), len(labels), caches, grads)
+            problem, layer = f"the gradient of {name} is not finite", name.partition(".")[0]
+            break
+    if problem is not None:
+        history = History(run.rows, run.best_epoch)
+        raise TrainingStopped(problem, _first_not_finite(net, x) or layer, epoch, batch, history)
 
 
 class _Tally:
     """Sums over the batches of one epoch."""
 
-    def __init__(self, net: Network) -> None:
+    def __init__(self, net: Network, loss: Loss) -> None:
+        self._loss = loss
         self.names = [n for n, layer in net.layers.items() if layer.spiking]
         self.thresholds = [f"{n}.threshold" for n in self.names]
-        self.samples, self.batches, self.steps = 0, 0, 0
+        self.samples, self.batches, self.steps, self.answers = 0, 0, 0, 0
         self.loss, self.right = 0.0, 0.0
         self.spikes: dict[str, Any] = dict.fromkeys(self.names, 0)
         self.norms: dict[str, float] = dict.fromkeys(self.names, 0.0)
 
-    def add(self, loss: float, share_right: float, n: int, caches: Caches, grads: Mapping[str, Array]) -> None:
-        self.samples += n
-        self.batches += 1
-        self.loss += loss * n
-        self.right += share_right * n
+    def graded(self, scores: Array, labels: Array) -> tuple[float, Array]:
+        """The loss; counts right answers on the way (of a chunk, where time is cut into chunks)."""
+        self.answers += len(scores)
+        self.right += accuracy(scores, labels) * len(scores) if np.ndim(labels) == 1 else np.nan
+        return self._loss(scores, labels)
+
+    def watch(self, caches: Caches) -> None:
         for name in self.names:
             spikes = caches[name].spikes
             self.spikes[name] = self.spikes[name] + spikes.sum(axis=(0, 1), dtype=np.int64)
+        self.steps += spikes.shape[0] * spikes.shape[1] if self.names else 0
+
+    def add(self, loss: float, n: int, grads: Mapping[str, Array]) -> None:
+        self.samples += n
+        self.batches += 1
+        self.loss += loss * n
+        for name in self.names:
             self.norms[name] += float(np.linalg.norm(grads[f"{name}.threshold"]))
-        self.steps += n * (len(spikes) if self.names else 0)
 
     def row(self, net: Network) -> dict[str, Any]:
         layers = {}
@@ -245,7 +323,7 @@ class _Tally:
                 "threshold_max": float(theta.max()),
                 "gradient_norm": self.norms[name] / self.batches,
             }
-        return {"train_loss": self.loss / self.samples, "train_accuracy": self.right / self.samples, "layers": layers}
+        return {"train_loss": self.loss / self.samples, "train_accuracy": self.right / self.answers, "layers": layers}
 
 
 def _first_not_finite(net: Network, x: Array) -> str | None:

@@ -35,6 +35,7 @@ BUDGETS = {
             "train.py",
             "plot.py",
             "cli.py",
+            "jobs.py",
             "files.py",
             "checkpoint.py",
             "version.py",

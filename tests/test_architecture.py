@@ -25,12 +25,12 @@ FLOORS = [
     {"encode", "data", "models", "checkpoint", "train", "plot"},
     {"checks"},
     {"teach"},
-    {"cli"},
+    {"cli", "jobs"},
     {"__main__", "__init__"},
 ]
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 #: The six packages of the project's card, tqdm for progress, and what is imported by name from the standard library.
-ALLOWED = {"numpy", "numba", "cupy", "matplotlib", "tqdm", "minisnn", *sys.stdlib_module_names}
+ALLOWED = {"numpy", "numba", "cupy", "matplotlib", "tqdm", "pooch", "minisnn", *sys.stdlib_module_names}
 
 
 def imports(path):
@@ -70,7 +70,7 @@ def test_imports_go_down_only(path):
 def test_heavy_packages_are_imported_late(path):
     """numba only in the module that is the Numba backend, the others inside the functions that need them."""
     for name, level, at_top in imports(path):
-        if not level and at_top and name.split(".")[0] in ("cupy", "matplotlib", "tqdm", "numba"):
+        if not level and at_top and name.split(".")[0] in ("cupy", "matplotlib", "tqdm", "numba", "pooch"):
             assert path.name == "compiled.py" and name.split(".")[0] == "numba"
 
 

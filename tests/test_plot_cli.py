@@ -79,7 +79,7 @@ def test_train_leaves_figures_history_and_model(tmp_path, capsys):
     assert main([*SHORT, "--out", str(out), "--seed", "3"]) == 0
     printed = capsys.readouterr().out
     assert sorted(p.name for p in out.iterdir()) == [
-        "firing_rates.png", "history.json", "learning_curves.png", "model.npz", "raster.png", "thresholds.png",
+        "checkpoint.npz", "firing_rates.png", "history.json", "learning_curves.png", "model.npz", "raster.png", "thresholds.png",
     ]  # fmt: skip
     record = json.loads((out / "history.json").read_text())
     accuracy = record["runs"]["stl"]["test_accuracy"]
