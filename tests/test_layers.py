@@ -24,6 +24,19 @@ def layers(dtype="float64", backend="numpy"):
             (2, 3),
         ),
         "no leak": (ms.Spiking(6, neuron=ms.neurons.integrate_and_fire, reset=ms.resets.soft, **options), (6,)),
+        "softplus": (ms.LIF(6, threshold=0.7, constraint=ms.thresholds.Softplus(), **options), (6,)),
+        "lower bound": (
+            ms.LIF((2, 3), threshold=np.full((2, 1), 0.7), constraint=ms.thresholds.LowerBound(0.2), **options),
+            (2, 3),
+        ),
+        "recurrent": (ms.Recurrent(6, rng=rng, threshold=0.7, **options), (6,)),
+        "recurrent with two states": (
+            ms.Recurrent(6, rng=rng, neuron=ms.neurons.current_lif, reset=ms.resets.soft, threshold=0.7, **options),
+            (6,),
+        ),
+        "membrane at the end": (ms.MembraneReadout(6, decay=0.8, **options), (6,)),
+        "largest membrane": (ms.MembraneReadout((2, 3), over="max", neuron=ms.neurons.current_lif, **options), (2, 3)),
+        "dropout": (ms.Dropout(0.3, dtype=dtype), (2, 3)),
         "flatten": (ms.Flatten().astype(dtype), (2, 3)),
         "vote": (ms.PopulationVote(3, dtype), (6,)),
         "rate": (ms.Rate(dtype), (6,)),
@@ -107,7 +120,7 @@ def test_only_what_is_wanted_and_unknown_names(name):
 
 def test_spikes_and_bools_are_welcome(backend):
     spikes = RNG.random((3, 2, 6)) < 0.5
-    for name in ("linear", "lif", "vote", "rate"):
+    for name in ("linear", "lif", "recurrent", "membrane at the end", "vote", "rate"):
         layer = layers("float32", backend)[name][0]
         expected = layer.forward(spikes.astype("f4"))[0]
         for x in (spikes, spikes.astype(np.uint8)):

@@ -71,10 +71,20 @@ class MembraneReadout(Stateful):
         self, x: Array, *, state: Mapping[str, Array] | None = None, train: bool = False, rng: Any = None
     ) -> tuple[Array, ReadoutCache]:
         """``[T, B, *shape] -> [B, *shape]``; `state` as for :class:`Spiking`."""
+        return self._forward(x, state, None)
+
+    def twin(  # type: ignore[override]
+        self, x: Array, base: ReadoutCache, fire: str, *, state: Mapping[str, Array] | None = None
+    ) -> tuple[Array, ReadoutCache]:
+        """The base run's choice of steps is held: silent neurons have equal membranes, between which a maximum may jump."""
+        return self._forward(x, state, base.at)
+
+    def _forward(self, x: Array, state: Mapping[str, Array] | None, at: Array | None) -> tuple[Array, ReadoutCache]:
         theta = np.zeros(np.prod(self.shape, dtype=int), self.dtype)
         flat, after, scan = self._run(x, state, theta, "smooth", None)
         u = flat.reshape(*flat.shape[:2], *self.shape)
-        at = u.argmax(axis=0) if self.over == "max" else np.full(u.shape[1:], len(u) - 1)  # (readouts.4)
+        if at is None:
+            at = u.argmax(axis=0) if self.over == "max" else np.full(u.shape[1:], len(u) - 1)  # (readouts.4)
         scores = np.take_along_axis(u, at[None], axis=0)[0]
         return scores, ReadoutCache(u, at, after, scan, state is not None)
 
@@ -90,9 +100,6 @@ class MembraneReadout(Stateful):
         if cache.state_given:
             grads["state"] = d_state0
         return None if d_x is None else d_x.reshape(cache.u.shape), grads
-
-    def sides(self, cache: ReadoutCache) -> Array | None:
-        return cache.at if self.over == "max" else None
 
     def config(self) -> dict[str, Any]:
         return {n: v for n, v in super().config().items() if n in ("shape", "neuron")} | {"over": self.over}
