@@ -79,3 +79,18 @@ def test_bad_images_and_steps_are_explained(encode):
 def test_bernoulli_wants_a_generator():
     with pytest.raises(TypeError, match="default_rng"):
         ms.encode.bernoulli(np.zeros((2, 3)), steps=2, rng=0)
+
+
+# -- latency
+
+
+@given(values=st.lists(st.floats(0, 1), min_size=1, max_size=20), steps=st.integers(1, 9))
+def test_latency_fires_once_and_the_larger_the_earlier(values, steps):
+    images = np.array([values], np.float32)
+    spikes = ms.encode.latency(images, steps=steps)
+    assert spikes.shape == (steps, *images.shape) and spikes.dtype == np.uint8
+    assert np.array_equal(spikes.sum(axis=0), images > 0)
+    first = np.where(images > 0, spikes.argmax(axis=0), steps)[0]
+    assert (np.diff(first[np.argsort(-images[0], kind="stable")]) >= 0).all()
+    assert (first[images[0] == 1] == 0).all()
+    assert np.array_equal(ms.encode.Latency(steps)(images, None), spikes)

@@ -195,3 +195,43 @@ def test_the_exponential_schedule():
     assert schedule(0) == 1 and np.isclose(schedule(99) * 1e-3, 7.58e-7, rtol=1e-3)  # the authors' last rate
     with pytest.raises(ValueError, match="gamma"):
         ms.optimizers.exponential(1.5)
+
+
+# -- clipping, decoupled decay, schedules
+
+
+def one(values, pattern=None, make=ms.SGD, **options):
+    net = ms.Network(fc=ms.Linear(2, 2, weight=np.array(values), dtype="float64"))
+    return net, make(net, pattern, **options)
+
+
+def test_clipping_scales_all_that_learns_to_one_norm():
+    net, optimizer = one([[1.0, 1], [1, 1]], lr=1.0, clip_norm=0.5)
+    grad = np.array([[3.0, 0], [0, 4]])
+    optimizer.step({"fc.weight": grad})
+    assert np.allclose(net["fc"].weight, 1 - grad / 10) and grad[0, 0] == 3  # the caller's gradient is left alone
+    optimizer.step({"fc.weight": grad / 100})
+    assert np.allclose(net["fc"].weight, 1 - grad / 10 - grad / 100)  # small ones pass as they are
+    assert ms.optimizers.gradient_norm([grad, grad]) == pytest.approx(50**0.5)
+    with pytest.raises(ValueError, match="clip_norm"):
+        one([[1.0, 1], [1, 1]], lr=1.0, clip_norm=0)
+
+
+def test_decoupled_decay_leaves_the_gradient_alone():
+    """By hand: p <- p (1 - lr wd), then Adam's step, which for the first gradient is lr times its sign."""
+    net, optimizer = one([[2.0, 2], [2, 2]], make=ms.Adam, lr=0.1, weight_decay=0.5, decoupled=True, eps=0.0)
+    optimizer.step({"fc.weight": np.array([[1.0, -1], [5, -5]])})
+    assert np.allclose(net["fc"].weight, 2 * 0.95 - 0.1 * np.array([[1, -1], [1, -1]]))
+    coupled, optimizer = one([[2.0, 2], [2, 2]], lr=0.1, weight_decay=0.5)
+    optimizer.step({"fc.weight": np.zeros((2, 2))})
+    assert np.allclose(coupled["fc"].weight, 2 * 0.95)
+
+
+def test_schedules_are_values_with_a_name():
+    assert [ms.optimizers.exponential(0.5)(e) for e in range(3)] == [1, 0.5, 0.25]
+    half = ms.optimizers.cosine(4, lowest=0.2)
+    assert np.allclose([half(e) for e in range(6)], [1, 0.882842712, 0.6, 0.317157288, 0.2, 0.2])
+    assert repr(half) == "cosine(epochs=4, lowest=0.2)" and half == ms.optimizers.cosine(4, 0.2)
+    for make in (lambda: ms.optimizers.cosine(0), lambda: ms.optimizers.cosine(3, 2.0)):
+        with pytest.raises(ValueError, match="cosine"):
+            make()

@@ -1,0 +1,166 @@
+"""The calls between a network and a training loop: loss_and_grads, truncation, penalties, vjp, predict."""
+
+import numpy as np
+import pytest
+from grid import relative
+from hypothesis import given
+from hypothesis import strategies as st
+from test_network import LABELS, NAMES, X, network
+
+import minisnn as ms
+from minisnn.checks import richardson
+
+MSE = ms.losses.mse
+
+
+def test_loss_and_grads_equals_forward_and_backward_bit_for_bit(backend):
+    net = network(backend=backend)
+    scores, caches = net.forward(X)
+    loss, d = MSE(scores, LABELS)
+    for pattern in (None, ms.STL, ms.TL, "fc2.weight"):
+        _, grads = net.backward(d, caches, wrt=pattern)
+        found, fast = net.loss_and_grads(X, LABELS, MSE, wrt=pattern)
+        assert found == loss and list(fast) == list(grads) and all(np.array_equal(fast[n], grads[n]) for n in grads)
+    assert net.loss_and_grads(X, LABELS, MSE, truncate=99)[0] == loss
+
+
+def test_truncation_cuts_gradients_and_carries_states(backend):
+    net = network("float64", backend)
+    x = X.astype(float)
+    loss, grads = net.loss_and_grads(x, LABELS, MSE, truncate=2)
+    state, total, expected = None, 0.0, dict.fromkeys(NAMES, 0.0)
+    for a, b in ((0, 2), (2, 4), (4, 5)):
+        scores, caches = net.forward(x[a:b], state=state)
+        value, d = MSE(scores, LABELS)
+        total += value * (b - a) / 5
+        found = net.backward(d * (b - a) / 5, caches)[1]
+        expected = {n: expected[n] + found[n] for n in NAMES}
+        state = caches.state
+    assert loss == pytest.approx(total, rel=1e-14)
+    assert all(relative(grads[n], expected[n]) <= 1e-14 for n in NAMES)
+    with pytest.raises(ValueError, match="truncate must be a whole number"):
+        net.loss_and_grads(x, LABELS, MSE, truncate=0)
+
+
+def test_truncation_of_a_readout_that_adds_over_time_misses_only_what_crosses_the_cuts():
+    """With no leak and no reset nothing crosses: the truncated gradient of a mean over time is the full one."""
+    rng = np.random.default_rng(0)
+    options = {"dtype": "float64", "backend": "numpy"}
+    net = ms.Network(fc=ms.Linear(6, 6, rng=rng, dtype="float64"), lif=ms.LIF(6, decay=0.0, **options), rate=ms.Rate())
+    x = rng.normal(size=(8, 3, 6))
+
+    def linear(scores, weights):
+        return float((scores * weights).sum()), weights
+
+    weights = rng.normal(size=(3, 6))
+    whole, cut = (net.loss_and_grads(x, weights, linear, truncate=k, wrt=ms.STL) for k in (None, 2))
+    assert cut[0] == pytest.approx(whole[0]) and all(relative(cut[1][n], whole[1][n]) <= 1e-13 for n in whole[1])
+
+
+@pytest.mark.parametrize("penalty", [ms.losses.FiringRate(0.2, 3.0), ms.losses.Silence(0.6, 3.0)], ids=["rate", "silence"])
+def test_penalties_have_the_gradient_of_their_value(penalty):
+    """On the smooth twin, whose spikes have an ordinary derivative."""
+    net = network("float64").smoothed()
+    x = X.astype(float)
+    loss, grads = net.loss_and_grads(x, LABELS, MSE, penalties={"lif1": penalty, "lif2": penalty})
+    plain = net.loss_and_grads(x, LABELS, MSE)
+    assert loss > plain[0] and not np.array_equal(grads["fc1.weight"], plain[1]["fc1.weight"])
+    rng = np.random.default_rng(0)
+    for name, param in net.params().items():
+        start, direction = param.copy(), rng.normal(size=param.shape)
+
+        def along(h, param=param, start=start, direction=direction):
+            param[...] = start + h * direction
+            value = net.loss_and_grads(x, LABELS, MSE, penalties={"lif1": penalty, "lif2": penalty})[0]
+            param[...] = start
+            return value, None
+
+        found = richardson(along, step=1e-4)
+        assert abs(found.value - (grads[name] * direction).sum()) <= 1e-7 * max(1, abs(found.value))
+
+
+def test_penalties_act_through_fit_and_pull_silent_neurons_up():
+    images, labels = (a[:200] for a in ms.data.digits())
+
+    def rate(penalties):
+        rng = np.random.default_rng(0)
+        net = ms.Network(
+            fc1=ms.Linear(64, 24, rng=rng), lif1=ms.LIF(24, threshold=3.0, backend="numpy"),
+            fc2=ms.Linear(24, 20, rng=rng), lif2=ms.LIF(20, threshold=0.5, backend="numpy"), vote=ms.PopulationVote(10),
+        )  # fmt: skip
+        history = ms.fit(net, ms.Adam(net, ms.STL, lr=5e-3), (images, labels), epochs=4, penalties=penalties,
+                         encoder=ms.encode.Bernoulli(4), progress=False)  # fmt: skip
+        return history.column("silent", "lif1")[-1]
+
+    assert rate({"lif1": ms.losses.Silence(0.1, 10.0)}) < 0.5 * rate(None)
+
+
+def test_penalties_and_inner_gradients_that_do_not_fit_are_named():
+    net = network()
+    with pytest.raises(ValueError, match=r"penalties names \['fc1'\], the spiking layers are \['lif1', 'lif2'\]"):
+        net.loss_and_grads(X, LABELS, MSE, penalties={"fc1": ms.losses.Silence()})
+    scores, caches = net.forward(X)
+    with pytest.raises(ValueError, match=r"d_inner\['lif1'\] has shape \[8\], its output \[5, 4, 8\]"):
+        net.backward(np.zeros_like(scores), caches, d_inner={"lif1": np.zeros(8, "f4")})
+
+
+# -- vjp
+
+
+@given(
+    t=st.integers(1, 6), b=st.integers(1, 4), seed=st.integers(0, 10**6), dtype=st.sampled_from(["float32", "float64"]),
+    consume=st.sampled_from([(), ("x",), ("d_y",), ("x", "d_y")]), fast=st.booleans(),
+    neuron=st.sampled_from(["lif", "current_lif", "quadratic"]), reset=st.sampled_from(["hard", "soft"]),
+)  # fmt: skip
+def test_vjp_equals_forward_and_backward_bit_for_bit(t, b, seed, dtype, consume, fast, neuron, reset):
+    rng = np.random.default_rng(seed)
+    layer = ms.Spiking(5, neuron=ms.neurons.NEURONS[neuron], reset=ms.resets.RESETS[reset], dtype=dtype,
+                       threshold=0.7, backend="numba" if fast else "numpy")  # fmt: skip
+    x, d_y = rng.normal(0.5, 1, (t, b, 5)).astype(dtype), rng.normal(size=(t, b, 5)).astype(dtype)
+    expected, grads = layer.backward(d_y, layer.forward(x)[1])
+    mine, theirs = x.copy(), d_y.copy()
+    d_x, found = layer.vjp(mine, theirs, consume=consume)
+    assert np.array_equal(d_x, expected) and all(np.array_equal(found[n], grads[n]) for n in grads)
+    assert "x" in consume or np.array_equal(mine, x)
+    assert "d_y" in consume or np.array_equal(theirs, d_y)
+
+
+def test_vjp_takes_no_memory_where_it_may_write(backend):
+    layer = ms.LIF(5, backend=backend)
+    x, d_y = np.random.default_rng(0).normal(size=(2, 4, 3, 5)).astype("f4")
+    u = layer._forward(x, None, "step", None, consume=True)[1].u
+    assert np.shares_memory(u, x)
+    d_x, _ = layer.vjp(x, d_y, consume=("x", "d_y"))
+    assert np.shares_memory(d_x, d_y)
+    frozen = d_y.copy()
+    frozen.flags.writeable = False
+    assert not np.shares_memory(layer.vjp(x, frozen, consume=("d_y",))[0], frozen)
+    with pytest.raises(ValueError, match="consume names"):
+        layer.vjp(x, d_y, consume=("u",))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [ms.Linear(5, 5, rng=np.random.default_rng(0)), ms.Recurrent(5, rng=np.random.default_rng(0)), ms.MembraneReadout(5)],
+    ids=["linear", "recurrent", "membrane"],
+)
+def test_every_layer_has_a_vjp(layer):
+    x = np.random.default_rng(0).normal(size=(4, 3, 5)).astype("f4")
+    y, cache = layer.forward(x)
+    d_y = np.ones(y.shape, "f4")
+    (d_x, grads), (d_z, found) = layer.backward(d_y, cache), layer.vjp(x, d_y)
+    assert np.array_equal(d_x, d_z) and all(np.array_equal(grads[n], found[n]) for n in grads)
+    assert layer.vjp(x, d_y, wrt=[], input_grad=False) == (None, {})
+
+
+# -- predict
+
+
+def test_predict_and_accuracy():
+    net = network()
+    scores, _ = net.forward(X)
+    found = net.predict(X)
+    assert found.dtype == np.int64 and np.array_equal(found, scores.argmax(axis=1))
+    assert net.accuracy(X, found) == 1.0 and net.accuracy(X, (found + 1) % 3) == 0.0
+    with pytest.raises(ValueError, match="accuracy: labels"):
+        net.accuracy(X, LABELS[:2])
