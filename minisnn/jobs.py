@@ -47,7 +47,8 @@ def train(options: argparse.Namespace) -> int:
         out = _out_folder(options.out, f"{options.rule}-seed{options.seed}")
     ms.set_threads(options.threads)
     names = COMPARED if options.rule == "compare" else (options.rule,)
-    data = {s: ms.data.SETS[options.data].load(s, folder=options.data_dir) for s in ("train", "validation")}
+    # The test set too, so that a missing file is found out now; it is looked at once, at the end.
+    data = {s: ms.data.SETS[options.data].load(s, folder=options.data_dir) for s in ("train", "validation", "test")}
     histories, results = {}, {}
     for name in names:
         histories[name], results[name] = _train_rule(name, options, data, out, f"{name}_" if len(names) > 1 else "")
@@ -80,7 +81,8 @@ def evaluate(options: argparse.Namespace) -> int:
     folder = options.data_dir or getattr(stored, "data_dir", None)
     print(net)
     print(f"{name}, {steps} steps, seed {seed}")
-    share = _test(net, name, folder, steps, seed)[1]
+    test = ms.data.SETS[name].load("test", folder=folder)
+    share = ms.train.evaluate(net, test, encoder=ms.encode.Bernoulli(steps), seed=seed)[1]
     print(f"test accuracy: {100 * share:.1f} %")
     return 0
 
@@ -108,8 +110,8 @@ def _train_rule(
         raise
     print(_table(history))
     print(f"epoch {history.best_epoch} kept (*: best validation accuracy), {time.perf_counter() - begun:.1f} s of training")
-    # The test set is opened once, here, after every choice has been made.
-    loss, share = _test(net, options.data, options.data_dir, options.steps, options.seed)
+    # The one look at the test set, after every choice has been made.
+    loss, share = ms.train.evaluate(net, data["test"], encoder=encoder, seed=options.seed)
     _, caches = net.forward(encoder(data["validation"][0][:1], np.random.default_rng(options.seed)))
     figures = {
         "learning_curves": ms.plot.learning_curves(history),
@@ -121,11 +123,6 @@ def _train_rule(
         ms.plot.save(figure, out / f"{prefix}{figure_name}.png")
     net.save(out / f"{prefix}model.npz", command=_command(options))
     return history, {"test_loss": loss, "test_accuracy": share}
-
-
-def _test(net: ms.Network, name: str, folder: Path | None, steps: int, seed: int) -> tuple[float, float]:
-    images, labels = ms.data.SETS[name].load("test", folder=folder)
-    return ms.train.evaluate(net, (images, labels), encoder=ms.encode.Bernoulli(steps), seed=seed)
 
 
 def _network(options: argparse.Namespace) -> ms.Network:
