@@ -4,7 +4,7 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from . import data, encode, losses, neurons, optimizers, resets, surrogates
+from . import data, encode, losses, models, neurons, optimizers, resets, surrogates
 from .files import FileError
 from .grammar import GrammarError
 from .kernels import BackendUnavailable
@@ -12,10 +12,14 @@ from .kernels.threads import get_threads, set_threads
 from .layers import (
     LIF,
     Add,
+    AvgPool2d,
+    BatchNorm2d,
+    Conv2d,
     Dropout,
     Flatten,
     Layer,
     Linear,
+    MaxPool2d,
     MembraneReadout,
     PopulationVote,
     Rate,
@@ -35,11 +39,11 @@ if _TYPE_CHECKING:
     from . import checks, plot
 
 __all__ = [
-    "LIF", "SGD", "SL", "STDL", "STL", "TL", "Adam", "Add", "BackendUnavailable", "Dropout", "FileError", "Flatten",
-    "GrammarError", "History", "Layer", "Linear", "MembraneReadout", "Network", "Neuron", "PopulationVote", "Rate",
-    "Recurrent", "Reset", "Rule", "Spiking", "Surrogate", "TrainingStopped", "__version__", "checks", "data", "encode",
-    "fit", "get_threads", "load", "losses", "neurons", "optimizers", "plot", "resets", "set_threads", "surrogates",
-    "thresholds",
+    "LIF", "SGD", "SL", "STDL", "STL", "TL", "Adam", "Add", "AvgPool2d", "BackendUnavailable", "BatchNorm2d", "Conv2d",
+    "Dropout", "FileError", "Flatten", "GrammarError", "History", "Layer", "Linear", "MaxPool2d", "MembraneReadout",
+    "Network", "Neuron", "PopulationVote", "Rate", "Recurrent", "Reset", "Rule", "Spiking", "Surrogate",
+    "TrainingStopped", "__version__", "checks", "data", "encode", "fit", "get_threads", "load", "losses", "models",
+    "neurons", "optimizers", "plot", "resets", "set_threads", "surrogates", "thresholds",
 ]  # fmt: skip
 
 

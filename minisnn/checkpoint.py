@@ -27,7 +27,7 @@ __all__ = ["Progress", "describe", "digest", "environment", "header", "restore",
 
 @dataclass
 class Progress:
-    """How far a run is: the history's rows, and the best parameters so far with their grade."""
+    """How far a run is: the history's rows, and the best arrays so far with their grade."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     best_epoch: int | None = None
@@ -37,7 +37,7 @@ class Progress:
 
 def save(path: str | Path, net: Network, optimizer: Optimizer, progress: Progress, setup: Mapping, notes: Mapping) -> None:
     """Write the run to `path`: the file is the old one or the new one at every moment."""
-    arrays = dict(net.params())
+    arrays = net.arrays()
     for moment, values in optimizer.moments().items():
         arrays |= {f"optimizer/{moment}/{n}": a for n, a in values.items()}
     arrays |= {f"best/{n}": a for n, a in progress.best.items()}
@@ -77,11 +77,11 @@ def restore(path: str | Path, net: Network, optimizer: Optimizer, setup: Mapping
             if difference := _difference(stored, ours, what):
                 raise files.FileError(f"it holds another run: {difference}")
         progress = Progress(_rows(found["rows"]), found["best_epoch"], tuple(found["best_grade"]))
-        targets = dict(net.params())
+        targets = net.arrays()
         for moment, values in optimizer.moments().items():
             targets |= {f"optimizer/{moment}/{n}": a for n, a in values.items()}
         if progress.best_epoch is not None:
-            progress.best = {n: np.empty_like(a) for n, a in net.params().items()}
+            progress.best = {n: np.empty_like(a) for n, a in net.arrays().items()}
             targets |= {f"best/{n}": a for n, a in progress.best.items()}
         if set(targets) != set(arrays):
             raise files.FileError(f"its arrays are not those of this run: {sorted(set(targets) ^ set(arrays))}")

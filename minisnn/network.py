@@ -119,6 +119,20 @@ class Network:
             raise ValueError(f"{pattern!r} matches no parameter; there are {', '.join(everything)}")
         return {n: everything[n][0].params[everything[n][1]] for n in chosen}
 
+    def buffers(self) -> dict[str, Array]:
+        """The live arrays that do not learn by gradients, by name, e.g. ``"norm1.running_mean"``."""
+        return {f"{n}.{b}": array for n, layer in self.layers.items() for b, array in layer.buffers.items()}
+
+    def arrays(self) -> dict[str, Array]:
+        """All that a network is besides its architecture: parameters and buffers."""
+        return {**self.params(), **self.buffers()}
+
+    def commit(self, caches: Mapping[str, Any]) -> None:
+        """Take over the running statistics that a training run has found; nothing else writes them."""
+        for name, layer in self.layers.items():
+            for buffer, array in layer.buffers.items():
+                array[...] = caches[name].buffers[buffer]
+
     # -- the run and the walk back
 
     def forward(
@@ -314,7 +328,7 @@ class Network:
     def description(self) -> dict[str, Any]:
         """Architecture as plain data: what a file keeps of the network besides its arrays."""
         layers = [
-            {"name": n, "type": type(layer).__name__, "config": layer.config(), "params": list(layer.params)}
+            {"name": n, "type": type(layer).__name__, "config": layer.config(), "arrays": [*layer.params, *layer.buffers]}
             for n, layer in self.layers.items()
         ]
         return {"dtype": str(self.dtype), "layers": layers}
@@ -329,23 +343,21 @@ class Network:
             raise TypeError(
                 f"save: {', '.join(strangers)}: a layer of your own cannot be rebuilt from a file; save net.params()"
             )
-        return files.write(path, "network", {"network": self.description(), "notes": notes}, self.params())
+        return files.write(path, "network", {"network": self.description(), "notes": notes}, self.arrays())
 
     @classmethod
     def rebuild(cls, description: Mapping[str, Any], params: Mapping[str, Array], custom: Mapping[str, Any]) -> Network:
-        """The network of a :meth:`description` and its parameters by name; `custom`: see :func:`load`."""
+        """The network of a :meth:`description` and its arrays by name; `custom`: see :func:`load`."""
         dtype, layers = float_dtype(description["dtype"]), dict[str, Layer]()
-        expected = [f"{one['name']}.{p}" for one in description["layers"] for p in one["params"]]
+        expected = [f"{one['name']}.{p}" for one in description["layers"] for p in one["arrays"]]
         if sorted(expected) != sorted(params):
-            raise ValueError(
-                f"its parameters are {', '.join(expected) or 'none'}, the file has {', '.join(params) or 'none'}"
-            )
+            raise ValueError(f"its arrays are {', '.join(expected) or 'none'}, the file has {', '.join(params) or 'none'}")
         for one in description["layers"]:
             name, kind = one["name"], one["type"]
             if kind not in LAYERS:
                 raise ValueError(f"the layer {name!r} is of the kind {kind!r}, which this version of minisnn does not know")
             with _naming(name):
-                own = {p: params[f"{name}.{p}"] for p in one["params"]}
+                own = {p: params[f"{name}.{p}"] for p in one["arrays"]}
                 layers[name] = LAYERS[kind].rebuild(one["config"], own, dtype, custom)
         return cls(**layers)
 

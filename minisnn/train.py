@@ -181,7 +181,7 @@ def fit(
                     bar.set_postfix_str(f"epoch {epoch + 1}, validation {found[1]:.1%}")
                     grade = (found[1], -found[0])
                     if keep == "best" and (not run.best or grade > run.best_grade):
-                        run.best = {n: p.copy() for n, p in net.params().items()}
+                        run.best = {n: a.copy() for n, a in net.arrays().items()}
                         run.best_grade, run.best_epoch = grade, epoch + 1
                 row["seconds"] = time.perf_counter() - begun
                 run.rows.append(row)
@@ -192,8 +192,8 @@ def fit(
         if checkpoint is not None:
             checkpoints.restore(checkpoint, net, optimizer, setup)
         raise
-    for name, param in net.params().items() if run.best else ():
-        param[...] = run.best[name]
+    for name, array in net.arrays().items() if run.best else ():
+        array[...] = run.best[name]
     return History(run.rows, run.best_epoch)
 
 
@@ -220,11 +220,12 @@ def _train_epoch(
         rows = order[start : start + batch]
         rng = np.random.default_rng([seed, epoch, i, TRAIN])
         x = encoder(images[rows], rng)
+        before = {n: b.copy() for n, b in net.buffers().items()}
         value, grads = net.loss_and_grads(
             x, labels[rows], tally.graded, wrt=[*optimizer.params, *tally.thresholds], train=True, rng=rng,
             truncate=truncate, penalties=penalties, watch=tally.watch,
         )  # fmt: skip
-        _check_finite(net, x, value, grads, epoch, i, run)
+        _check_finite(net, x, value, grads, before, epoch, i, run)
         optimizer.step(grads, factor)
         tally.add(value, len(rows), grads)
         bar.update()
@@ -266,8 +267,9 @@ def evaluate(
 
 
 def _check_finite(
-    net: Network, x: Array, value: float, grads: Mapping[str, Array], epoch: int, batch: int, run: Progress
-) -> None:
+    net: Network, x: Array, value: float, grads: Mapping[str, Array], buffers: Mapping[str, Array], epoch: int, batch: int,
+    run: Progress,
+) -> None:  # fmt: skip
     problem = None if np.isfinite(value) else f"the loss became {value}"
     layer = "loss"
     for name in list(reversed(list(grads))) if problem is None else []:
@@ -275,6 +277,8 @@ def _check_finite(
             problem, layer = f"the gradient of {name} is not finite", name.partition(".")[0]
             break
     if problem is not None:
+        for name, array in net.buffers().items():
+            array[...] = buffers[name]
         history = History(run.rows, run.best_epoch)
         raise TrainingStopped(problem, _first_not_finite(net, x) or layer, epoch, batch, history)
 
@@ -283,7 +287,7 @@ class _Tally:
     """Sums over the batches of one epoch."""
 
     def __init__(self, net: Network, loss: Loss) -> None:
-        self._loss = loss
+        self._net, self._loss = net, loss
         self.names = [n for n, layer in net.layers.items() if layer.spiking]
         self.thresholds = [f"{n}.threshold" for n in self.names]
         self.samples, self.batches, self.steps, self.answers = 0, 0, 0, 0
@@ -298,6 +302,8 @@ class _Tally:
         return self._loss(scores, labels)
 
     def watch(self, caches: Caches) -> None:
+        """Counts spikes, and takes over running statistics."""
+        self._net.commit(caches)
         for name in self.names:
             spikes = caches[name].spikes
             self.spikes[name] = self.spikes[name] + spikes.sum(axis=(0, 1), dtype=np.int64)

@@ -146,7 +146,7 @@ DAMAGES = {
     "sizes": (
         lambda p: rewritten(p, lambda h, a: h["network"]["layers"][0]["config"].update(shape=[10**9, 10**9])), "lif0",
     ),
-    "a missing array": (lambda p: rewritten(p, lambda h, a: a.pop("fc1.bias")), "its parameters are .*fc1.bias"),
+    "a missing array": (lambda p: rewritten(p, lambda h, a: a.pop("fc1.bias")), "its arrays are .*fc1.bias"),
     "an array too many": (lambda p: rewritten(p, lambda h, a: a.update(extra=np.zeros(3))), "the file has .*extra"),
     "another shape": (lambda p: rewritten(p, lambda h, a: a.update({"lif0.decay": np.zeros(7, "f4")})), "lif0.*broadcast"),
     "another dtype": (lambda p: rewritten(p, lambda h, a: a.update({"fc1.bias": np.zeros(5)})), "float64, expected float32"),

@@ -31,6 +31,16 @@ def test_softplus_is_stable_and_its_adjoint_its_derivative(raw):
         assert np.isfinite(SOFT.adjoint(np.ones(1, "f4"), np.array([wide], "f4"))).all()
 
 
+@pytest.mark.parametrize("constraint", [SOFT, BOUND])
+def test_one_shared_threshold_with_a_constraint_learns(constraint):
+    net = ms.Network(lif=ms.LIF(3, threshold=np.array(0.8), constraint=constraint, dtype="float64", backend="numpy"))
+    x = np.random.default_rng(0).normal(0.5, 1, (4, 2, 3))
+    ms.checks.check_layer(net["lif"], x).raise_if_wrong()
+    before = float(net["lif"].threshold)
+    ms.Adam(net, ms.TL, lr=0.01).step(net.backward(np.ones((4, 2, 3)), net.forward(x)[1])[1])
+    assert float(net["lif"].threshold) != before
+
+
 def test_a_threshold_at_its_bound_is_cut_short_and_can_rise_again():
     net = ms.Network(lif=ms.LIF(3, threshold=0.5, constraint=BOUND))
     optimizer = ms.SGD(net, ms.TL, lr=1.0)

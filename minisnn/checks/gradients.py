@@ -32,6 +32,8 @@ def check_grads(
     seed: int = 0,
     directions: int = 2,
     twins: tuple[str, ...] = tuple(TWINS),
+    train: bool = False,
+    rng: np.random.Generator | None = None,
 ) -> Report:
     """Compare every gradient of a network with differences through its twins.
 
@@ -58,7 +60,7 @@ def check_grads(
     spiking = any(layer.spiking for layer in net.layers.values())
     report = Report(f"gradients of a network of {len(net.layers)} layers on {net.backend}")
     for twin in twins if spiking else ("smooth",):
-        _check_twin(net, x, targets, loss, twin, np.random.default_rng(seed), directions, report)
+        _check_twin(net, x, targets, loss, twin, np.random.default_rng(seed), directions, report, train, rng)
     return report
 
 
@@ -74,11 +76,20 @@ def check_layer(layer: Layer, x: Array, *, seed: int = 0, **options: Any) -> Rep
 
 
 def _check_twin(
-    net: Network, x: Array, targets: Any, loss: Loss, twin: str, rng: np.random.Generator, directions: int, report: Report
+    net: Network,
+    x: Array,
+    targets: Any,
+    loss: Loss,
+    twin: str,
+    rng: np.random.Generator,
+    directions: int,
+    report: Report,
+    train: bool,
+    draws: Any,
 ) -> None:
     fire = TWINS[twin]
     run = {"smooth": net.smoothed, "tangent": lambda: net, "slope 0": lambda: with_slope_zero(net)}[twin]()
-    scores, base = run.forward(x)
+    scores, base = run.forward(x, train=train, rng=draws)
     d_state: dict[str, Any] = {}
     _, d_scores = loss(scores, targets)
     if twin == "slope 0":

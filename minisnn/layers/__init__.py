@@ -2,20 +2,25 @@
 
 from .add import Add
 from .base import Layer
+from .conv import Conv2d
 from .dropout import Dropout
 from .linear import Linear
 from .membrane import MembraneReadout
+from .norm import BatchNorm2d
+from .pool import AvgPool2d, MaxPool2d
 from .readout import Flatten, PopulationVote, Rate
 from .recurrent import Recurrent
 from .spiking import LIF, Spiking
 
 __all__ = [
-    "LAYERS", "LIF", "Add", "Dropout", "Flatten", "Layer", "Linear", "MembraneReadout", "PopulationVote", "Rate",
-    "Recurrent", "Spiking",
+    "LAYERS", "LIF", "Add", "AvgPool2d", "BatchNorm2d", "Conv2d", "Dropout", "Flatten", "Layer", "Linear", "MaxPool2d",
+    "MembraneReadout", "PopulationVote", "Rate", "Recurrent", "Spiking",
 ]  # fmt: skip
 
+_KINDS = (
+    Add, AvgPool2d, BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, MembraneReadout, PopulationVote, Rate,
+    Recurrent, Spiking,
+)  # fmt: skip
+
 #: Every kind of layer by its name: what a saved network may consist of.
-LAYERS: dict[str, type[Layer]] = {
-    kind.__name__: kind
-    for kind in (Add, Dropout, Flatten, Linear, MembraneReadout, PopulationVote, Rate, Recurrent, Spiking)
-}
+LAYERS: dict[str, type[Layer]] = {kind.__name__: kind for kind in _KINDS}

@@ -37,6 +37,8 @@ class Layer:
     #: What each parameter is: "synapse", "threshold" or "neuron"; the learning rules SL, TL, STL choose by it.
     roles: dict[str, str]
     params: dict[str, Array]
+    #: What is kept besides the parameters and does not learn by gradients, e.g. running statistics.
+    buffers: dict[str, Array]
     dtype: np.dtype
     _backend: str | None
     spiking: ClassVar[bool] = False
@@ -48,7 +50,7 @@ class Layer:
     def __init__(self, dtype: Any = "float32", backend: str | None = None) -> None:
         self.dtype = float_dtype(dtype)
         self._backend = None if backend is None else check_backend(backend)
-        self.params, self.roles = {}, {}
+        self.params, self.roles, self.buffers = {}, {}, {}
 
     def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, Any]:
         """Return the output and a cache for `backward`."""
@@ -92,7 +94,8 @@ class Layer:
     def astype(self, dtype: Any) -> Layer:
         """A copy of the layer with parameters of another float dtype."""
         dtype = float_dtype(dtype)
-        return self._changed(dtype=dtype, params={n: p.astype(dtype) for n, p in self.params.items()})
+        params, buffers = ({n: a.astype(dtype) for n, a in kept.items()} for kept in (self.params, self.buffers))
+        return self._changed(dtype=dtype, params=params, buffers=buffers)
 
     def smoothed(self) -> Layer:
         """The smooth twin: for a layer without spikes, the layer itself."""
@@ -122,19 +125,35 @@ class Layer:
         return cls(**config).astype(dtype)._load(params)
 
     def _load(self, params: Mapping[str, Array]) -> Layer:
-        """Take over saved parameters, raw values, without looking at their bounds: training may have crossed them."""
-        if set(params) != set(self.params):
-            raise ValueError(f"its parameters are {list(self.params)}, the file has {list(params)}")
+        """Take over saved arrays, raw values, without looking at their bounds: training may have crossed them."""
+        if set(params) != {*self.params, *self.buffers}:
+            raise ValueError(f"its arrays are {[*self.params, *self.buffers]}, the file has {list(params)}")
         for name, array in params.items():
             if array.dtype != self.dtype:
                 raise ValueError(f"{name} has dtype {array.dtype}, expected {self.dtype}")
             self._check_saved(name, array)
-            self.params[name] = array
+            (self.params if name in self.params else self.buffers)[name] = array
         return self
 
     def _check_saved(self, name: str, array: Array) -> None:
-        if array.shape != self.params[name].shape:
-            raise ValueError(f"{name} has shape {list(array.shape)}, expected {list(self.params[name].shape)}")
+        expected = {**self.params, **self.buffers}[name].shape
+        if array.shape != expected:
+            raise ValueError(f"{name} has shape {list(array.shape)}, expected {list(expected)}")
+
+    def _set(self, name: str, values: Array, shape: tuple[int, ...]) -> None:
+        """A synaptic parameter, from values of that shape."""
+        array = np.array(values, self.dtype, order="C")
+        if array.shape != shape:
+            hint = ": did you mean its transpose?" if array.shape == shape[::-1] else ""
+            raise ValueError(f"{type(self).__name__}: {name} has shape {list(array.shape)}, expected {list(shape)}{hint}")
+        self.params[name], self.roles[name] = array, "synapse"
+
+    def _out_shape(self, x: Array) -> tuple[int, ...]:
+        """`out_shape` of an input ``[T, B, ...]``, for a layer that is called by itself."""
+        try:
+            return self.out_shape(x.shape[2:])  # type: ignore[return-value]
+        except ValueError as error:
+            raise ValueError(f"{type(self).__name__}: {error}") from None
 
     def _changed(self, **attributes: Any) -> Layer:
         other = copy.copy(self)
@@ -158,8 +177,9 @@ class Layer:
 
     def __getattr__(self, name: str) -> Any:
         params = self.__dict__.get("params", {})
-        if name in params:
-            return params[name]
+        for arrays in (params, self.__dict__.get("buffers", {})):
+            if name in arrays:
+                return arrays[name]
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}; its parameters are {list(params)}")
 
     def _describe(self) -> str:

@@ -52,7 +52,7 @@ class Linear(Layer):
             if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
                 raise ValueError(f"Linear: {name} must be a whole number of at least 1, got {n!r}")
         if weight is not None:
-            self._set("weight", weight, (n_in, n_out), f": did you mean its transpose, {[n_in, n_out]}?")
+            self._set("weight", weight, (n_in, n_out))
         elif isinstance(rng, np.random.Generator):
             bound = 1 / math.sqrt(n_in)
             self._set("weight", rng.uniform(-bound, bound, (n_in, n_out)), (n_in, n_out))
@@ -60,13 +60,6 @@ class Linear(Layer):
             raise TypeError(f"Linear: rng must be a generator, e.g. rng=np.random.default_rng(0), got {rng!r}")
         if bias is not False:
             self._set("bias", np.zeros(n_out) if bias is True else bias, (n_out,))
-
-    def _set(self, name: str, values: Array, shape: tuple[int, ...], hint: str = "") -> None:
-        array = np.array(values, self.dtype, order="C")
-        if array.shape != shape:
-            hint = hint if array.shape == shape[::-1] else ""
-            raise ValueError(f"Linear: {name} has shape {list(array.shape)}, expected {list(shape)}{hint}")
-        self.params[name], self.roles[name] = array, "synapse"
 
     @classmethod
     def rebuild(cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config) -> Linear:

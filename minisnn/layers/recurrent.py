@@ -50,16 +50,11 @@ class Recurrent(Spiking):
             raise ValueError("Recurrent: the names 'spikes' (state) and 'recurrent' (parameter) are the layer's own")
         size, bound = (*self.shape, *self.shape), 1 / math.sqrt(self.shape[0])
         if recurrent is not None:
-            self.params["recurrent"] = np.array(recurrent, self.dtype)
-            if self.params["recurrent"].shape != size:
-                raise ValueError(
-                    f"Recurrent: recurrent has shape {list(self.params['recurrent'].shape)}, expected {list(size)}"
-                )
+            self._set("recurrent", recurrent, size)
         elif isinstance(rng, np.random.Generator):
-            self.params["recurrent"] = rng.uniform(-bound, bound, size).astype(self.dtype)
+            self._set("recurrent", rng.uniform(-bound, bound, size), size)
         else:
             raise TypeError(f"Recurrent: rng must be a generator, e.g. rng=np.random.default_rng(0), got {rng!r}")
-        self.roles["recurrent"] = "synapse"
 
     @property
     def state_names(self) -> tuple[str, ...]:

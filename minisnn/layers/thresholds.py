@@ -110,7 +110,7 @@ class Softplus:
 
     def raw(self, effective: Array) -> Array:
         """``log(exp(theta) - 1)``."""
-        return effective + np.log(-np.expm1(-effective))
+        return np.asarray(effective + np.log(-np.expm1(-effective)))  # of a single number NumPy makes a scalar
 
     def project(self, raw: Array) -> None:
         """Nothing to do: every raw value is allowed."""

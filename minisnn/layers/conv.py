@@ -1,0 +1,165 @@
+"""Conv2d: the same small window of weights slides over every image of every step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from ..kernels.contract import Array
+from .base import Config, Grads, Layer, Names, as_input, as_upstream
+
+__all__ = ["Conv2d", "ConvCache"]
+
+#: Values of unfolded windows to hold at once: a piece that stays in the cache between unfolding and product.
+PIECE = 1 << 18
+
+
+class ConvCache(NamedTuple):
+    """Kept: the input ``x`` as it came (spikes stay bytes) and the ``weight`` it met.  Windows are unfolded anew."""
+
+    x: Array
+    weight: Array
+
+
+class Conv2d(Layer):
+    """Cross-correlation, step by step: ``y[o, i, j] = sum over c, p, q of weight[o, c, p, q] * x[c, s i + p, s j + q]``.
+
+    Parameters
+    ----------
+    c_in, c_out : channels; input ``[T, B, c_in, H, W]``, output ``[T, B, c_out, H', W']`` with
+        ``H' = (H + 2 padding - k) // stride + 1``.
+    k : size of the window, a number or ``(height, width)``; weight ``[c_out, c_in, *k]``, as in PyTorch.
+    stride, padding : steps of the window, and zeros around the image.
+    bias : whether to add a bias ``[c_out]``, zero at first; or its values.
+    rng : ``numpy.random.Generator`` for the weights, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), fan_in = c_in * k * k.
+    weight : the weights themselves, instead of `rng`.
+    """
+
+    def __init__(
+        self,
+        c_in: int,
+        c_out: int,
+        k: int | tuple[int, int],
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool | Array = False,
+        rng: np.random.Generator | None = None,
+        weight: Array | None = None,
+        dtype: Any = "float32",
+    ) -> None:
+        super().__init__(dtype)
+        size = (k, k) if isinstance(k, int | np.integer) else tuple(k)
+        for name, n, least in (
+            ("c_in", c_in, 1), ("c_out", c_out, 1), ("stride", stride, 1), ("padding", padding, 0), ("k", min(size), 1),
+        ):  # fmt: skip
+            if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < least or len(size) != 2:
+                raise ValueError(
+                    f"Conv2d: {name} must be a whole number of at least {least}, got {k if name == 'k' else n!r}"
+                )
+        self.stride, self.padding = int(stride), int(padding)
+        shape = (int(c_out), int(c_in), *size)
+        if weight is None and not isinstance(rng, np.random.Generator):
+            raise TypeError(f"Conv2d: rng must be a generator, e.g. rng=np.random.default_rng(0), got {rng!r}")
+        if weight is None:
+            bound = 1 / math.sqrt(math.prod(shape[1:]))
+            weight = rng.uniform(-bound, bound, shape)  # type: ignore[union-attr]
+        self._set("weight", weight, shape)
+        if bias is not False:
+            self._set("bias", np.zeros(c_out) if bias is True else bias, shape[:1])
+
+    def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, ConvCache]:
+        """``[T, B, c_in, H, W] -> [T, B, c_out, H', W']``; `x` of the layer's dtype, or spikes (uint8, bool)."""
+        weight = self.params["weight"]
+        x = as_input(x, self, (weight.shape[1], "H", "W"))
+        _, *out = self._out_shape(x)
+        y = np.empty((math.prod(x.shape[:2]), len(weight), math.prod(out)), self.dtype)
+        flat = weight.reshape(len(weight), -1)
+        for rows, windows in self._windows(x, out):
+            np.matmul(flat, windows, out=y[rows])  # (conv.1)
+        if "bias" in self.params:
+            y += self.params["bias"][:, None]
+        return y.reshape(*x.shape[:2], len(weight), *out), ConvCache(x, weight)
+
+    def backward(
+        self, d_y: Array, cache: ConvCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
+    ) -> tuple[Array | None, Grads]:
+        """Gradients of the input, and of ``weight`` and ``bias`` summed over time, batch and positions."""
+        x, weight = cache
+        wanted = self._wanted(wrt)
+        _, *out = self._out_shape(x)
+        d_rows = as_upstream(d_y, (*x.shape[:2], len(weight), *out), self).reshape(-1, len(weight), math.prod(out))
+        flat = weight.reshape(len(weight), -1)
+        grads: Grads = {}
+        if "weight" in wanted:
+            total = np.zeros_like(flat)
+            for rows, windows in self._windows(x, out):
+                total += np.matmul(d_rows[rows], windows.swapaxes(1, 2)).sum(axis=0)  # (conv.2)
+            grads["weight"] = total.reshape(weight.shape)
+        if "bias" in wanted:
+            grads["bias"] = d_rows.sum(axis=(0, 2))
+        if not input_grad:
+            return None, grads
+        d_x = np.zeros((len(d_rows), *self._padded(x.shape[2:])), self.dtype)
+        for rows in _pieces(len(d_rows), flat.shape[1] * math.prod(out)):
+            d_windows = np.matmul(flat.T, d_rows[rows])  # (conv.3)
+            self._fold(d_windows.reshape(-1, *weight.shape[1:], *out), d_x[rows])
+        p = self.padding
+        inner = d_x[:, :, p : d_x.shape[2] - p, p : d_x.shape[3] - p]
+        return np.ascontiguousarray(inner).reshape(x.shape), grads
+
+    def _windows(self, x: Array, out: list[int]) -> Iterator[tuple[slice, Array]]:
+        """Pieces of the images with every window unfolded: ``[n, c_in * k * k, H' * W']``, floats."""
+        size, p, s = self.params["weight"].shape[2:], self.padding, self.stride
+        images = x.reshape(-1, *x.shape[2:])
+        for rows in _pieces(len(images), math.prod((*x.shape[2:3], *size, *out))):
+            piece = np.zeros((len(images[rows]), *self._padded(x.shape[2:])), self.dtype)
+            piece[:, :, p : p + x.shape[3], p : p + x.shape[4]] = images[rows]
+            windows = sliding_window_view(piece, size, axis=(2, 3))[:, :, ::s, ::s]  # [n, c, H', W', p, q]
+            yield rows, windows.transpose(0, 1, 4, 5, 2, 3).reshape(len(piece), -1, math.prod(out))
+
+    def _fold(self, d_windows: Array, d_x: Array) -> None:
+        """The adjoint of unfolding: each value of ``[n, c, p, q, H', W']`` is added where it came from."""
+        s, (height, width) = self.stride, d_windows.shape[4:]
+        for p, q in np.ndindex(*d_windows.shape[2:4]):
+            d_x[:, :, p : p + s * height : s, q : q + s * width : s] += d_windows[:, :, p, q]  # (conv.4)
+
+    def _padded(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return (shape[0], shape[1] + 2 * self.padding, shape[2] + 2 * self.padding)
+
+    def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if in_shape is None:
+            return None
+        c_out, c_in, *size = self.params["weight"].shape
+        if len(in_shape) != 3 or in_shape[0] != c_in:
+            raise ValueError(f"takes images of {c_in} channels, [{c_in}, H, W], got {list(in_shape)} per sample and step")
+        _, *padded = self._padded(in_shape)
+        height, width = ((n - m) // self.stride + 1 for n, m in zip(padded, size, strict=True))
+        if height < 1 or width < 1:
+            raise ValueError(f"has a window of {size}, larger than the image {list(in_shape[1:])}, padding {self.padding}")
+        return c_out, height, width
+
+    def config(self) -> dict[str, Any]:
+        return {"stride": self.stride, "padding": self.padding}
+
+    @classmethod
+    def rebuild(cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config) -> Conv2d:
+        weight = params["weight"]
+        c_out, c_in, *size = weight.shape
+        layer = cls(c_in, c_out, tuple(size), weight=weight, bias="bias" in params, dtype=dtype, **config)
+        return layer._load(params)  # type: ignore[return-value]
+
+    def _describe(self) -> str:
+        c_out, c_in, *size = self.params["weight"].shape
+        extra = f", stride {self.stride}, padding {self.padding}" + (", bias" if "bias" in self.params else "")
+        return f"{c_in} -> {c_out}, window {size[0]} x {size[1]}{extra}"
+
+
+def _pieces(n: int, values: int) -> Iterator[slice]:
+    """Slices of `n` images of so many unfolded values, of at most `PIECE` each."""
+    size = max(1, PIECE // values)
+    return (slice(start, start + size) for start in range(0, n, size))
