@@ -31,8 +31,8 @@ def mse(scores: Array, targets: Array) -> tuple[float, Array]:
     """
     scores, targets = _checked(scores, targets)
     difference = scores - (_one_hot(targets, scores) if targets.ndim == 1 else targets)
-    d_scores = difference * scores.dtype.type(2 / scores.size)
-    return float(np.mean(np.square(difference, dtype=np.float64))), d_scores
+    d_scores = difference * scores.dtype.type(2 / scores.size)  # (losses.5)
+    return float(np.mean(np.square(difference, dtype=np.float64))), d_scores  # (losses.1)
 
 
 def cross_entropy(scores: Array, targets: Array) -> tuple[float, Array]:
@@ -53,8 +53,8 @@ def cross_entropy(scores: Array, targets: Array) -> tuple[float, Array]:
         raise ValueError("cross_entropy: targets of the scores' shape are probabilities: >= 0, rows that add up to 1")
     shifted = scores - scores.max(axis=1, keepdims=True)  # exp() of at most 0: nothing overflows
     log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    loss = float(np.sum(wanted * (log_sum - shifted), dtype=np.float64) / len(scores))
-    return loss, (np.exp(shifted - log_sum) - wanted) / scores.dtype.type(len(scores))
+    loss = float(np.sum(wanted * (log_sum - shifted), dtype=np.float64) / len(scores))  # (losses.2)
+    return loss, (np.exp(shifted - log_sum) - wanted) / scores.dtype.type(len(scores))  # (losses.6)
 
 
 def accuracy(scores: Array, labels: Array) -> float:
@@ -77,7 +77,7 @@ class FiringRate:
 
     def __call__(self, spikes: Array) -> tuple[float, Array]:
         """``spikes [T, B, ...] -> (value, d_spikes)``; the gradient is float64, or of the spikes' dtype in a twin."""
-        return _rate_penalty(spikes, self.weight, lambda rate: np.maximum(rate - self.most, 0))
+        return _rate_penalty(spikes, self.weight, lambda rate: np.maximum(rate - self.most, 0))  # (losses.3)
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,14 @@ class Silence:
 
     def __call__(self, spikes: Array) -> tuple[float, Array]:
         """``spikes [T, B, ...] -> (value, d_spikes)``; the gradient is float64, or of the spikes' dtype in a twin."""
-        return _rate_penalty(spikes, self.weight, lambda rate: -np.maximum(self.least - rate, 0))
+        return _rate_penalty(spikes, self.weight, lambda rate: -np.maximum(self.least - rate, 0))  # (losses.4)
 
 
 def _rate_penalty(spikes: Array, weight: float, excess_of: Callable[[Array], Array]) -> tuple[float, Array]:
     dtype = spikes.dtype if spikes.dtype.kind == "f" else np.dtype(np.float64)
     excess = excess_of(spikes.mean(axis=(0, 1), dtype=np.float64))  # one number a neuron
     runs = spikes.shape[0] * spikes.shape[1]
-    d_rate = (2 * weight / (runs * excess.size) * excess).astype(dtype)
+    d_rate = (2 * weight / (runs * excess.size) * excess).astype(dtype)  # (losses.7)
     return float(weight * np.mean(excess * excess)), np.broadcast_to(d_rate, spikes.shape)
 
 

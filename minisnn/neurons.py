@@ -80,11 +80,11 @@ lif = Neuron(lif_charge, lif_adjoint, state=("v",), params=("decay",))
 
 
 def integrate_and_fire_charge(v, x):
-    return v + x
+    return v + x  # (neurons.1)
 
 
 def integrate_and_fire_adjoint(d_u, v, x):
-    return d_u, d_u  # d_v, d_x
+    return d_u, d_u  # d_v, d_x (neurons.4)
 
 
 integrate_and_fire = Neuron(integrate_and_fire_charge, integrate_and_fire_adjoint, state=("v",), params=())
@@ -93,11 +93,11 @@ integrate_and_fire = Neuron(integrate_and_fire_charge, integrate_and_fire_adjoin
 
 
 def leaky_integrator_charge(v, x, decay):
-    return decay * v + (1 - decay) * x
+    return decay * v + (1 - decay) * x  # (neurons.2)
 
 
 def leaky_integrator_adjoint(d_u, v, x, decay):
-    return decay * d_u, (1 - decay) * d_u, (v - x) * d_u  # d_v, d_x, d_decay
+    return decay * d_u, (1 - decay) * d_u, (v - x) * d_u  # d_v, d_x, d_decay (neurons.5)
 
 
 leaky_integrator = Neuron(leaky_integrator_charge, leaky_integrator_adjoint, state=("v",), params=("decay",))
@@ -106,11 +106,11 @@ leaky_integrator = Neuron(leaky_integrator_charge, leaky_integrator_adjoint, sta
 
 
 def quadratic_charge(v, x, decay):
-    return v + decay * v * (v - 1) + x
+    return v + decay * v * (v - 1) + x  # (neurons.3)
 
 
 def quadratic_adjoint(d_u, v, x, decay):
-    return d_u + decay * (2 * v - 1) * d_u, d_u, v * (v - 1) * d_u  # d_v, d_x, d_decay
+    return d_u + decay * (2 * v - 1) * d_u, d_u, v * (v - 1) * d_u  # d_v, d_x, d_decay (neurons.6)
 
 
 quadratic = Neuron(quadratic_charge, quadratic_adjoint, state=("v",), params=("decay",))

@@ -66,7 +66,7 @@ def hard_adjoint(d_v, u, s, theta):
 
 
 def hard_detached_adjoint(d_v, u, s, theta):
-    return d_v - s * d_v, 0, 0
+    return d_v - s * d_v, 0, 0  # (resets.3)
 
 
 hard = Reset(hard_reset, hard_adjoint)
@@ -76,15 +76,15 @@ hard_detached = Reset(hard_reset, hard_detached_adjoint, stop=("s",))
 
 
 def soft_reset(u, s, theta):
-    return u - s * theta
+    return u - s * theta  # (resets.1)
 
 
 def soft_adjoint(d_v, u, s, theta):
-    return d_v, -theta * d_v, -(s * d_v)
+    return d_v, -theta * d_v, -(s * d_v)  # (resets.4)
 
 
 def soft_detached_adjoint(d_v, u, s, theta):
-    return d_v, 0, -(s * d_v)  # the threshold is subtracted however the spike came about: its term stays
+    return d_v, 0, -(s * d_v)  # the threshold is subtracted however the spike came about: its term stays (resets.5)
 
 
 soft = Reset(soft_reset, soft_adjoint)
@@ -94,11 +94,11 @@ soft_detached = Reset(soft_reset, soft_detached_adjoint, stop=("s",))
 
 
 def no_reset(u, s, theta):
-    return u
+    return u  # (resets.2)
 
 
 def no_reset_adjoint(d_v, u, s, theta):
-    return d_v, 0, 0
+    return d_v, 0, 0  # (resets.6)
 
 
 none = Reset(no_reset, no_reset_adjoint)

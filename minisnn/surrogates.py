@@ -69,7 +69,7 @@ class Surrogate:
 
 
 def atan_smooth(x, k):
-    return 0.5 + INV_PI * np.arctan(HALF_PI * k * x)
+    return 0.5 + INV_PI * np.arctan(HALF_PI * k * x)  # (surrogates.1)
 
 
 def atan_slope(x, k):
@@ -78,46 +78,46 @@ def atan_slope(x, k):
 
 
 def sigmoid_smooth(x, k):
-    return 0.5 + 0.5 * np.tanh(0.5 * k * x)
+    return 0.5 + 0.5 * np.tanh(0.5 * k * x)  # (surrogates.2)
 
 
 def sigmoid_slope(x, k):
     e = np.exp(-k * np.maximum(x, -x))  # at most 1, so nothing overflows in the tails
-    return k * e / ((1 + e) * (1 + e))
+    return k * e / ((1 + e) * (1 + e))  # (surrogates.8)
 
 
 def fast_sigmoid_smooth(x, k):
-    return 0.5 + x / (1 + k * np.maximum(x, -x))
+    return 0.5 + x / (1 + k * np.maximum(x, -x))  # (surrogates.3)
 
 
 def fast_sigmoid_slope(x, k):
     a = 1 + k * np.maximum(x, -x)
-    return 1 / (a * a)
+    return 1 / (a * a)  # (surrogates.9)
 
 
 def exponential_smooth(x, k):
-    return 0.5 * (1 + np.exp(-k * np.maximum(-x, 0)) - np.exp(-k * np.maximum(x, 0)))  # no exponent above 0
+    return 0.5 * (1 + np.exp(-k * np.maximum(-x, 0)) - np.exp(-k * np.maximum(x, 0)))  # no exponent above 0 (surrogates.4)
 
 
 def exponential_slope(x, k):
-    return 0.5 * k * np.exp(-k * np.maximum(x, -x))
+    return 0.5 * k * np.exp(-k * np.maximum(x, -x))  # (surrogates.10)
 
 
 def triangle_smooth(x, k):
     a = np.minimum(np.maximum(k * x, -1), 1)
-    return 0.5 + a - 0.5 * a * np.maximum(a, -a)
+    return 0.5 + a - 0.5 * a * np.maximum(a, -a)  # (surrogates.5)
 
 
 def triangle_slope(x, k):
-    return k * np.maximum(1 - k * np.maximum(x, -x), 0)
+    return k * np.maximum(1 - k * np.maximum(x, -x), 0)  # (surrogates.11)
 
 
 def boxcar_smooth(x, k):
-    return 0.5 + np.minimum(np.maximum(k * x, -0.5), 0.5)
+    return 0.5 + np.minimum(np.maximum(k * x, -0.5), 0.5)  # (surrogates.6)
 
 
 def boxcar_slope(x, k):
-    return k * (k * x <= 0.5) * (k * x >= -0.5)
+    return k * (k * x <= 0.5) * (k * x >= -0.5)  # (surrogates.12)
 
 
 def atan(k: float = 2.0) -> Surrogate:

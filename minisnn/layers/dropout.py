@@ -55,13 +55,13 @@ class Dropout(Layer):
         mask = np.asarray(mask, self.dtype)
         if mask.ndim != x.ndim or mask.shape[1:] != x.shape[1:] or len(mask) not in (1, len(x)):
             raise ValueError(f"Dropout: mask has shape {list(mask.shape)}, expected {list(x.shape)} or 1 for the first axis")
-        return x * mask, DropoutCache(x.shape, mask)
+        return x * mask, DropoutCache(x.shape, mask)  # (dropout.2)
 
     def _draw(self, shape: tuple[int, ...], rng: Any) -> Array:
         if not isinstance(rng, np.random.Generator):
             raise TypeError(f"Dropout: training draws a mask and needs forward(..., train=True, rng=generator), got {rng!r}")
         sizes = shape if self.per_step else (1, *shape[1:])
-        kept = rng.random(sizes, dtype=np.float32) >= np.float32(self.p)
+        kept = rng.random(sizes, dtype=np.float32) >= np.float32(self.p)  # (dropout.1)
         return kept * self.dtype.type(1 / (1 - self.p))
 
     def backward(
@@ -70,7 +70,7 @@ class Dropout(Layer):
         """``d_x = d_y * mask``: the same mask."""
         self._wanted(wrt)
         d_y = as_upstream(d_y, cache.shape, self)
-        d_x = d_y if cache.mask is None else d_y * cache.mask
+        d_x = d_y if cache.mask is None else d_y * cache.mask  # (dropout.3)
         return d_x if input_grad else None, {}
 
     def twin(  # type: ignore[override]

@@ -71,9 +71,9 @@ class Linear(Layer):
         """``[T, B, n_in] -> [T, B, n_out]``; `x` of the layer's dtype, or spikes (uint8, bool)."""
         weight = self.params["weight"]
         x = as_input(x, self, weight.shape[:1])
-        y = _rows(x, self.dtype) @ weight
+        y = _rows(x, self.dtype) @ weight  # (linear.1)
         if "bias" in self.params:
-            y += self.params["bias"]
+            y += self.params["bias"]  # (linear.2)
         return y.reshape(*x.shape[:2], -1), LinearCache(x, weight)
 
     def backward(
@@ -85,10 +85,10 @@ class Linear(Layer):
         d_rows = as_upstream(d_y, (*x.shape[:2], weight.shape[1]), self).reshape(-1, weight.shape[1])
         grads = {}
         if "weight" in wanted:
-            grads["weight"] = _rows(x, self.dtype).T @ d_rows
+            grads["weight"] = _rows(x, self.dtype).T @ d_rows  # (linear.3)
         if "bias" in wanted:
-            grads["bias"] = d_rows.sum(axis=0)
-        d_x = (d_rows @ weight.T).reshape(x.shape) if input_grad else None
+            grads["bias"] = d_rows.sum(axis=0)  # (linear.4)
+        d_x = (d_rows @ weight.T).reshape(x.shape) if input_grad else None  # (linear.5)
         return d_x, grads
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -53,7 +53,7 @@ class _Mean(Layer):
         x = as_input(x, self, ("n",))
         members = self._members(x.shape[2])
         total = x.sum(axis=0, dtype=self.dtype).reshape(x.shape[1], -1, members).sum(axis=2)
-        return total / self.dtype.type(len(x) * members), ShapeCache(x.shape)
+        return total / self.dtype.type(len(x) * members), ShapeCache(x.shape)  # (readouts.1)
 
     def backward(
         self, d_y: Array, cache: ShapeCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
@@ -65,7 +65,7 @@ class _Mean(Layer):
         d_y = as_upstream(d_y, (batch, n // members), self)
         if not input_grad:
             return None, {}
-        share = np.repeat(d_y / self.dtype.type(steps * members), members, axis=1)
+        share = np.repeat(d_y / self.dtype.type(steps * members), members, axis=1)  # (readouts.6)
         return np.broadcast_to(share, cache.shape).copy(), {}
 
 
@@ -103,7 +103,7 @@ class PopulationVote(_Mean):
                 f"PopulationVote: {n} neurons cannot be shared out evenly among {self.n_classes} classes; "
                 f"use a multiple of {self.n_classes}"
             )
-        return n // self.n_classes
+        return n // self.n_classes  # (readouts.2)
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...]:
         if in_shape is not None and (len(in_shape) != 1 or in_shape[0] % self.n_classes):

@@ -130,14 +130,14 @@ class Stateful(Layer):
 
     def _lanes(self, param: Array) -> Array:
         """A parameter of any shape that broadcasts, laid out as one value per neuron ``[N]``."""
-        return np.broadcast_to(param, self.shape).flatten()
+        return np.broadcast_to(param, self.shape).flatten()  # (thresholds.5)
 
     def _of_shape(self, sums: Array, param: Array) -> Array:
         """The adjoint of `_lanes`: partial sums ``[P, N]`` added up to the shape of the parameter."""
         d = sums.sum(axis=0).reshape(self.shape)
         full = (1,) * (d.ndim - param.ndim) + param.shape
         axes = tuple(i for i, (n, m) in enumerate(zip(full, d.shape, strict=True)) if n == 1 and m > 1)
-        return d.sum(axis=axes, keepdims=True).reshape(param.shape) if axes else d.reshape(param.shape)
+        return d.sum(axis=axes, keepdims=True).reshape(param.shape) if axes else d.reshape(param.shape)  # (thresholds.6)
 
     def _state_arrays(self, state: Mapping[str, Array], batch: int, what: str) -> list[Array]:
         names = self.state_names

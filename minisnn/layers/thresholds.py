@@ -83,7 +83,7 @@ class LowerBound:
 
     def adjoint(self, d_effective: Array, raw: Array) -> Array:
         """The gradient passes where the bound does not act."""
-        return d_effective * (raw >= raw.dtype.type(self.bound))
+        return d_effective * (raw >= raw.dtype.type(self.bound))  # (thresholds.4)
 
     def raw(self, effective: Array) -> Array:
         """The threshold itself."""

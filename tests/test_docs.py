@@ -1,0 +1,101 @@
+"""The derivation pages: their parts, what they include from the source, and what they print.  No Sphinx needed."""
+
+import ast
+import contextlib
+import io
+import re
+import textwrap
+from pathlib import Path
+
+import pytest
+
+import minisnn as ms
+
+ROOT = Path(__file__).parent.parent
+DOCS = sorted(p for p in (ROOT / "docs").rglob("*.rst") if "_build" not in p.parts)
+PAGES = sorted((ROOT / "docs/derivations").glob("*.rst"))
+pages = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
+
+TITLE = re.compile(r"^(\S.*)\n([-=~^])\2{2,}$", re.MULTILINE)
+INCLUDE = re.compile(r"^\.\. literalinclude:: (\S+)\n((?:   :.*\n)*)", re.MULTILINE)
+BLOCK = re.compile(r"^\.\. code-block:: (python|text)\n\n((?:   .*\n|\n)+)", re.MULTILINE)
+NUMBER = re.compile(r"-?\d+(?:\.\d*)?(?:e[+-]\d+)?")
+
+
+def sections(text):
+    """[(title, body)] of a page, the text before the first section under the page's own title."""
+    titles = list(TITLE.finditer(text))
+    ends = [t.start() for t in titles[1:]] + [len(text)]
+    return [(t[1], text[t.end() : end]) for t, end in zip(titles, ends, strict=True)]
+
+
+def definitions(path):
+    """Dotted names of all functions and classes of a file: what `:pyobject:` may name."""
+
+    def walk(body, prefix):
+        for node in body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                yield prefix + node.name
+                yield from walk(node.body, prefix + node.name + ".")
+
+    return set(walk(ast.parse(path.read_text(encoding="utf-8")).body, ""))
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda p: p.stem)
+def test_what_a_page_includes_exists(page):
+    text = page.read_text(encoding="utf-8")
+    assert text.count(".. literalinclude::") == len(INCLUDE.findall(text))
+    for name, lines in INCLUDE.findall(text):
+        path = (page.parent / name).resolve()
+        assert path.is_file() and ROOT in path.parents, name
+        for option, value in re.findall(r":([\w-]+): *(.*)", lines):
+            if option == "pyobject":
+                assert value in definitions(path), f"{name} has no {value}"
+            elif option in ("start-at", "start-after", "end-before", "end-at"):
+                assert value in path.read_text(encoding="utf-8"), f"{name} has no line with {value!r}"
+
+
+@pages
+def test_a_page_has_a_forward_a_backward_the_code_and_a_check(page):
+    parts = sections(page.read_text(encoding="utf-8"))
+    titles = [title for title, _ in parts]
+    bodies = dict(parts)
+    forward = next(i for i, t in enumerate(titles) if t == "The step" or t.startswith("Forward"))
+    backward = next(i for i, t in enumerate(titles) if "backward" in t.lower())
+    code, check = titles.index("The code"), titles.index("The check")
+    assert forward < backward < code < check
+    assert ":label:" in bodies[titles[forward]] and ":label:" in bodies[titles[backward]]
+    assert ".. literalinclude::" in bodies["The code"] and "ms.checks." in bodies["The check"]
+    assert re.search(r"^Sources?: ", parts[-1][1], re.MULTILINE), "the source of the formulas stands at the end"
+
+
+@pages
+def test_references_to_equations_and_pages_resolve(page):
+    text = page.read_text(encoding="utf-8")
+    labels = {label for p in PAGES for label in re.findall(r":label: (\S+)", p.read_text(encoding="utf-8"))}
+    assert set(re.findall(r":eq:`([^`]+)`", text)) <= labels
+    assert set(re.findall(r":doc:`([^`]+)`", text)) <= {p.stem for p in PAGES}
+
+
+@pytest.mark.parametrize(
+    "name", [*ms.neurons.NEURONS, *ms.resets.RESETS, *ms.surrogates.SURROGATES, *ms.losses.LOSSES, "FiringRate", "Silence"]
+)
+def test_every_ingredient_is_named_on_a_page(name):
+    word = re.compile(rf"(?<![\w.]){name}(?!\w)")
+    assert any(word.search(text.lower() if name == "lif" else text) for text in (p.read_text("utf-8") for p in PAGES))
+
+
+@pages
+def test_a_page_prints_what_it_says(page, monkeypatch):
+    """On the reference backend, which compiles nothing; numbers to rounding."""
+    monkeypatch.setenv("MINISNN_BACKEND", "numpy")
+    blocks = [(kind, textwrap.dedent(body).strip()) for kind, body in BLOCK.findall(page.read_text(encoding="utf-8"))]
+    assert [kind for kind, _ in blocks] == ["python", "text"] * (len(blocks) // 2)
+    for (_, program), (_, wanted) in zip(blocks[::2], blocks[1::2], strict=True):
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile(program, page.name, "exec"), {"__name__": "__main__"})
+        found, wanted = (text.replace("on numba", "on numpy") for text in (printed.getvalue(), wanted))
+        assert NUMBER.sub("#", found).split() == NUMBER.sub("#", wanted).split()
+        numbers = [[float(n) for n in NUMBER.findall(text)] for text in (found, wanted)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-5, abs=1e-9)
