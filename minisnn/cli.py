@@ -79,14 +79,17 @@ def _add_train(commands: Any) -> None:
                        help="what learns (default: stl); compare: sl, tl and stl")  # fmt: skip
     train.add_argument("--data", choices=list(jobs.DEFAULTS), default="digits", help="default: digits, which are bundled")
     _add_data_dir(train)
+    train.add_argument("--model", choices=["mlp", "stl-mnist"], default="mlp",
+                       help="fully connected layers (default), or the published convolutional network")  # fmt: skip
+    train.add_argument("--width", type=_whole, default=128, help="channels of the published network (default: 128)")
     train.add_argument("--hidden", type=_whole, nargs="+", default=[128], metavar="N",
                        help="neurons of the hidden layers (default: 128)")  # fmt: skip
-    train.add_argument("--steps", type=_whole, default=8, help="time steps a sample (default: 8)")
+    train.add_argument("--steps", type=_whole, default=None, help="time steps a sample (default: 8; stl-mnist: 4)")
     chosen = {n: ", ".join(f"{v[n]:g} for {d}" for d, v in jobs.DEFAULTS.items()) for n in ("epochs", "batch", "lr")}
     train.add_argument("--epochs", type=_whole, default=None, help=f"passes through the data (default: {chosen['epochs']})")
     train.add_argument("--batch", type=_whole, default=None, help=f"samples a batch (default: {chosen['batch']})")
     train.add_argument("--lr", type=_positive, default=None, help=f"learning rate of Adam (default: {chosen['lr']})")
-    train.add_argument("--threshold", type=_positive, default=1.0, help="thresholds at the start (default: 1)")
+    train.add_argument("--threshold", type=_positive, default=None, help="at the start (default: 1; stl-mnist: 2)")
     train.add_argument("--seed", type=_natural, default=0, help="the run is a function of it (default: 0)")
     train.add_argument("--backend", choices=list(BACKENDS), default=None, help="time loops (default: the best there is)")
     train.add_argument("--threads", type=_whole, default=None, help="of the compiled loops (default: all CPUs)")
