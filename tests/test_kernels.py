@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from grid import COVERING, FEW, FULL, NEURONS, RESETS, problem, relative, summed
+from grid import COVERING, FEW, FULL, NEURONS, PAIRS, RESETS, problem, relative, summed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -58,8 +58,21 @@ def assert_backends_agree(name, dtype, shape=(6, 2, 3), seed=0):
         assert a.dtype == dtype and relative(a, b) <= TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize("name", FULL)
+def test_the_core_grid_covers_every_pair():
+    seen = [name.split("-") for name in PAIRS]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        every = itertools.product(*((NEURONS, RESETS, list(ms.surrogates.SURROGATES))[i] for i in (a, b)))
+        assert {(s[a], s[b]) for s in seen} == set(every)
+
+
+@pytest.mark.parametrize("name", PAIRS)
 def test_backends_agree_in_float64(name):
+    assert_backends_agree(name, "float64")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", FULL)
+def test_backends_agree_in_float64_on_the_full_grid(name):
     assert_backends_agree(name, "float64")
 
 
