@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minisnn as ms
-from minisnn.data.idx import LIMIT
+from minisnn.data.reading import LIMIT
 
 REAL = os.environ.get("MINISNN_DATA")
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"

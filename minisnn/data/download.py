@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from .idx import DataError
+from .reading import DataError
 from .sets import SETS, Folder, base_folder
 
 __all__ = ["get"]

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .idx import DataError, read_idx
+from .idx import read_idx
+from .reading import DataError
 
 __all__ = ["SETS", "SPLITS", "DataSet", "base_folder", "digits", "fashion_mnist", "mnist"]
 
