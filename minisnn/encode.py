@@ -1,4 +1,4 @@
-"""Encoders: from values in [0, 1], or data with a time axis of their own, to input over time, ``[B, ...] -> [T, B, ...]``."""
+"""Encoders: from values in [0, 1], or from data that have a time axis, to input over time, ``[B, ...] -> [T, B, ...]``."""
 
 from __future__ import annotations
 
