@@ -53,7 +53,7 @@ def cifar10(split: str = "train", flat: bool = False, folder: Folder = None) -> 
     else:
         raise FileNotFoundError(
             f"cifar10: expected {stems[0]}.bin{'' if split == 'test' else ' to data_batch_5.bin, at least one of them'}, "
-            f"with or without .gz, in {base / 'cifar10'} or {base}; found none. Get them with: {source_of('cifar10', base)}"
+            f"with or without .gz, in {base / 'cifar10'} or {base}; found none. Get them from: {source_of('cifar10', base)}"
         )
     warn_of_subset("cifar10", split, len(records))
     images = records[:, 1:].reshape(-1, 3, 32, 32)

@@ -66,7 +66,7 @@ def _events(content: bytearray, size: tuple[int, int]) -> np.ndarray:
     events = np.empty(len(marker), EVENT)
     events["x"], events["y"], events["p"] = columns[0], columns[1], columns[2] >> 7
     high, middle, low = columns[2:].astype(np.int64)
-    events["t"] = ((high & 127) << 16 | middle << 8 | low) + OVERFLOW * np.cumsum(marker)
+    events["t"] = ((high & 127) << 16 | middle << 8 | low) + OVERFLOW * np.cumsum(marker, dtype=np.int64)
     return events[~marker]
 
 

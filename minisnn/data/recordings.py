@@ -60,7 +60,7 @@ def nmnist(
     if not paths:
         raise FileNotFoundError(
             f"nmnist: expected recordings <label>/<number>.bin in {places[0]} or {places[1]}, found none. "
-            f"Get them with: {source_of('nmnist', base)}"
+            f"Get them from: {source_of('nmnist', base)}"
         )
     if strangers := [p for p in paths if not p.stem.isdecimal()]:
         raise DataError(f"{strangers[0]}: expected a number as the file's name, found {strangers[0].stem!r}")
