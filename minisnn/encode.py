@@ -1,4 +1,4 @@
-"""Encoders: from values in [0, 1] to input over time, ``[B, ...] -> [T, B, ...]``."""
+"""Encoders: from values in [0, 1], or from data that have a time axis, to input over time, ``[B, ...] -> [T, B, ...]``."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import numpy as np
 
 from .kernels.contract import Array
 
-__all__ = ["ENCODERS", "Bernoulli", "Constant", "Encoder", "Latency", "bernoulli", "constant", "latency"]
+__all__ = [
+    "ENCODERS", "Bernoulli", "Constant", "Encoder", "Frames", "Latency", "bernoulli", "constant", "frames", "latency",
+]  # fmt: skip
 
 
 class Encoder(Protocol):
     """What ``fit`` wants: a call with values and a generator."""
 
-    steps: int
+    @property
+    def steps(self) -> int | None:
+        """Number of time steps T; ``None``: as many as the data have."""
 
     def __call__(self, images: Array, rng: np.random.Generator) -> Array:
         """``[B, ...] -> [T, B, ...]``."""
@@ -76,6 +80,29 @@ def latency(images: Array, *, steps: int) -> Array:
     return (first == time).view(np.uint8)
 
 
+def frames(images: Array, *, steps: int | None = None) -> Array:
+    """Data that have a time axis already, such as frames of events or time series: time goes first.
+
+    Parameters
+    ----------
+    images : ``[B, T, ...]``, finite and not negative; counts and currents may exceed 1.
+    steps : number of time steps T that is expected; ``None``: any.
+
+    Returns
+    -------
+    values : ``[T, B, ...]``, of the dtype of `images`; whole numbers above 1 are no spikes and become float32.
+    """
+    images = np.asarray(images)
+    if images.ndim < 2 or images.size == 0:
+        raise ValueError(f"frames must be [B, T, ...] with at least one sample and step, got shape {list(images.shape)}")
+    if steps is not None and images.shape[1] != _steps(steps):
+        raise ValueError(f"frames must be [B, T, ...] with T = {steps} steps, got shape {list(images.shape)}")
+    if images.dtype.kind not in "fbiu" or not (images.min() >= 0 and np.isfinite(images.max())):
+        raise ValueError(f"frames must be finite and not negative, got {images.dtype} {images.min()} to {images.max()}")
+    is_plain = images.dtype.kind in "fb" or (images.dtype == np.uint8 and images.max() <= 1)
+    return np.ascontiguousarray(images.swapaxes(0, 1), dtype=images.dtype if is_plain else np.float32)
+
+
 class Bernoulli:
     """:func:`bernoulli` with the number of steps fixed: an encoder for ``fit``."""
 
@@ -118,8 +145,22 @@ class Latency:
         return f"Latency({self.steps} steps): one spike, the larger the value the earlier"
 
 
+class Frames:
+    """:func:`frames` as an encoder for ``fit``; `steps`: how many the data must have, ``None`` for any."""
+
+    def __init__(self, steps: int | None = None) -> None:
+        self.steps = None if steps is None else _steps(steps)
+
+    def __call__(self, images: Array, rng: np.random.Generator) -> Array:
+        """``[B, T, ...] -> [T, B, ...]``; `rng` is not used."""
+        return frames(images, steps=self.steps)
+
+    def __repr__(self) -> str:
+        return f"Frames({'as many' if self.steps is None else self.steps} steps): the data's own time axis goes first"
+
+
 #: Every encoder of the package by its name.
-ENCODERS = {"bernoulli": Bernoulli, "constant": Constant, "latency": Latency}
+ENCODERS = {"bernoulli": Bernoulli, "constant": Constant, "latency": Latency, "frames": Frames}
 
 
 def _steps(steps: Any) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 
 from .version import __version__
 
-__all__ = ["FORMAT", "FileError", "read", "replacing", "write"]
+__all__ = ["FORMAT", "FileError", "array_from", "read", "replacing", "write"]
 
 #: Grows when older versions could not read what is written.
 FORMAT = 1
@@ -110,11 +110,12 @@ def _members(file: Any, size: int) -> dict[str, np.ndarray]:
             name = entry.filename.removesuffix(".npy")
             if name in arrays:
                 raise FileError(f"it holds {name!r} twice")
-            arrays[name] = _array(name, archive.read(entry))  # reading compares the checksum
+            arrays[name] = array_from(name, archive.read(entry))  # reading compares the checksum
     return arrays
 
 
-def _array(name: str, content: bytes) -> np.ndarray:
+def array_from(name: str, content: bytes) -> np.ndarray:
+    """An array of numbers from the bytes of an ``.npy`` file; whatever else they hold is a :class:`FileError`."""
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):
         raise FileError(f"the array {name!r} is of an unknown version")

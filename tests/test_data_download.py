@@ -196,6 +196,8 @@ def test_nobody_answers(server, tmp_path):
 def test_unknown_sets_no_folder_and_a_file_in_its_place(server, tmp_path):
     with pytest.raises(ms.data.DataError, match="'mnits' is unknown; those to download are mnist, fashion-mnist"):
         ms.data.get("mnits", tmp_path)
+    with pytest.raises(ms.data.DataError, match="'nmnist' is not ours to fetch, see https://www.garrickorchard"):
+        ms.data.get("nmnist", tmp_path)
     with pytest.raises(ms.data.DataError, match="'digits' ships with minisnn"):
         ms.data.get("digits", tmp_path)
     with pytest.raises(FileNotFoundError, match="mnist: no folder was given"):

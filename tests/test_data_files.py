@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from test_data_events import batch, write_braille, write_nmnist
 
 import minisnn as ms
-from minisnn.data.idx import LIMIT
+from minisnn.data.reading import LIMIT
 
 REAL = os.environ.get("MINISNN_DATA")
 IMAGES, LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
@@ -295,12 +296,21 @@ def test_one_set_in_place_of_another_is_seen(tmp_path, monkeypatch):
         ms.data.fashion_mnist("test", folder=tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore::minisnn.data.SubsetWarning")
 def test_every_set_of_the_registry_says_what_it_is(tmp_path):
     write_set(tmp_path, *small_set())
-    assert list(ms.data.SETS) == ["digits", "mnist", "fashion-mnist"]
-    for source in ms.data.SETS.values():
+    assert list(ms.data.SETS) == ["digits", "mnist", "fashion-mnist", "cifar10", "nmnist", "braille"]
+    write_nmnist(tmp_path)
+    write_braille(tmp_path)
+    (tmp_path / "data_batch_1.bin").write_bytes(batch(20).tobytes())
+    for name, source in ms.data.SETS.items():
         x, y = source.load("train", flat=False, folder=tmp_path)
-        assert x.shape[1:] == source.shape and y.max() < len(source.classes) == 10
+        steps = () if source.encoder == "bernoulli" else (source.steps or 10,)
+        assert x.shape[1:] == (*steps, *source.shape) and y.max() < len(source.classes) == (27 if name == "braille" else 10)
+        assert ms.encode.ENCODERS[source.encoder](*steps or (3,))(x[:2], np.random.default_rng(0)).shape[1] == 2
+        if steps:
+            assert source.load("train", folder=tmp_path)[0].shape == (len(y), *steps, np.prod(source.shape))
+            continue
         assert np.array_equal(source.load("train", folder=tmp_path)[0], x.reshape(len(x), -1))
         assert len(source.files) in (0, 4) and all(re.fullmatch("[0-9a-f]{64}", h) for h in source.files.values())
 

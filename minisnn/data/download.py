@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from .idx import DataError
+from .reading import DataError
 from .sets import SETS, Folder, base_folder
 
 __all__ = ["get"]
@@ -39,7 +39,8 @@ def get(name: str, folder: Folder = None, *, url: str | None = None, progress: b
     """
     offered = [n for n, source in SETS.items() if source.files]
     if name not in offered:
-        known = "ships with minisnn" if name in SETS else "is unknown"
+        address = SETS[name].home if name in SETS else ""
+        known = f"is not ours to fetch, see {address}" if address else "ships with minisnn" if name in SETS else "is unknown"
         raise DataError(f"get: the data set {name!r} {known}; those to download are {', '.join(offered)}")
     base, own = base_folder(name, folder), url or os.environ.get("MINISNN_DATA_URL")
     home = base if base.name == name else base / name

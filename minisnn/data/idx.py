@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-import gzip
 import math
 import os
-import zlib
 from typing import BinaryIO
 
 import numpy as np
 
-__all__ = ["LIMIT", "DataError", "read_idx"]
+from .reading import LIMIT, DataError, opened, read_most, stranger
 
-#: Bytes that are read at most, 1 GiB: a few kilobytes of gzip can promise, and even hold, more than any memory.
-LIMIT = 1 << 30
-CHUNK = 1 << 20
+__all__ = ["read_idx"]
 
 KINDS = {1: "labels", 3: "images"}
-#: What is often found in place of the data, by its first bytes.
-STRANGERS = {
-    b"<": "a web page (HTML): a download that went wrong",
-    b"PK": "a zip archive: unpack it first",
-    b"\x1f\x8b": "gzip within gzip: unpack it once",
-    b"vers": "text, perhaps a Git LFS pointer: the data themselves were not fetched",
-}
-
-
-class DataError(ValueError):
-    """A data set that is not what was expected: the message names the file, what was expected and what was found."""
 
 
 def read_idx(path: str | os.PathLike[str], axes: int | None = None) -> np.ndarray:
@@ -55,32 +40,16 @@ def read_idx(path: str | os.PathLike[str], axes: int | None = None) -> np.ndarra
     Two zero bytes, a type (8: unsigned byte), the number of axes; each size as a big-endian uint32; the values, last
     axis fastest.  Source: Y. LeCun, C. Cortes, C. Burges, "The MNIST database", section on file formats.
     """
-    if os.path.exists(path) and not os.path.isfile(path):  # a folder, or a pipe that would never end
-        raise DataError(f"{path}: expected a file, found {'a folder' if os.path.isdir(path) else 'something else'}")
-    try:
-        with open(path, "rb") as file:
-            packed = file.peek(2)[:2] == b"\x1f\x8b"
-            stream: BinaryIO = gzip.GzipFile(fileobj=file) if packed else file  # type: ignore[assignment]
-            return _values(stream, _sizes(stream, axes))
-    except FileNotFoundError:
-        raise
-    except DataError as problem:
-        raise DataError(f"{path}: {problem}") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: expected whole gzip data, found them damaged or cut off ({error})") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except MemoryError:
-        raise DataError(f"{path}: holds more than fits into memory") from None
+    with opened(path) as stream:
+        return _values(stream, _sizes(stream, axes))
 
 
 def _sizes(stream: BinaryIO, axes: int | None) -> list[int]:
     start = stream.read(4)
     if not start:
         raise DataError("expected an IDX file, found an empty one")
-    for mark, what in STRANGERS.items():
-        if start.lstrip().startswith(mark):
-            raise DataError(f"expected an IDX file, found {what}")
+    if what := stranger(start):
+        raise DataError(f"expected an IDX file, found {what}")
     # NumPy 1 stops at 32 axes.
     is_idx = len(start) == 4 and start[:3] == b"\0\0\x08" and 1 <= start[3] <= 32
     if not is_idx or axes not in (None, start[3]):
@@ -102,9 +71,7 @@ def _values(stream: BinaryIO, sizes: list[int]) -> np.ndarray:
     shape = " x ".join(f"{n:,}" for n in sizes)
     if math.prod(max(n, 1) for n in sizes) > LIMIT:  # 0 x 4 billion is no shape either
         raise DataError(f"expected at most {LIMIT:,} bytes, the header promises {shape}: it is damaged")
-    values = bytearray()
-    while len(values) <= count and (chunk := stream.read(min(CHUNK, count + 1 - len(values)))):
-        values += chunk
+    values = read_most(stream, count)
     if len(values) != count:
         found = f"only {len(values):,}: it is cut off" if len(values) < count else "more: the header or the end is wrong"
         raise DataError(f"expected {shape} = {count:,} bytes after the header, found {found}")

@@ -1,8 +1,12 @@
-"""The data sets by name: digits ships with the package, MNIST and Fashion-MNIST are read from a folder."""
+"""The data sets by name: digits ships with the package, MNIST and Fashion-MNIST are read from a folder.
+
+The modules ``cifar`` and ``recordings`` put theirs in the same registry.
+"""
 
 from __future__ import annotations
 
 import os
+import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from .idx import DataError, read_idx
+from .idx import read_idx
+from .reading import DataError
 
-__all__ = ["SETS", "SPLITS", "DataSet", "base_folder", "digits", "fashion_mnist", "mnist"]
+__all__ = ["SETS", "SPLITS", "DataSet", "SubsetWarning", "digits", "fashion_mnist", "mnist"]
 
 Folder = str | os.PathLike[str] | None
 Loaded = tuple[np.ndarray, np.ndarray]
@@ -37,13 +42,13 @@ def digits(split: str = "train", flat: bool = True) -> Loaded:
     -------
     images : float32 in [0, 1] (the file's 0 to 16, divided by 16).   labels : int64 ``[n]``, 0 to 9.
     """
-    _check_split("digits", split)
+    check_split("digits", split)
     from importlib import resources  # late: it brings half of the standard library
 
     with resources.files(__package__).joinpath("optdigits.npz").open("rb") as file:
         arrays = np.load(file, allow_pickle=False)
         images, labels = arrays["images"], arrays["labels"]
-    return _scaled(images, labels, slice(*SPLITS[split]), 16, flat)
+    return scaled(images, labels, slice(*SPLITS[split]), 16, flat)
 
 
 def mnist(split: str = "train", flat: bool = True, folder: Folder = None) -> Loaded:
@@ -80,24 +85,39 @@ def fashion_mnist(split: str = "train", flat: bool = True, folder: Folder = None
 class DataSet:
     """A data set: ``load(split, flat, folder)``, and what a network must know before it is loaded.
 
+    A set with the encoder "frames" has a time axis of its own: samples are ``[n, T, *shape]``, or ``[n, T, values]`` if
+    flat.  Where `steps` is ``None``, how many is a choice: its ``load`` takes ``steps=`` as well.
+
     Parameters
     ----------
     title : its name in a sentence.
-    shape : of one image, ``(channels, height, width)``.
+    shape : of one sample at one step: ``(channels, height, width)``, or ``(channels,)`` of a time series.
     classes : what the labels 0, 1, ... mean.
-    load : ``load(split="train", flat=True, folder=None) -> (images, labels)``.
+    load : ``load(split="train", flat=True, folder=None) -> (samples, labels)``.
     files : SHA-256 sums by file name, of what can be downloaded.
     mirrors : addresses of folders that hold these files.
     labels : CRC-32 of the label bytes, training and test.
+    encoder : the name, in ``ms.encode.ENCODERS``, of what gives a sample its time.
+    steps : time steps of every sample, if they are fixed.
+    sizes : number of training and of test samples in the published set.
+    home : where it can be had, if not by ``minisnn data get``.
     """
 
     title: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     classes: tuple[str, ...]
     load: Callable[..., Loaded]
     files: Mapping[str, str] = field(default_factory=dict)
     mirrors: tuple[str, ...] = ()
     labels: tuple[int, ...] = ()
+    encoder: str = "bernoulli"
+    steps: int | None = None
+    sizes: tuple[int, int] | None = None
+    home: str = ""
+
+
+class SubsetWarning(UserWarning):
+    """Fewer samples were found than were published: accuracies on them do not compare with published ones."""
 
 
 def _digits(split: str = "train", flat: bool = True, folder: Folder = None) -> Loaded:
@@ -146,13 +166,18 @@ def base_folder(name: str, folder: Folder) -> Path:
     if given is None:
         raise FileNotFoundError(
             f"{name}: no folder was given; say folder= (--data-dir D), or set MINISNN_DATA to the folder with {name}/ "
-            f"inside. The files themselves: minisnn data get {name} --data-dir D"
+            f"inside. The files themselves: {source_of(name, 'D')}"
         )
     return Path(os.path.expanduser(given))
 
 
+def source_of(name: str, base: Folder) -> str:
+    """Where its files can be had: a command or an address."""
+    return SETS[name].home or f"minisnn data get {name} --data-dir {base}"
+
+
 def _idx_set(name: str, split: str, flat: bool, folder: Folder) -> Loaded:
-    _check_split(name, split)
+    check_split(name, split)
     part = "t10k" if split == "test" else "train"
     image_path, label_path = _find(name, [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"], folder)
     images, labels = read_idx(image_path, axes=3), read_idx(label_path, axes=1)
@@ -169,9 +194,7 @@ def _idx_set(name: str, split: str, flat: bool, folder: Folder) -> Loaded:
         for its_part, crc in zip(("train", "t10k"), source.labels, strict=False):
             if zlib.crc32(labels.tobytes()) == crc and (other, its_part) != (name, part):
                 raise DataError(f"{label_path}: expected {part} labels of {name}, found {its_part} labels of {other}")
-    held_out = len(labels) // 12 if part == "train" else 0
-    border = len(labels) - held_out
-    return _scaled(images, labels, slice(border, None) if split == "validation" else slice(border), 255, flat)
+    return scaled(images, labels, rows_of(split, len(labels), 12), 255, flat)
 
 
 def _find(name: str, stems: list[str], folder: Folder) -> list[str]:
@@ -186,7 +209,7 @@ def _find(name: str, stems: list[str], folder: Folder) -> list[str]:
     raise FileNotFoundError(
         f"{name}: expected {' and '.join(stems)}, each with or without .gz, in {' or '.join(map(str, places))}; "
         f"found {'only ' + ', '.join(partly) if partly else 'neither' if base.exists() else f'no folder {base}'}. "
-        f"Get them with: minisnn data get {name} --data-dir {base}. "
+        f"Get them with: {source_of(name, base)}. "
         "Or say where they are: folder= (--data-dir D), or MINISNN_DATA"
     )
 
@@ -199,13 +222,27 @@ def _spelling(place: Path, stem: str) -> str | None:
     return min(there, key=os.path.isdir, default=None)
 
 
-def _check_split(name: str, split: str) -> None:
+def check_split(name: str, split: str) -> None:
     if split not in SPLITS:
         raise ValueError(f"{name}: unknown split {split!r}, expected one of {', '.join(map(repr, SPLITS))}")
 
 
-def _scaled(images: np.ndarray, labels: np.ndarray, rows: slice, top: int, flat: bool) -> Loaded:
-    """Rows of ``[n, height, width]`` as float32 in [0, 1]."""
+def rows_of(split: str, n: int, share: int) -> slice:
+    """The rows of a part's `n` that belong to the split: validation is one in `share` of training's, the last ones."""
+    border = n - (n // share if split != "test" else 0)
+    return slice(border, None) if split == "validation" else slice(border)
+
+
+def warn_of_subset(name: str, split: str, found: int) -> None:
+    """Say so, if it is not the whole published set."""
+    part = "test" if split == "test" else "training"
+    if (sizes := SETS[name].sizes) and found != (full := sizes[part == "test"]):
+        text = f"{name}: found {found:,} of the {full:,} {part} samples; accuracies do not compare with published ones"
+        warnings.warn(text, SubsetWarning, stacklevel=3)
+
+
+def scaled(images: np.ndarray, labels: np.ndarray, rows: slice, top: int, flat: bool) -> Loaded:
+    """Rows of ``[n, height, width]`` or ``[n, channels, height, width]`` as float32 in [0, 1]."""
     part = np.divide(images[rows], np.float32(top), dtype=np.float32)
-    n, (height, width) = len(part), images.shape[1:]
-    return part.reshape(n, height * width) if flat else part.reshape(n, 1, height, width), labels[rows].astype(np.int64)
+    maps = images.shape[1:] if images.ndim == 4 else (1, *images.shape[1:])
+    return part.reshape(len(part), *([np.prod(maps)] if flat else maps)), labels[rows].astype(np.int64)
