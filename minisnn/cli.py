@@ -77,7 +77,8 @@ def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train a network on images of digits or clothes")
     train.add_argument("--rule", choices=[*jobs.RULES, "compare"], default="stl",
                        help="what learns (default: stl); compare: sl, tl and stl")  # fmt: skip
-    train.add_argument("--data", choices=list(jobs.DEFAULTS), default="digits", help="default: digits, which are bundled")
+    train.add_argument("--data", choices=list(jobs.DEFAULTS), default="digits",
+                       help="default: digits, which are bundled")  # fmt: skip
     _add_data_dir(train)
     train.add_argument("--model", choices=["mlp", "stl-mnist"], default="mlp",
                        help="fully connected layers (default), or the published convolutional network")  # fmt: skip
