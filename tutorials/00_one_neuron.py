@@ -23,6 +23,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 FAST = bool(os.environ.get("MINISNN_FAST"))  # set when the tests run this page; you can ignore it
+if FAST:
+    os.environ.setdefault("MINISNN_BACKEND", "numpy")  # nothing to compile
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"  # told apart by colour-blind eyes too
 
 # %%

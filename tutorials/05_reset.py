@@ -22,6 +22,8 @@ import numpy as np
 import minisnn as ms
 
 FAST = bool(os.environ.get("MINISNN_FAST"))
+if FAST:
+    os.environ.setdefault("MINISNN_BACKEND", "numpy")  # nothing to compile
 BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 
 # %%
