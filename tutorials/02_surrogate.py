@@ -28,7 +28,7 @@ BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 # -----------------------------
 #
 # We leave time out. A neuron sees one number :math:`x`, and fires if it reaches the threshold. There are 400 such
-# numbers, and the neuron should fire for 20 % of them:
+# numbers, drawn once at random and all positive, and the neuron should fire for 20 % of them:
 #
 # .. math:: s_i = H(x_i - \theta), \qquad r = \frac{1}{400}\sum_i s_i, \qquad L = (r - 0.2)^2
 #
@@ -153,8 +153,9 @@ _ = axes.legend()
 #
 # .. math:: \text{``} H'(z) \text{''} := \mathit{slope}(z) .
 #
-# This is a choice, not a theorem. Everything around it, the chain rule through time, weights and resets, is derived
-# and can be right or wrong. This one factor is chosen, and can be useful or not.
+# This is a choice, not a theorem. (It is equation :eq:`lif.6` in :doc:`/derivations/lif`, where everything else is
+# derived from the equations before it.) Everything around it, the chain rule through time, weights and resets, is
+# derived and can be right or wrong. This one factor is chosen, and can be useful or not.
 #
 # What it is not
 # --------------

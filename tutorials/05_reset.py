@@ -34,7 +34,7 @@ BLUE, ORANGE, GREEN, PINK = "#0072b2", "#d55e00", "#009e73", "#cc79a7"
 #
 # .. math:: \text{hard:}\quad v = u - s\, u \qquad\qquad \text{soft:}\quad v = u - s\, \theta
 #
-# Differentiate both, with respect to every letter:
+# Differentiate both, with respect to every letter (:doc:`/derivations/lif` does it step by step for the hard one):
 #
 # ========  ==================  ==================  ====================
 # reset     d_u                 d_s                 d_theta
@@ -190,9 +190,9 @@ assert abs(np.subtract(*compare(hard, hard_full))) < 1e-9
 assert abs(np.subtract(*compare(hard, hard_detached))) > 1e-3
 
 # %%
-# "Full is right, detached is wrong." So it seems, and so it has been written many times. But the test has asked the
-# wrong question. The detached gradient *says* that it takes the spike in the reset for a constant. The differences
-# did not: they turned theta, the spike changed, and the reset changed with it.
+# "Full is right, detached is wrong." So it seems. But the test has asked the wrong question. The detached gradient
+# *says* that it takes the spike in the reset for a constant. The differences did not: they turned theta, the spike
+# changed, and the reset changed with it.
 #
 # Hold it constant, then, as was promised: run once, write down the spikes, and let the reset use *these* while
 # theta is turned. That is what ``held`` is for.
@@ -329,7 +329,7 @@ def train(reset, theta, updates=60 if FAST else 200, neurons=100, steps=50, line
     layer = ms.LIF(neurons, reset=reset, decay=0.9, threshold=theta, dtype="float64")
     for _ in range(updates):
         spikes, cache = layer.forward(np.einsum("tin,in->tn", inputs, weights)[:, None])
-        d_x, _ = layer.backward(spikes - target, cache, wrt=[])
+        d_x, _ = layer.backward(spikes - target, cache, wrt=[])  # wrt=[]: no gradients of theta and decay
         weights = weights - 0.05 * np.einsum("tin,tn->in", inputs, d_x[:, 0])
     return np.abs(spikes - target).sum(axis=(0, 1))
 
