@@ -352,7 +352,10 @@ else:
 
 rng = np.random.default_rng(5)
 net = ms.Network(
-    fc1=ms.Linear(6, 8, rng=rng), lif1=ms.LIF(8, threshold=0.7), fc2=ms.Linear(8, 4, rng=rng), lif2=ms.LIF(4, threshold=0.4)
+    fc1=ms.Linear(6, 8, rng=rng),
+    lif1=ms.LIF(8, threshold=0.7),
+    fc2=ms.Linear(8, 4, rng=rng),
+    lif2=ms.LIF(4, threshold=0.4),
 ).astype("float64")
 x, weights = rng.uniform(0, 2, (7, 3, 6)), rng.normal(size=(7, 3, 4))
 _, caches = net.forward(x)
