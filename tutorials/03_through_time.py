@@ -210,7 +210,7 @@ for _ in range(50):
 
 needed = 0.4 / 0.9**2
 print(f"w = {w:.3f}, spike at step 3: {s[2]:.0f}; needed {needed:.3f}")
-assert s[2] == 1 and needed <= w < needed + 0.5
+assert s[2] == 1 and needed <= w < needed + 0.5 and round(needed, 3) == 0.494
 
 figure, axes = plt.subplots(figsize=(7, 3.4), layout="constrained")
 axes.plot([way for way, _ in ways], "o-", markersize=3, color=BLUE, label="w, with backpropagation through time")
