@@ -34,7 +34,9 @@ Named = Iterator[tuple[str, Callable[[], Report]]]
 def add_command(commands: Any) -> None:
     """The subcommand ``check`` of a command line."""
     parser = commands.add_parser("check", help="check gradients: those a file defines, or the installation")
-    parser.add_argument("what", nargs="?", metavar="FILE.py[:NAME]", help="a Python file, or one name in it (default: minisnn itself)")
+    parser.add_argument(
+        "what", nargs="?", metavar="FILE.py[:NAME]", help="a Python file, or one name in it (default: minisnn itself)"
+    )
     parser.add_argument("--json", action="store_true", help="print the reports as JSON")
     parser.set_defaults(run=run)
 
@@ -89,7 +91,9 @@ def check_file(what: str) -> Named:
     mine = {n: v for n, v in found.items() if not n.startswith("__") and not isinstance(v, types.ModuleType)}
     if name and name not in mine:
         raise ValueError(f"check: {path} has no {name!r}; it defines {', '.join(mine) or 'nothing'}")
-    checks = [(n, check) for n, v in mine.items() if name in ("", n) and (check := _check_of(n, v, mine, str(path), bool(name)))]
+    checks = [
+        (n, check) for n, v in mine.items() if name in ("", n) and (check := _check_of(n, v, mine, str(path), bool(name)))
+    ]
     if not checks:
         raise ValueError(
             f"check: nothing to check in {what}: no ms.Neuron, ms.Reset, ms.Surrogate, layer, network, loss(scores, targets), "
@@ -145,7 +149,9 @@ def check_pair(forward: Callable, adjoint: Callable) -> Report:
         results = call(adjoint, *np.full((len(outs) + len(args), 1), 0.7), what=adjoint.__name__)
         count = len(results) if isinstance(results, tuple) else 1
         if count != len(args):
-            raise Broken(f"{adjoint.__name__} returns {count} value(s), expected {len(args)}: one for each of {', '.join(args)}")
+            raise Broken(
+                f"{adjoint.__name__} returns {count} value(s), expected {len(args)}: one for each of {', '.join(args)}"
+            )
         step = Step(f"pair {forward.__name__}", forward, adjoint, args, outs, "pair")
         report.rows, report.problems = check_steps((step,))
         if not report.ok:
@@ -162,7 +168,9 @@ def _check_net(value: Any) -> Report:
     weight = first.params.get("weight")
     shape = getattr(first, "shape", None) or (None if weight is None or weight.ndim != 2 else weight.shape[:1])
     if shape is None:
-        raise ValueError(f"{type(first).__name__} does not say the shape of its input: call check_layer(layer, x) in the file")
+        raise ValueError(
+            f"{type(first).__name__} does not say the shape of its input: call check_layer(layer, x) in the file"
+        )
     x = np.random.default_rng(0).normal(0.5, 1.0, (5, 3, *shape))
     value = value.astype("float64")
     if isinstance(value, Layer):

@@ -128,7 +128,9 @@ def _tame(net: Network, x: Array, options: Mapping[str, Any], rng: Any) -> tuple
                 sizes = [_size(run, scale * x[:steps], options, rng) for run in (net, net.smoothed())]
                 if max(sizes) <= limit:
                     plain = (steps, scale) == (len(x), 1.0)
-                    return scale * x[:steps], "" if plain else f"the neurons overflow on x: checked on {scale:g} * x[:{steps}]"
+                    return scale * x[
+                        :steps
+                    ], "" if plain else f"the neurons overflow on x: checked on {scale:g} * x[:{steps}]"
     raise ValueError(
         "check_grads: the network's states overflow, even on 0.03 * x and 3 steps: nothing can be compared. Are its weights or a "
         "neuron's parameters far too large?"

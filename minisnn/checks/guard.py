@@ -27,6 +27,7 @@ def call(function: Callable[..., Any], *args: Any, what: str, **kwargs: Any) -> 
             return function(*args, **kwargs)
     except (Exception, SystemExit) as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith(PACKAGE)]
+        frames = [f for f in frames if not f.filename.startswith(("<string>", "<frozen"))] or frames
         frames = [f for f in frames if "site-packages" not in f.filename] or frames
         where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno}: {frames[-1].line})" if frames else ""
         raise Broken(f"{what} raises {type(error).__name__}: {error}{where}") from None
@@ -49,7 +50,7 @@ def as_gradient(value: Any, like: Array, what: str) -> Array:
         array = np.asarray(value)
     except Exception as error:
         raise Broken(f"{what} is no array: {type(error).__name__}: {error}") from None
-    if array.dtype.kind not in "fiub" or array.dtype.kind == "f" and array.dtype.itemsize < 8:
+    if array.dtype.kind not in "fiub" or (array.dtype.kind == "f" and array.dtype.itemsize < 8):
         hint = ": compute in float64, single precision cannot tell a wrong gradient from rounding"
         raise Broken(f"{what} has dtype {array.dtype}, expected float64" + hint * (array.dtype.kind == "f"))
     if array.shape != like.shape:

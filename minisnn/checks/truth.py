@@ -35,7 +35,8 @@ def true_gradients(dynamics: Dynamics, problem: Problem, twin: str) -> dict[str,
         x, state0, theta, params = (np.moveaxis(a, 0, -3) if n != "theta" else a for n, a in arguments.items())
         lanes = tuple(np.moveaxis(params, -2, 0)[..., None, :]) if len(problem.params) else ()
         twin_run = run(dynamics, x, tuple(state0), theta[:, None], lanes, fire(dynamics, problem.k), base)
-        found[name] = (_loss(twin_run, d_spikes, problem.d_state_last).imag / h).reshape(at.shape)
+        moved = _loss(twin_run, d_spikes, problem.d_state_last).imag / h
+        found[name] = np.broadcast_to(moved, at.size).reshape(at.shape)
     return found
 
 
