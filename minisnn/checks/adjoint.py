@@ -15,7 +15,7 @@ from .problem import Problem, draw, run_of
 from .proof import prove
 from .report import Report, Row
 from .step import check_steps, steps_of
-from .truth import ORIGIN, TOLERANCE, row_of, true_gradients
+from .truth import ORIGIN, TOLERANCE, row_of, truth
 from .twins import TWINS, without_slope
 
 __all__ = ["check_adjoint", "compare", "draw"]
@@ -80,13 +80,13 @@ def check_adjoint(
 
 def compare(dynamics: Dynamics, problem: Problem, twin: str, backend: str) -> list[Row]:
     """One row for each gradient of one problem on one twin."""
-    yours, true = kernel_gradients(dynamics, problem, twin, backend), true_gradients(dynamics, problem, twin)
+    yours, (true, sizes) = kernel_gradients(dynamics, problem, twin, backend), truth(dynamics, problem, twin)
     neuron, rows = dynamics.neuron, []
     for name, parts in (("x", ("d_x",)), ("state0", neuron.state), ("theta", ("d_threshold",)), ("params", neuron.params)):
         for i, part in enumerate(parts):
-            a, b = (yours[name][i], true[name][i]) if name in ("state0", "params") else (yours[name], true[name])
+            a, b, size = (d[name][i] if name in ("state0", "params") else d[name] for d in (yours, true, sizes))
             label = {"state0": f"d_{part}[0]", "params": f"d_{part}"}.get(name, part)
-            rows.append(row_of(twin, label, a, b, TOLERANCE, ORIGIN))
+            rows.append(row_of(twin, label, a, b, TOLERANCE, ORIGIN, size))
     return rows
 
 

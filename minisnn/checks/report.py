@@ -42,6 +42,8 @@ class Row:
         """In a word: ok, WRONG, UNDECIDED (the numeric value is too coarse to tell) or REFUSED."""
         if self.ok:
             return "ok"
+        if self.twin.startswith("against "):  # two derivations side by side: neither need be right
+            return "DIFFERS"
         return "REFUSED" if self.refused else "UNDECIDED" if self.error <= self.tolerance else "WRONG"
 
 
@@ -129,12 +131,15 @@ class Report:
         lines += [line for origin in origins for line in _wrap(f"error: {origin}", "  ")]
         lines += [line for note in self.notes for line in _wrap(f"note: {note}", "  ")]
         right = sum(row.ok for row in self.rows)
+        if any(row.verdict == "DIFFERS" for row in self.rows):
+            return "\n".join([*lines, f"  {right} of {len(self.rows)} the same"])
         return "\n".join([*lines, f"  {right} of {len(self.rows)} right" + ("" if self.ok else ": NOT RIGHT")])
 
 
 def _table(twin: str, rows: list[Row]) -> list[str]:
     name = max(len(twin), *(len(row.name) + 2 for row in rows))
-    lines = [f"  {twin:<{name}} {'shape':>9} {'worst at':>9} {'yours':>12} {'true':>12} {'error':>7} {'allowed':>7}"]
+    true = "other" if twin.startswith("against ") else "true"
+    lines = [f"  {twin:<{name}} {'shape':>9} {'worst at':>9} {'yours':>12} {true:>12} {'error':>7} {'allowed':>7}"]
     for r in rows:
         shape, at = "x".join(map(str, r.shape)) or "1", ",".join(map(str, r.at)) or "-"
         lines.append(

@@ -18,9 +18,9 @@ from .guard import Broken, as_gradient, call, changed, named_gradients, pair, sa
 from .problem import Problem, draw, run_of
 from .report import Report
 from .step import check_steps, steps_of
-from .truth import ORIGIN, TOLERANCE, row_of, true_gradients
+from .truth import ORIGIN, TOLERANCE, row_of, truth
 
-__all__ = ["check_scan"]
+__all__ = ["check_scan", "problem_from_rest", "run_users"]
 
 
 def check_scan(
@@ -61,18 +61,19 @@ def check_scan(
     problems: list[str] = []
 
     def gradients(problem: Problem) -> dict[str, Array]:
-        return _run_users(forward, backward, dynamics, problem, shared, problems)
+        return run_users(forward, backward, dynamics, problem, shared, problems)
 
     try:
         rows = []
         for number, shape in enumerate(SHAPES):
-            problem = _problem(dynamics, seed + number, shape, shared)
-            yours, true = gradients(problem), _of_user(true_gradients(dynamics, problem, "tangent"), dynamics, shared)
-            rows += [row_of("tangent", f"d_{n}", yours[n], true[n], TOLERANCE, ORIGIN) for n in true]
+            problem = problem_from_rest(dynamics, seed + number, shape, shared)
+            yours = gradients(problem)
+            true, sizes = (_of_user(d, dynamics, shared) for d in truth(dynamics, problem, "tangent"))
+            rows += [row_of("tangent", f"d_{n}", yours[n], true[n], TOLERANCE, ORIGIN, sizes[n]) for n in true]
         report.add_worst(rows)
         if not report.ok:
             report.find(
-                explain_loop(dynamics, lambda p: gradients(p), lambda s, shape: _problem(dynamics, s, shape, shared), shared)
+                explain_loop(dynamics, lambda p: gradients(p), lambda s, shape: problem_from_rest(dynamics, s, shape, shared), shared)
             )
     except Broken as error:
         problems.append(str(error))
@@ -84,7 +85,7 @@ def _name(function: Any) -> str:
     return getattr(function, "__name__", type(function).__name__)
 
 
-def _problem(dynamics: Dynamics, seed: int, shape: tuple[int, int, int], shared: bool) -> Problem:
+def problem_from_rest(dynamics: Dynamics, seed: int, shape: tuple[int, int, int], shared: bool) -> Problem:
     """A problem whose state starts at 0 and whose last state is not looked at."""
     for again in range(50):
         problem = draw(dynamics, np.random.default_rng([seed, 3, again]), shape)
@@ -105,7 +106,7 @@ def _of_user(found: Mapping[str, Array], dynamics: Dynamics, shared: bool) -> di
     return {n: np.asarray(d.sum()) if shared and n != "x" else d for n, d in named.items()}
 
 
-def _run_users(
+def run_users(
     forward: Callable, backward: Callable, dynamics: Dynamics, problem: Problem, shared: bool, problems: list[str]
 ) -> dict[str, Array]:
     values = {"threshold": problem.theta, **dict(zip(dynamics.neuron.params, problem.params, strict=True))}
