@@ -11,7 +11,7 @@ from ..kernels.contract import Array
 from .differences import Along, Difference, at_a_kink, settled
 from .report import Row
 
-__all__ = ["compare_arrays"]
+__all__ = ["compare_arrays", "curves"]
 
 TOLERANCE = 1e-7
 #: A difference whose own estimated error is larger than this share of the gradient decides nothing.
@@ -56,6 +56,20 @@ def compare_arrays(
                 found = [by_entry] if by_entry.verdict == "WRONG" else [*found, by_entry] if entries else found
         rows.append(max(found, key=lambda row: (not row.ok, row.error != row.error, row.error)) if found else None)
     return [row for row in rows if row is not None]
+
+
+def curves(
+    value: Value, arrays: Mapping[str, Array], gradients: Mapping[str, Array], rng: np.random.Generator
+) -> list[tuple]:
+    """For the figure: each gradient's error against the step of a plain difference, along one random direction."""
+    found = []
+    for name, array in arrays.items():
+        direction = rng.normal(size=array.shape)
+        along, size = moved(value, arrays, name, direction), np.linalg.norm(gradients[name]) * np.linalg.norm(direction)
+        steps = [10.0 ** (-k / 2) for k in range(2, 25)]
+        slope = float((gradients[name] * direction).sum())
+        found.append((name, steps, [abs((along(h)[0] - along(-h)[0]) / (2 * h) - slope) / (size or 1.0) for h in steps]))
+    return found
 
 
 def moved(value: Value, arrays: Mapping[str, Array], name: str, direction: Array) -> Along:

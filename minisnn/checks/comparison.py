@@ -63,7 +63,9 @@ def compare(
         rules = [_gradients(rule, dynamics, report) for rule in (mine, other)]
         a, b = (rule(problem) for rule in rules)
         report.rows = [row_of(f"against {_name(other)}", f"d_{n}", a[n], b[n], 1e-9, ORIGIN) for n in b if np.size(b[n])]
-        report.notes += [f"d_{n}: cosine {_cosine(a[n], b[n]):.3f}, norm {_share(a[n], b[n]):.2f} times" for n in b if np.size(b[n])]
+        report.notes += [
+            f"d_{n}: cosine {_cosine(a[n], b[n]):.3f}, norm {_share(a[n], b[n]):.2f} times" for n in b if np.size(b[n])
+        ]
         _by_lag(report, rules, problem)
         _by_path(report, a["x"], dynamics, problem)
     except Broken as error:
@@ -144,7 +146,9 @@ def _by_lag(report: Report, rules: list[Gradients], p: Problem) -> None:
     for lag, (a, b) in enumerate(zip(*lags, strict=True)):
         shares = [float(np.linalg.norm(parts) / size) for parts, size in zip((a, b), whole, strict=True)]
         table.append((lag, _cosine(np.array(a), np.array(b)), *shares))
-        report.notes.append(f"lag {lag}: cosine {table[-1][1]:6.3f}; share of the norm {shares[0]:.3f}, other {shares[1]:.3f}")
+        report.notes.append(
+            f"lag {lag}: cosine {table[-1][1]:6.3f}; share of the norm {shares[0]:.3f}, other {shares[1]:.3f}"
+        )
     report.pictures["lags"] = table
 
 
@@ -158,5 +162,7 @@ def _by_path(report: Report, mine: Array, dynamics: Dynamics, p: Problem) -> Non
     rest = float(np.linalg.norm(columns @ held - mine.ravel()) / (np.linalg.norm(mine) or 1.0))
     table = [(n, float(h), _share(d, whole)) for (n, d), h in zip(paths.items(), held, strict=True)]
     report.pictures["paths"] = table
-    report.notes += [f"path {n}: {h:6.3f} of it held; its norm is {share:.3f} of the whole gradient's" for n, h, share in table]
+    report.notes += [
+        f"path {n}: {h:6.3f} of it held; its norm is {share:.3f} of the whole gradient's" for n, h, share in table
+    ]
     report.notes.append(f"of no path: {rest:.3f} of the norm")

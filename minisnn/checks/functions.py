@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.contract import Array
-from .compared import compare_arrays
+from .compared import compare_arrays, curves
 from .differences import stencil
 from .guard import Broken, as_gradient, call, changed, named_gradients, pair, same_bits, snapshot
 from .monomials import evaluate, explain, monomials, same, write
@@ -81,6 +81,7 @@ def check_function(
         rng = np.random.default_rng([seed, 29])
         report.rows = compare_arrays("function", value, arrays, gradients, rng, entries=entries)
         report.rows = [_renamed(row) for row in report.rows]
+        report.pictures["v curve"] = curves(value, arrays, gradients, rng)
         if not report.ok:
             report.find(_explain(subject, arrays, gradients, seed))
     except Broken as error:

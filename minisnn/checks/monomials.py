@@ -117,12 +117,12 @@ def _written(value: float) -> str:
 def factor_names(ratio: float, sizes: Mapping[str, float]) -> Iterator[str]:
     """A constant ratio in every way that it can be made of known sizes: ``"1/B"``, ``"2"``, ``"-1/(B*T)"``."""
     powers = [p for p in itertools.product((0, 1, -1), repeat=len(sizes)) if sum(map(abs, p)) <= 3]
-    for power in sorted(powers, key=lambda p: sum(map(abs, p))):
+    bases = list(itertools.product((1.0, 2.0, 0.5), (1, -1)))
+    for power, base in sorted(itertools.product(powers, bases), key=lambda c: sum(map(abs, c[0])) + 1.5 * (c[1][0] != 1)):
         product = math.prod(v**p for v, p in zip(sizes.values(), power, strict=True))
-        above, below = ([n for n, p in zip(sizes, power, strict=True) if p == sign] for sign in (1, -1))
-        for base in itertools.product((1, -1), (1.0, 2.0, 0.5)):
-            if abs(math.prod(base) * product - ratio) <= 1e-8 * abs(ratio):
-                yield _factor_text(math.prod(base), above, below)
+        if abs(math.prod(base) * product - ratio) <= 1e-8 * abs(ratio):
+            above, below = ([n for n, p in zip(sizes, power, strict=True) if p == sign] for sign in (1, -1))
+            yield _factor_text(math.prod(base), above, below)
     if text := _plain(ratio, 1e-8):
         yield _factor_text(text, [], [])
 

@@ -73,7 +73,9 @@ def check_scan(
         report.add_worst(rows)
         if not report.ok:
             report.find(
-                explain_loop(dynamics, lambda p: gradients(p), lambda s, shape: problem_from_rest(dynamics, s, shape, shared), shared)
+                explain_loop(
+                    dynamics, lambda p: gradients(p), lambda s, shape: problem_from_rest(dynamics, s, shape, shared), shared
+                )
             )
     except Broken as error:
         problems.append(str(error))
