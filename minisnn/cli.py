@@ -1,4 +1,4 @@
-"""The command line: ``minisnn train``, ``eval``, ``data`` and ``info``."""
+"""The command line: ``minisnn train``, ``eval``, ``data``, ``check`` and ``info``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import minisnn as ms
 
 from . import checkpoint as checkpoints
 from . import jobs
+from .checks import command
 from .kernels import BACKENDS, backend_problem, default_backend
 
 __all__ = ["main"]
@@ -67,6 +68,8 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
                      help="mnist or fashion-mnist")  # fmt: skip
     _add_data_dir(get)
     get.set_defaults(run=_get)
+
+    command.add_command(commands)
 
     info = commands.add_parser("info", help="versions, backends, threads and the cache folder")
     info.set_defaults(run=_info)
