@@ -26,7 +26,8 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "0.55"
 # A task that one layer cannot do
 # -------------------------------
 # Images of 8 x 8 pixels show a line: level, upright, falling or rising. It may lie anywhere; what leaves the image on one side
-# comes in on the other. There is noise. The network is to name the kind of line.
+# comes in on the other. Half of the images are negatives: a white line on black. There is noise. The network is to name the
+# kind of line.
 #
 # Input are spikes: a pixel of value :math:`p` fires with probability :math:`p` at each of :math:`T = 6` time steps, drawn anew
 # each time (*rate coding*).
@@ -42,6 +43,8 @@ def lines(n, rng):
     column = np.choose(kinds[:, None], [running, level, running + offset, offset - running])
     images = np.full((n, 8, 8), 0.05)
     images[np.arange(n)[:, None], row % 8, column % 8] = 0.9
+    negative = rng.integers(0, 2, n) == 1
+    images[negative] = 1 - images[negative]
     return np.clip(images + rng.normal(0, 0.05, images.shape), 0, 1).reshape(n, 64), kinds
 
 
@@ -181,8 +184,8 @@ def backward(net, d_rates, caches):
 # Is it right?
 # ------------
 # Lesson 04 in three lines. In the *smooth twin* the jump is replaced by the smooth curve whose slope is :math:`\psi`; there the
-# same backward code is an ordinary derivative. All parameters move together along a random direction. Value to expect: a relative
-# difference below 1e-7 (it is limited by the difference quotient, not by you).
+# same backward code is an ordinary derivative. All parameters move together along a random direction. Value to expect: a
+# difference below 1e-7, relative to the lengths of gradient and direction (the difference quotient limits it, not you).
 
 
 def smooth(x, k=2.0):
@@ -201,10 +204,11 @@ def shifted_loss(h):
     return mse(forward(moved, x, fire=smooth)[0], kinds[:10])[0]
 
 
+scale = np.sqrt(sum((g[n] ** 2).sum() for g in grads for n in g) * sum((d[n] ** 2).sum() for d in direction for n in d))
 numeric = (shifted_loss(1e-5) - shifted_loss(-1e-5)) / 2e-5
 analytic = sum((g[n] * d[n]).sum() for g, d in zip(grads, direction, strict=True) for n in g)
 print(f"by hand {analytic:+.10f}, by differences {numeric:+.10f}")
-assert abs(analytic - numeric) < 1e-7 * abs(numeric)
+assert abs(analytic - numeric) < 1e-7 * scale
 
 # %%
 # Adam
@@ -266,7 +270,7 @@ def train(sizes, epochs, seed=0, batch=50):
 # First the naive try: pixels straight to four output neurons. Then the same with 64 neurons in between. Write down what you
 # expect, on images that were not trained on: what does guessing give, and will the first network be better than that?
 
-EPOCHS = 8 if FAST else 12
+EPOCHS = 6 if FAST else 12
 one_layer, one_curve = train((64, 4), EPOCHS)
 two_layers, two_curve = train((64, 64, 4), EPOCHS)
 
@@ -284,13 +288,15 @@ for panel in (left, right):
 right.legend(loc="center right")
 
 print(f"new images: one layer {one_curve[-1, 1]:.1%}, two layers {two_curve[-1, 1]:.1%}; guessing 25 %")
-assert one_curve[-1, 1] < 0.5, "one layer stays near guessing"
-assert two_curve[-1, 1] > (0.75 if FAST else 0.9)
+assert one_curve[-1, 1] < 0.65, "one layer fails on a good part of the images"
+assert two_curve[-1, 1] > 0.95
 
 # %%
-# One layer stays near guessing. It must: over all positions, each pixel is on equally often in all four kinds, so no single
-# pixel speaks for one of them; a weighted sum of pixels cannot see which pixels are on *together*. The neurons of the hidden
-# layer can: each one fires for some pixels together. That is all that "hidden layer" means.
+# One layer is better than guessing and gets stuck. You can see why: an image and its negative differ from mid-grey by
+# opposite amounts. Whatever weights a neuron has, an image that raises its input current above the average comes with a
+# negative that lowers it by as much. A neuron that fires for one of them is quiet for the other, and yet both should be called
+# "upright". Neurons in between can share the work: some wait for the black lines, some for the white ones, and the last layer
+# counts both. That is what a hidden layer is for.
 #
 # Look at what some of them wait for, and at what the thresholds did. They all started at 0.5.
 
