@@ -285,7 +285,7 @@ right.set(xlabel="epoch", ylabel="accuracy (%)", title="On new images", ylim=(0,
 for panel in (left, right):
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
-right.legend(loc="center right")
+figure.legend(*right.get_legend_handles_labels(), loc="outside right center")
 
 print(f"new images: one layer {one_curve[-1, 1]:.1%}, two layers {two_curve[-1, 1]:.1%}; guessing 25 %")
 assert one_curve[-1, 1] < 0.65, "one layer fails on a good part of the images"
