@@ -7,7 +7,7 @@
 The loss does not move. What do you look at first?
 
 *You need*: lessons 06 (same spikes, other gradient) and 08 (training with ``ms.fit``).
-*Reading time*: 40 minutes. *Running time*: under 30 seconds.
+*Reading time*: 40 minutes. *Running time*: about 10 seconds, so there is no need of a faster mode.
 
 An ordinary network that is set up badly often learns a little. A spiking network that is set up badly does nothing at all, and
 says so with a loss that stands still. You break a healthy network in four ways. Each leaves its own trace, not in the loss, but
@@ -25,12 +25,10 @@ import numpy as np
 
 import minisnn as ms
 
-FAST = bool(os.environ.get("MINISNN_FAST"))
 BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "0.55"
 
 images, labels = ms.data.digits("train")
-n = 400 if FAST else 800
-data, validation = (images[:n], labels[:n]), ms.data.digits("validation")
+data, validation = (images[:600], labels[:600]), ms.data.digits("validation")
 encoder = ms.encode.Bernoulli(8)
 
 
@@ -49,9 +47,9 @@ def make(threshold=1.0, scale=1.0, surrogate=None):
     return net
 
 
-def fit(net, lr=1e-2):
+def fit(net, lr=2e-3):
     optimizer = ms.Adam(net, ms.STL, lr=lr)
-    return ms.fit(net, optimizer, data, epochs=4, batch=32, encoder=encoder, validation=validation, progress=False)
+    return ms.fit(net, optimizer, data, epochs=8, batch=64, encoder=encoder, validation=validation, progress=False)
 
 
 # %%
@@ -84,8 +82,8 @@ start = health("healthy, first epoch", healthy)
 health("healthy, last epoch", healthy, -1)
 
 # %%
-# A warning from the first line: some hidden neurons are silent even here, and the output layer nearly so at the beginning. One
-# number on one day is not a diagnosis. Look for numbers near 0 % or 100 % *that stay there*.
+# A caution from the first line: in the first epoch the whole output layer of a *healthy* network is silent. One number on one
+# day is not a diagnosis. Look for numbers near 0 % or 100 % *that stay there*.
 #
 # Dead: ``threshold=8``
 # ---------------------
@@ -100,15 +98,26 @@ assert abs(row["train_loss"] - 0.1) < 1e-6, "all scores are 0: one error of 1 in
 assert all(h["silent"] == 1 for h in row["layers"].values())
 
 # %%
-# The naive cure is patience, or a larger learning rate. Look at the last number: the gradient. How much of it is there, and why?
-# The surrogate's slope :math:`\psi` at the membranes that occur tells. The arctangent has long tails, so there *is* a gradient, of
-# the wrong size; a surrogate which is 0 beyond some distance, like the triangle, has none at all. With it even Adam, which
-# enlarges small gradients, has nothing to enlarge.
+# The naive cure is a larger learning rate. You multiply it by five. You also try another surrogate, the triangle, whose slope is 0
+# beyond a distance of 1 from the threshold (the arctangent's has long tails).
 
-triangle = fit(make(threshold=8.0, surrogate=ms.surrogates.triangle(1.0)))
-norm = {name: h.column("gradient_norm", "lif1")[0] for name, h in (("healthy", healthy), ("8", dead), ("triangle", triangle))}
-print("first hidden layer, |d_theta|: " + ", ".join(f"{name} {value:.1e}" for name, value in norm.items()))
-assert norm["8"] < norm["healthy"] / 1000 and norm["triangle"] == 0
+impatient = fit(make(threshold=8.0), lr=1e-2)
+triangle = fit(make(threshold=8.0, surrogate=ms.surrogates.triangle(1.0)), lr=1e-2)
+for title, history in (("healthy", healthy), ("8, rate x 5", impatient), ("8, triangle", triangle)):
+    print(f"{title:12} validation " + " ".join(f"{a:4.0%}" for a in history.column("validation_accuracy")))
+norm = {
+    name: history.column("gradient_norm", "lif1")[0]
+    for name, history in (("healthy", healthy), ("8", dead), ("8, triangle", triangle))
+}
+print("first epoch, lif1, |d_theta|: " + ", ".join(f"{name} {value:.0e}" for name, value in norm.items()))
+assert norm["8"] < norm["healthy"] / 1000 and norm["8, triangle"] == 0
+assert impatient.column("silent", "lif2")[:2] == [1, 1], "still dead after two epochs at five times the rate"
+assert triangle.column("train_loss")[-1] == triangle.column("train_loss")[0], "and with the triangle for ever"
+
+# %%
+# The gradient is there, more than a thousand times too small. Adam divides it by its own size and moves each weight by about the
+# learning rate all the same, in a direction that comes from the far tail of the surrogate. So the network wakes up, late. With
+# the triangle the gradient is exactly 0 and nothing ever moves. Why? Look where the membranes are, and where the slope is.
 
 x = encoder(data[0][:200], np.random.default_rng(0))
 _, caches = make(threshold=8.0).forward(x)
@@ -136,7 +145,7 @@ assert np.array_equal(*first_spikes), "a power of two: the same spikes to the la
 for title, history in (("threshold 1", healthy), ("threshold 8, weights x 8", scaled)):
     health(f"{title}, last epoch", history, -1)
     print(f"   validation accuracy: {', '.join(f'{a:.0%}' for a in history.column('validation_accuracy'))}")
-assert scaled.column("validation_accuracy")[0] < healthy.column("validation_accuracy")[0]
+assert scaled.column("validation_accuracy")[-1] < healthy.column("validation_accuracy")[-1] - 0.2
 assert scaled.column("gradient_norm", "lif1")[0] < 0.1 * norm["healthy"]
 
 # %%
@@ -296,8 +305,8 @@ assert [words.split(":")[0] for words in found.values()] == [
 #
 # Try this
 # --------
-# 1. ``make(threshold=3.0)``: dead, or only slow? Give it 20 epochs and watch which layer wakes up first. *(Which layer is nearer
-#    to the loss?)*
+# 1. ``make(threshold=3.0)``: dead, or only slow? Give it 20 epochs and watch which layer wakes up first. *(Which layer's membranes
+#    are nearer to their thresholds?)*
 # 2. Wake the dead network with a penalty on silent neurons: ``penalties={"lif1": ms.losses.Silence(...)}`` in ``ms.fit``. With the
 #    arctangent and with the triangle. *(A penalty's gradient goes through the same slope.)*
 # 3. In the exploding neuron, raise the current by 0.5. Why does the gradient no longer explode? *(Put the new* :math:`u` *into*
