@@ -287,7 +287,7 @@ for curve, color, label in ((one_curve, ORANGE, "one layer"), (two_curve, BLUE, 
     right.plot(epoch, 100 * curve[:, 1], color=color, label=label)
 right.axhline(25, color=GREY, linestyle=":", label="guessing")
 left.set(xlabel="epoch", ylabel="loss", title="Training", ylim=(0, None))
-right.set(xlabel="epoch", ylabel="accuracy (%)", title="On new images", ylim=(0, 100))
+right.set(xlabel="epoch", ylabel="accuracy (%)", title="On new images", ylim=(0, 104))
 for panel in (left, right):
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)

@@ -16,7 +16,7 @@ not in the loss, but in the *health* of the layers, which ``ms.fit`` reports wit
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices this small are faster on one thread
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: matrices this small need one thread
 
 import warnings
 

@@ -17,7 +17,7 @@ machine you have.
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices this small are faster on one thread
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: matrices this small need one thread
 
 import matplotlib.pyplot as plt
 import numpy as np

@@ -16,7 +16,7 @@ seconds depend on your machine. Ratios do too, but less; the asserts in this les
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices this small are faster on one thread
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: matrices this small need one thread
 
 import time
 
