@@ -207,17 +207,19 @@ assert fast.column("validation_accuracy")[-1] < 0.5
 #
 # .. math:: -\mathit{decay}\;\theta\; k/2
 #
-# Write down the number for ``decay = 0.95``, :math:`\theta = 2`, :math:`k = 2`, and what 60 steps make of it. In a
+# Write down the number for ``decay = 0.95``, :math:`\theta = 3`, :math:`k = 1.5`, and what 60 steps make of it. In a
 # *detached* reset the term :math:`u\,\psi` is missing (lesson 05). What is the factor then?
 
-theta, decay, k, steps = 2.0, 0.95, 2.0, 60
+theta, decay, k, steps = 3.0, 0.95, 1.5, 60
+curve = ms.surrogates.atan(k)
 factor = decay * theta * k / 2
 current = np.full((steps, 1, 1), theta + 1e-4)
 d_spikes = np.zeros((steps, 1, 1))
 d_spikes[-1] = 1.0  # a loss on the last spike alone
 sizes = {}
 for name in ("hard", "hard_detached"):
-    layer = ms.LIF(1, decay=decay, threshold=theta, reset=ms.resets.RESETS[name], dtype="float64")
+    reset = ms.resets.RESETS[name]
+    layer = ms.LIF(1, decay=decay, threshold=theta, reset=reset, surrogate=curve, dtype="float64")
     spikes, cache = layer.forward(current)
     assert spikes.all()
     sizes[name] = np.abs(layer.backward(d_spikes, cache)[0].ravel())
@@ -247,7 +249,7 @@ on = (data[0][:64] > 0.5).astype(np.float32)
 def driven(reset):
     return ms.Network(
         fc1=ms.Linear(64, 64, weight=np.eye(64) * (theta + 1e-4)),
-        lif1=ms.LIF(64, decay=decay, threshold=theta, reset=reset),
+        lif1=ms.LIF(64, decay=decay, threshold=theta, reset=reset, surrogate=curve),
         fc2=ms.Linear(64, 10, rng=np.random.default_rng(0)),
         out=ms.MembraneReadout(10),
     )
