@@ -24,7 +24,7 @@ def true_gradients(dynamics: Dynamics, problem: Problem, twin: str) -> dict[str,
 
 
 def truth(dynamics: Dynamics, problem: Problem, twin: str) -> tuple[dict[str, Array], dict[str, Array]]:
-    """The gradients, and the sizes that rounding is measured against: their terms, one for each d from above, without sign."""
+    """The gradients, and the sizes that rounding is measured against: their terms, one for each d above, without sign."""
     base = run_of(dynamics, problem, smooth=twin == "smooth")
     fire = {"smooth": fire_smooth, "tangent": lambda d, k: fire_tangent(d, k, base), "slope 0": fire_hard}[twin]
     d_spikes = 0 * problem.d_spikes if twin == "slope 0" else problem.d_spikes
