@@ -148,7 +148,7 @@ def test_what_is_wrong_entry_by_entry_is_told_in_formulas():
         return decay * v + (1 - decay) * x, (v, x, decay)
 
     def back(d, cache):
-        v, x, decay = cache
+        v, _, decay = cache
         return {"v": decay * d, "x": (1 - decay) * d}, {"decay": d * v}
 
     v, x, decay = RNG.normal(size=(3, 40))

@@ -15,7 +15,7 @@ import numpy as np
 
 __all__ = ["Dual", "Formula", "NotRational", "load_sympy"]
 
-_OPERATIONS = {
+_OPERATIONS: dict[str, Any] = {
     "add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "divide": operator.truediv,
     "negative": operator.neg, "less": operator.lt, "less_equal": operator.le, "greater": operator.gt,
     "greater_equal": operator.ge, "equal": operator.eq, "not_equal": operator.ne,

@@ -10,6 +10,7 @@ import sys
 import time
 import types
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def _run_one(name: str, check: Callable[[], Report]) -> Report:
 def check_file(what: str) -> Named:
     """The checks of what a file defines: ``FILE.py`` or ``FILE.py:NAME``.
 
-    Neurons, resets, surrogates, layers, networks, losses ``f(scores, targets)``, tuples ``(neuron, reset, surrogate)``, pairs of
+    Neurons, resets, surrogates, layers, networks, losses ``f(scores, targets)``, tuples ``(neuron, reset, surrogate)``,
+    pairs of
     functions ``f`` and ``f_adjoint``, and reports of checks that the file runs by itself.
     """
     file, _, name = what.rpartition(":") if ".py:" in what else (what, "", "")
@@ -96,7 +98,8 @@ def check_file(what: str) -> Named:
     ]
     if not checks:
         raise ValueError(
-            f"check: nothing to check in {what}: no ms.Neuron, ms.Reset, ms.Surrogate, layer, network, loss(scores, targets), "
+            f"check: nothing to check in {what}: no ms.Neuron, ms.Reset, ms.Surrogate, layer, network, "
+            "loss(scores, targets), "
             "pair f and f_adjoint, or report of a check"
         )
     yield from checks
@@ -189,7 +192,9 @@ def _check_a_loss(loss: Callable) -> Report:
 
 
 def check_installation() -> Named:
-    """Every neuron with every reset on the reference, with the surrogates in turn; each once on every other backend; layers."""
+    """Neurons x resets on the reference, with the surrogates in turn; each once on other backends; "
+    "losses, layers, networks.
+    """
     curves = list(surrogates.SURROGATES)
     pairs = [(n, r) for n in neurons.NEURONS for r in resets.RESETS]
     for i, (n, r) in enumerate(pairs):
@@ -202,14 +207,14 @@ def check_installation() -> Named:
             yield from _dynamics(n, r, curves[i % len(curves)], backend, draws=1)
     rng = np.random.default_rng(0)
     for name, loss in losses.LOSSES.items():
-        yield f"loss {name}", lambda loss=loss: check_loss(loss, rng.normal(size=(6, 4)), rng.integers(0, 4, 6))
+        yield f"loss {name}", partial(check_loss, loss, rng.normal(size=(6, 4)), rng.integers(0, 4, 6))
     x = rng.normal(0.5, 1.0, (5, 3, 4))
     for backend in backends:
         for name, layer in _layers(rng, backend).items():
             if layer.spiking or hasattr(layer, "dynamics") or backend == "numpy":
-                yield f"layer {name} on {backend}", lambda layer=layer: check_layer(layer, x, train=True, rng=rng)
+                yield f"layer {name} on {backend}", partial(check_layer, layer, x, train=True, rng=rng)
         net = _network(rng, backend)
-        yield f"network on {backend}", lambda net=net: check_grads(net, x, np.array([0, 1, 1]), losses.cross_entropy)
+        yield f"network on {backend}", partial(check_grads, net, x, np.array([0, 1, 1]), losses.cross_entropy)
 
 
 def _dynamics(neuron: str, reset: str, curve: str, backend: str, draws: int) -> Named:

@@ -1,4 +1,4 @@
-"""Two derivations side by side: for approximations made on purpose, what do they keep, by time lag and by path?"""
+"""Two derivations side by side.  For approximations made on purpose, what they keep, by time lag and by path."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def compare(
 
     Parameters
     ----------
-    mine, other : each a pair ``(forward, backward)`` as for :func:`minisnn.checks.check_scan` (forward traces, e-prop, ...), a
+    mine, other : each a pair ``(forward, backward)`` as for :func:`minisnn.checks.check_scan` (forward traces, e-prop,
+        ...), a
         :class:`~minisnn.Reset` whose adjoint leaves something out, or the name of a rule: "bptt", "detached" (no gradient
         through the reset's spike), "no carry" (each step by itself), "truncated 3" (at most 3 steps back).
     neuron, reset, surrogate : the loop; LIF, hard reset and atan with k = 2 if not given.
@@ -54,7 +55,8 @@ def compare(
     -------
     report : ``.ok`` if they are the same.  Its notes hold, for each time lag (steps from the spike that is told to the input
         that hears of it), the cosine between the two and the share of the norm; and how much of each *path* of
-        backpropagation through time `mine` holds: direct (lag 0), carry (through the membrane), reset (through the reset's spike).
+        backpropagation through time `mine` holds: direct (lag 0), carry (through the membrane), reset (through the
+        reset's spike).
     """
     dynamics = Dynamics(neuron, reset, atan(2.0) if surrogate is None else surrogate)
     report = Report(f"{_name(mine)} compared with {_name(other)}: {neuron.charge.__name__}, {reset}, T = {steps}")
@@ -91,7 +93,8 @@ def _gradients(rule: Any, dynamics: Dynamics, report: Report) -> Gradients:
     if len(words) == 2 and words[0] == "truncated" and words[1].isdigit():
         return lambda p: _truncated(dynamics, p, int(words[1]))
     raise TypeError(
-        f"compare: expected (forward, backward), a ms.Reset, or one of {', '.join(map(repr, RULES))}, 'truncated N', got {rule!r}"
+        f"compare: expected (forward, backward), a ms.Reset, or one of {', '.join(map(repr, RULES))}, "
+        f"'truncated N', got {rule!r}"
     )
 
 

@@ -1,8 +1,9 @@
-"""What is wrong with a time loop whose steps are right: a mistake by name, the step where it begins, one step in formulas."""
+"""What is wrong with a time loop whose steps are right: a mistake by name, the step where it begins, or formulas."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
@@ -57,7 +58,7 @@ def where_it_parts(yours: Array, true: Array) -> list[Finding]:
         return []
     t = wrong[0]
     late = "at the last step, before anything has been carried: look at the slope and at what comes from above"
-    early = f"at step t = {t} of 0..{T - 1}, {T - 1 - t} before the last: the steps after it are right, so look at what is carried"
+    early = f"at step t = {t} of 0..{T - 1}, {T - 1 - t} before the last: those after it are right, so look at the carry"
     return [Finding("d_x", "going back in time, it parts from the true one " + (late if t == T - 1 else early))]
 
 
@@ -67,7 +68,7 @@ def _one_step(dynamics: Dynamics, gradients: Gradients, make: Callable) -> list[
         return []
     findings = []
     for above in ("d_spikes", "d_v"):
-        cells: list[dict[str, dict[str, Array]]] = []
+        cells: list[dict[str, Any]] = []
         for seed in (1, 2):
             p = make(seed, (1, 1, 40))
             ones, zeros = np.ones_like(p.d_spikes), np.zeros_like(p.d_spikes)
@@ -84,7 +85,7 @@ def _one_step(dynamics: Dynamics, gradients: Gradients, make: Callable) -> list[
                 "v": p.state0[0, 0],
             }
             known |= dict(zip(dynamics.neuron.params, p.params, strict=True))
-            cells.append({"yours": gradients(p), "true": true_gradients(dynamics, p, "tangent"), "terms": monomials(known)})  # type: ignore[dict-item]
+            cells.append({"yours": gradients(p), "true": true_gradients(dynamics, p, "tangent"), "terms": monomials(known)})
         for name in ("x", "theta"):
             texts = []
             for which in ("yours", "true"):

@@ -194,7 +194,8 @@ def _substituted(step: Step, a: str, p: dict[str, Array]) -> Iterator[tuple[str,
 def _reset_candidates(step: Step, a: str, p: dict[str, Array], true: Array) -> Iterator[tuple[str, Array]]:
     if a == "s" and "s" not in step.stop:
         yield (
-            "the reset path through the spike is missing: this is the gradient of a detached reset; declare stop=('s',) if you "
+            "the reset path through the spike is missing: this is the gradient of a detached reset; declare "
+            "stop=('s',) if you "
             "mean it", 0 * true,
         )  # fmt: skip
     if a == "theta":

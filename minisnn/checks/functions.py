@@ -41,15 +41,18 @@ def check_function(
     forward : ``forward(x, **params) -> (y, cache)``.
     backward : ``backward(d_y, cache) -> (d_x, grads)``: the gradient of the input in the input's form, and a dict of the
         parameters' gradients by name (``{}`` where there are none).
-    inputs : what `forward` takes first: an array, a tuple of arrays (``forward(a, b, **params)``, d_x a tuple likewise), or a
+    inputs : what `forward` takes first: an array, a tuple of arrays (``forward(a, b, **params)``, d_x a tuple likewise),
+        or a
         dict of arrays (``forward(**inputs, **params)``, d_x a dict likewise).
     params : a dict of arrays or numbers, by name.
     seed : of the weights ``d_y`` that make one number of the output, and of directions and entries drawn.
-    entries : arrays of up to so many entries are compared entry by entry, larger ones at so many and along random directions.
+    entries : arrays of up to so many entries are compared entry by entry, larger ones at so many and along random
+        directions.
 
     Returns
     -------
-    report : as for :func:`minisnn.checks.check_grads`.  A derivation that raises, returns too many or too few values, a wrong
+    report : as for :func:`minisnn.checks.check_grads`.  A derivation that raises, returns too many or too few values, a
+        wrong
         shape or NaN, or writes into its input is reported in `problems`.
 
     Raises

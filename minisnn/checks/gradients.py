@@ -50,7 +50,8 @@ def check_grads(
     x : input ``[T, B, ...]``.   targets, loss : as in training, ``loss(scores, targets) -> (number, d_scores)``.
     seed, directions : the directions drawn.
     entries : also compare single entries: all of arrays up to that size, that many of larger ones.
-    twins : which of "smooth", "tangent", "slope 0".  The last one has a loss of its own, on the last membranes.  "real" shows
+    twins : which of "smooth", "tangent", "slope 0".  The last one has a loss of its own, on the last membranes.  "real"
+        shows
         why there are twins: differences of the spiking network itself are 0 almost everywhere, and are refused.
     train, rng, masks : as in ``forward``.  Dropout needs `rng` or `masks`: what is drawn is then held for all differences.
 
@@ -102,7 +103,8 @@ def _refuse(net: Any, x: Any, twins: tuple[str, ...], train: bool, rng: Any, mas
         raise TypeError(f"check_grads: expected a ms.Network, got {net!r}; a single layer goes to check_layer(layer, x)")
     if net.dtype != np.dtype("float64"):
         raise TypeError(
-            f"check_grads: the net is {net.dtype}; differences need check_grads(net.astype('float64'), ...): single precision "
+            f"check_grads: the net is {net.dtype}; differences need check_grads(net.astype('float64'), ...): "
+            "single precision "
             "cannot tell a wrong gradient from rounding"
         )
     if unknown := [t for t in twins if t not in (*TWINS, "real")]:
@@ -110,12 +112,14 @@ def _refuse(net: Any, x: Any, twins: tuple[str, ...], train: bool, rng: Any, mas
     kinds = {name: type(layer).__name__ for name, layer in net.layers.items()}
     if train and rng is None and masks is None and (drawn := [n for n, kind in kinds.items() if "Dropout" in kind]):
         raise ValueError(
-            f"check_grads: {', '.join(drawn)} drops at random: without a mask that is held, each difference sees another network. "
+            f"check_grads: {', '.join(drawn)} drops at random: without a mask that is held, each difference sees "
+            "another network. "
             "Give rng=np.random.default_rng(0) (one mask is drawn and held), or masks={...}"
         )
     if train and np.shape(x)[1:2] == (1,) and (norms := [n for n, kind in kinds.items() if "Norm" in kind]):
         raise ValueError(
-            f"check_grads: {', '.join(norms)} takes statistics of a batch, and those of one sample say nothing (its deviation from "
+            f"check_grads: {', '.join(norms)} takes statistics of a batch, and those of one sample say nothing "
+            "(its deviation from "
             "itself is 0 whatever the input): give x at least two samples"
         )
 
@@ -132,7 +136,8 @@ def _tame(net: Network, x: Array, options: Mapping[str, Any], rng: Any) -> tuple
                         :steps
                     ], "" if plain else f"the neurons overflow on x: checked on {scale:g} * x[:{steps}]"
     raise ValueError(
-        "check_grads: the network's states overflow, even on 0.03 * x and 3 steps: nothing can be compared. Are its weights or a "
+        "check_grads: the network's states overflow, even on 0.03 * x and 3 steps: nothing can be compared. "
+        "Are its weights or a "
         "neuron's parameters far too large?"
     )
 
@@ -280,7 +285,9 @@ def _look_inside(net: Network, x: Array, targets: Any, loss: Loss, options: dict
     if report.findings or report.problems or not any(row.verdict == "WRONG" for row in report.rows):
         return
     if of_loss.ok:
-        report.find([Finding("network", "each layer and the loss seem right by themselves: look at what joins them, the walk back "
-                             "through the layers (Network.backward)")])  # fmt: skip
+        what = (
+            "each layer and the loss seem right by themselves: look at the walk back through the layers (Network.backward)"
+        )
+        report.find([Finding("network", what)])
     else:
         report.find([Finding("loss", "its gradient is not its derivative: see check_loss(loss, scores, targets)")])

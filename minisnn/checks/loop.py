@@ -98,7 +98,8 @@ def walk_back(
 ) -> SimpleNamespace:
     """The adjoint of `run`: ``d_x`` (a list over time), ``d_state0``, and per-lane sums ``d_theta`` and ``d_params``.
 
-    `slope` is a function of ``(t, u - theta)``.  At each hook the `slips` that belong there change the namespace of the step.
+    `slope` is a function of ``(t, u - theta)``.  At each hook the `slips` that belong there change the namespace of the
+    step.
     """
     n, (neuron, reset, _) = len(found.before[0]), dynamics
 
@@ -115,7 +116,7 @@ def walk_back(
     hook("begin", out)
     d_v, d_others, d_back = out.d_v, out.d_others, out.d_back
     for t in out.order:
-        u, *others = found.charged[t]
+        u = found.charged[t][0]
         e = SimpleNamespace(
             t=t, T=T, run=found, d_v=d_v, d_others=d_others, u=u, s=found.spikes[t], before=found.before[t], x=found.x[t],
             theta=found.theta, params=found.params, at=u, d_spikes=d_spikes[t], d_up=d_spikes, d_back=d_back, slope_of=slope,
@@ -150,7 +151,7 @@ def walk_back(
 
 
 def as_arrays(out: SimpleNamespace, batch: int, lanes: int) -> dict[str, Any]:
-    """What `walk_back` returns as arrays by name: ``x [T, B, N]``, ``state0 [K, B, N]``, ``theta [N]``, ``params [Q, N]``."""
+    """What `walk_back` returns as arrays: ``x [T, B, N]``, ``state0 [K, B, N]``, ``theta [N]``, ``params [Q, N]``."""
 
     def full(value: Any) -> Any:
         return np.broadcast_to(np.asarray(value, float), (batch, lanes))

@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
+
 import numpy as np
 
 from ..kernels.contract import Array
@@ -67,7 +68,7 @@ def explain(target: Array, terms: Mapping[str, Array], most: int = 3, precision:
 
 
 def _best(gram: Array, right: Array, count: int, keep: int = 4) -> Sequence[Sequence[int]]:
-    """The few sets of `count` columns that leave the least of the target, by the normal equations; all sets are looked at."""
+    """The few sets of `count` columns that leave the least of the target, by the normal equations; all are looked at."""
     n = len(right)
     if count == 1:
         return [[int(i)] for i in np.argsort(-(right**2), kind="stable")[:keep]]

@@ -57,7 +57,8 @@ def draw(dynamics: Dynamics, rng: np.random.Generator, shape: tuple[int, int, in
                         return problem
     raise ValueError(
         f"{dynamics.neuron}: no finite run with a spike and a silence after it, in {tries} draws each of inputs and states "
-        f"{' and '.join(f'{s:g}' for s in SCALES)} times the usual size over {' and '.join(map(str, steps))} steps. Does the "
+        f"{' and '.join(f'{s:g}' for s in SCALES)} times the usual size over {' and '.join(map(str, steps))} "
+        "steps. Does the "
         "neuron overflow, fire always, or never? The thresholds tried lie in 0.4 to 1.8, the parameters in 0.2 to 0.95"
     )
 

@@ -1,7 +1,8 @@
 """A proof for neurons that are made of + - * / alone: exact fractions, every spike pattern.
 
 The adjoint J' of a step must keep ``<d, J e> = <J' d, e>`` for every direction e and every d from above.  On fractions there
-is no rounding, so the two sides are compared with ``==``.  Slopes are free numbers: whatever the surrogate, it is proved with
+is no rounding, so the two sides are compared with ``==``.  Slopes are free numbers: whatever the surrogate, it is proved
+with
 it.  A spike pattern is imposed, so every way through the reset is walked.
 """
 

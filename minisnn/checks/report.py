@@ -141,7 +141,7 @@ def _table(twin: str, rows: list[Row]) -> list[str]:
     true = "other" if twin.startswith("against ") else "true"
     lines = [f"  {twin:<{name}} {'shape':>9} {'worst at':>9} {'yours':>12} {true:>12} {'error':>7} {'allowed':>7}"]
     for r in rows:
-        shape, at = "x".join(map(str, r.shape)) or "1", ",".join(map(str, r.at)) or "-"
+        shape, at = "x".join(map(str, r.shape)) or "1", "-" if r.ok else ",".join(map(str, r.at)) or "-"
         lines.append(
             f"    {r.name:<{name - 2}} {shape:>9} {at:>9} {r.analytic:12.5e} {r.numeric:12.5e} {r.error:7.0e}"
             f" {r.tolerance:7.0e}  {r.verdict}"

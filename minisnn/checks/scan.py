@@ -1,4 +1,4 @@
-"""A time loop as a whole: is it right, from which step on does it part from the truth, and which mistake is it?"""
+"""A time loop as a whole: whether it is right, from which step on it is not, and which mistake it is."""
 
 from __future__ import annotations
 
@@ -40,10 +40,12 @@ def check_scan(
 
     Parameters
     ----------
-    forward : ``forward(x, threshold=, decay=, ...) -> (spikes, cache)``; x and spikes are ``[T, B, N]``, the state starts at 0,
+    forward : ``forward(x, threshold=, decay=, ...) -> (spikes, cache)``; x and spikes are ``[T, B, N]``, the state
+        starts at 0,
         the parameters come under the neuron's names.
     backward : ``backward(d_spikes, cache) -> (d_x, grads)``, grads a dict ``{"threshold": ..., "decay": ...}``.
-    neuron, reset, surrogate : what the loop is meant to be; LIF, hard reset and atan with k = 2 if not given.  They are checked
+    neuron, reset, surrogate : what the loop is meant to be; LIF, hard reset and atan with k = 2 if not given.  They are
+        checked
         themselves first.
     shared : parameters are single numbers, and so are their gradients; else one value for each neuron, ``[N]``.
     seed : of the problems drawn.
@@ -111,6 +113,7 @@ def _of_user(found: Mapping[str, Array], dynamics: Dynamics, shared: bool) -> di
 def run_users(
     forward: Callable, backward: Callable, dynamics: Dynamics, problem: Problem, shared: bool, problems: list[str]
 ) -> dict[str, Array]:
+    """The gradients of a user's loop on a problem, by name; what it does wrong besides goes to `problems`."""
     values = {"threshold": problem.theta, **dict(zip(dynamics.neuron.params, problem.params, strict=True))}
     params: dict[str, Any] = {n: float(v[0]) if shared else v.copy() for n, v in values.items()}
     x, d_spikes = problem.x.copy(), problem.d_spikes.copy()
@@ -139,6 +142,7 @@ def _compare_spikes(spikes: Any, expected: Array) -> None:
         raise Broken(f"spikes from forward have shape {list(found.shape)}, expected {list(expected.shape)}, that of x")
     if (wrong := (found != expected).any((1, 2))).any():
         raise Broken(
-            f"the forward is not the one you named: its spikes differ from step t = {int(np.argmax(wrong))} on (is it u >= threshold "
+            f"the forward is not the one you named: its spikes differ from step t = {int(np.argmax(wrong))} on "
+            "(is it u >= threshold "
             "before the reset, with the state at 0 before the first step?)"
         )

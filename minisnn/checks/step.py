@@ -151,7 +151,7 @@ def _check_step(step: Step, rng: np.random.Generator) -> tuple[list[Row], list[s
         largest = max(float(np.max(np.abs(t))) for t in true.values()) or 1.0
         for cell in true:
             row = _row(step, cell, yours[cell], true[cell], largest)
-            if cell not in worst or row.error > worst[cell].error or row.error != row.error:
+            if cell not in worst or (not row.ok and (worst[cell].ok or not row.error <= worst[cell].error)):
                 worst[cell] = row
     if not worst:
         return [], [f"{step.title}: not finite at any of the points tried"]
@@ -167,8 +167,8 @@ def finite(step: Step, points: dict[str, Array]) -> dict[str, Array]:
 def _row(step: Step, cell: tuple[str, str], yours: Array, true: Array, largest: float) -> Row:
     difference = np.abs(yours - true)
     scale = float(np.max(np.abs(true))) or largest
-    at = int(np.argmax(np.where(np.isnan(difference), np.inf, difference)))
     error = float(np.max(difference) / scale)
+    at = int(np.argmax(np.abs(true) if error <= TOLERANCE else np.where(np.isnan(difference), np.inf, difference)))
     name = f"d{cell[0]}/d{cell[1] if len(cell[1]) == 1 else f'({cell[1]})'}" if step.kind != "slope" else "ds/du, the slope"
     ok = bool(error <= TOLERANCE)
     return Row("one step", name, true.shape, float(yours[at]), float(true[at]), error, TOLERANCE, ORIGIN, ok, (at,))

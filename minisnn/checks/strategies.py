@@ -1,4 +1,4 @@
-"""Hypothesis strategies for property tests: right neurons, resets, surrogates and networks of any kind, kept from overflowing.
+"""Hypothesis strategies for property tests: right neurons, resets, surrogates and networks, kept from overflowing.
 
 ``from minisnn.checks import strategies`` needs hypothesis: ``pip install 'minisnn[test]'``.
 """
@@ -65,10 +65,16 @@ def networks(draw: Any, n_in: int = 4, n_classes: int = 2, backend: str = "numpy
     neuron, reset, surrogate = draw(dynamics())
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     hidden, out = draw(st.integers(2, 6)), n_classes * draw(st.integers(1, 2))
-    options = {"neuron": neuron, "reset": reset, "surrogate": surrogate, "dtype": "float64", "backend": backend}
+    options: dict[str, Any] = {
+        "neuron": neuron,
+        "reset": reset,
+        "surrogate": surrogate,
+        "dtype": "float64",
+        "backend": backend,
+    }
 
     def layer(n: int) -> Spiking:
-        params = {name: rng.uniform(0.2, 0.9, n) for name in neuron.params}
+        params: dict[str, Any] = {name: rng.uniform(0.2, 0.9, n) for name in neuron.params}
         return Spiking(n, threshold=rng.uniform(0.3, 0.9, n), **options, **params)
 
     return Network(
