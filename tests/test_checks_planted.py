@@ -428,3 +428,28 @@ def test_dropout_without_its_factor_is_not_explained_by_accident():
 
     report = ms.checks.check_layer(Wrong(0.4, dtype="float64"), X, train=True, rng=np.random.default_rng(0))
     rejects(report, "d_x: it is 3/5 times the true one$")
+
+
+# -- spiking layers
+
+
+class WrongSpiking(ms.Spiking):
+    wrong = None
+
+    def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True):
+        d_x, grads = super().backward(d_y, cache, d_state=d_state)
+        return self.wrong(d_x, grads)
+
+
+SPIKING = {
+    "sign of the threshold": (lambda d, g: (d, {**g, "threshold": -g["threshold"]}), "threshold has the wrong sign"),
+    "mean over the batch": (lambda d, g: (d, {**g, "decay": g["decay"] / d.shape[1]}), "parameters is a mean over the batch"),
+    "no initial state": (lambda d, g: (d, {**g, "state": {"v": 0 * g["state"]["v"]}}) if "state" in g else (d, g), "initial state"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPIKING)
+def test_spiking_layers(name):
+    layer = WrongSpiking(4, threshold=0.6, reset=ms.resets.soft, dtype="float64", backend="numpy", surrogate=ATAN)
+    layer.wrong, pattern = SPIKING[name]
+    rejects(ms.checks.check_layer(layer, X), pattern)

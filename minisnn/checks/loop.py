@@ -118,13 +118,14 @@ def walk_back(
     )  # fmt: skip
     hook("begin", out)
     d_v, d_others, d_back = out.d_v, out.d_others, out.d_back
+    first = 0 * found.spikes[0] if found.spikes0 is None else found.spikes0
     for t in out.order:
         u = found.charged[t][0]
         e = SimpleNamespace(
             t=t, T=T, run=found, d_v=d_v, d_others=d_others, u=u, s=found.spikes[t], before=found.before[t], x=found.x[t],
             theta=found.theta, params=found.params, at=u, d_spikes=d_spikes[t], d_up=d_spikes, d_back=d_back, slope_of=slope,
             v=found.before[t + 1][0] if t + 1 < T else found.last[0], dynamics=dynamics, d_theta_scale=1, d_params_scale=1,
-            s_before=found.spikes[t - 1] if t else 0 * found.spikes[0] if found.spikes0 is None else found.spikes0, recurrent=found.recurrent,
+            s_before=found.spikes[t - 1] if t else first, recurrent=found.recurrent,
         )  # fmt: skip
         if found.recurrent is not None and (t or found.spikes0 is not None):
             e.x = e.x + e.s_before @ found.recurrent

@@ -51,7 +51,7 @@ def explain_layer(layer: Layer, x: Any, options: Mapping[str, Any], rng: Any) ->
 
 def _explain_spiking(layer: Any) -> list[Finding]:
     dynamics, n = layer.dynamics, int(np.prod(layer.shape))
-    recurrent, before = layer.params.get("recurrent"), None
+    recurrent = layer.params.get("recurrent")
 
     def case(seed: int, size: tuple[int, int]) -> Case:
         p = draw(dynamics, np.random.default_rng([seed, 13]), (*size, n))
@@ -62,6 +62,7 @@ def _explain_spiking(layer: Any) -> list[Finding]:
         names, lanes = dynamics.neuron.state, (-1, *layer.shape)
         state = {s: v.reshape(lanes) for s, v in zip(names, p.state0, strict=True)}
         d_state = {s: v.reshape(lanes) for s, v in zip(names, p.d_state_last, strict=True)}
+        before = None
         if recurrent is not None:
             before = np.random.default_rng(seed).integers(0, 2, (size[1], n)) * 1.0
             state["spikes"], d_state["spikes"] = before.reshape(lanes), np.zeros((size[1], *layer.shape))
