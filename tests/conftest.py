@@ -1,9 +1,11 @@
 """Profiles, fixtures and the table of line counts.  The grid that contract tests run over stands in grid.py."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
+
+# Before NumPy is loaded: workers that each have threads of the matrix library for all CPUs wait for each other, ten times slower.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis
 import pytest
@@ -66,35 +68,20 @@ def pytest_configure(config):
         config.addinivalue_line("markers", f"{name}: {text}")
     if not config.option.markexpr:  # plain pytest is the core
         config.option.markexpr = " and ".join(f"not {name}" for name in MARKS)
+    if not hasattr(config, "workerinput"):
+        _share_out(config)
 
 
-# -- a run of the whole core spends most of its time compiling.  A second process walks the tests that compile from the
-# -- end, into the same disk cache, and the two meet; what it finds or fails does not count.
-
-AHEAD = "MINISNN_TESTS_AHEAD"
-COMPILING = ["test_checks.py", "test_kernels.py", "test_layers.py"]
+# -- a run of the whole suite is shared out among the CPUs, where pytest-xdist is installed (the extra "test" has it); a run of
+# -- named files is not.  Workers compile into one disk cache.
 
 
-def pytest_collection_modifyitems(items):
-    if os.environ.get(AHEAD):
-        items.reverse()
-
-
-def pytest_collection_finish(session):
-    worth_it = len(session.items) > 300 and (os.cpu_count() or 1) > 1 and backend_problem("numba") is None
-    if worth_it and not os.environ.get(AHEAD) and not session.config.option.collectonly:
-        files = [str(Path(__file__).parent / name) for name in COMPILING]
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
-        session.config.ahead = subprocess.Popen(
-            command, env={**os.environ, AHEAD: "1"}, cwd=session.config.rootpath,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-
-
-def pytest_unconfigure(config):
-    if process := getattr(config, "ahead", None):
-        process.kill()
-        process.wait()
+def _share_out(config):
+    whole = not config.option.file_or_dir and not config.option.collectonly
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if whole and cpus > 1 and config.pluginmanager.hasplugin("xdist") and config.option.numprocesses is None:
+        config.option.tx = ["popen"] * min(cpus, 4)
+        config.option.dist = "worksteal"
 
 
 @pytest.fixture(params=list(BACKENDS))
