@@ -4,7 +4,8 @@
 06 The threshold learns: a gain, not a bias
 ===========================================
 
-If every neuron may learn its own threshold, what has it gained that weights and a bias could not give it?
+If every neuron may learn its own threshold, what has it gained that weights and a bias could not give it? (A *bias*
+is a constant that a neuron adds to its input. It can be learnt, like a weight.)
 
 *You need*: lessons 00 to 05 (the LIF neuron, surrogate gradients, hard and soft reset).
 *Reading time*: 35 minutes. *Running time*: a few seconds, so there is no need of a faster mode.
@@ -56,7 +57,7 @@ for decay in (0.0, 0.5, 0.9):
 
 # %%
 # With memory the idea fails. The bias comes in at every step and *piles up* in the membrane: after many steps without a
-# spike a current :math:`b` has added
+# spike a bias :math:`b` has added
 # :math:`b + \mathit{decay}\,b + \mathit{decay}^2 b + \dots = b / (1 - \mathit{decay})`. The threshold is only compared,
 # and adds nothing. Perhaps the bias was just too large? Try them all, from -1.5 to 0.5, and keep the best one.
 
@@ -98,7 +99,7 @@ for decay in (0.5, 0.9):
 # :math:`\theta = 1`. How does the curve change for :math:`\theta = 2`? How for a bias of -1? Which of the two is a
 # shift and which a stretch?
 
-currents = np.linspace(0, 5, 501)
+currents = np.linspace(0, 2.5, 501)
 constant = np.broadcast_to(currents, (400, 501))
 
 
@@ -149,7 +150,7 @@ for reset in ("hard", "soft"):
 # -------------------------------------
 # The proof used two things: the charge must turn :math:`(c\,v, c\,x)` into :math:`c\,u`, and the reset likewise. You
 # can test any neuron of the library for it: ``ms.Spiking`` is a layer of neurons with the charge and the reset that you
-# name.
+# name. With the reset ``none`` a spike leaves the membrane as it is.
 
 import minisnn as ms
 
@@ -171,8 +172,8 @@ assert all((count > 0) == (name == "quadratic") for (name, _), count in differ.i
 
 # %%
 # Only ``quadratic`` differs. Its charge has the term :math:`v\,(v - 1)`: there the number 1 is a fixed scale of the
-# membrane, and a threshold is measured against it. The other charges are sums of terms that hold :math:`v` or :math:`x`
-# once.
+# membrane, and a threshold is measured against it. The other charges are sums of terms that hold one of :math:`v`,
+# :math:`x` and the synaptic current of ``current_lif``, each to the first power.
 #
 # Two more things break the proof: a **bias** (scale it too, or it stays behind), and an **initial state** that is not
 # zero (likewise). A threshold of zero or below does not break it, but such a neuron fires without any input.
@@ -186,8 +187,8 @@ assert all((count > 0) == (name == "quadratic") for (name, _), count in differ.i
 #   the same factor*. Learning the weights changes each one for itself.
 # * A gain that learns is a familiar trick: weight normalisation splits a weight vector into a direction and a length.
 #   This is a choice, not a theorem: it may help, and it may not. Lesson 08 measures one case.
-# * With the weights frozen (the rule *TL*), a gain is all that is left. It can turn a neuron up or down, even off. It
-#   can never change the sign of a connection.
+# * With the weights frozen (*threshold learning*, TL, in lesson 08), a gain is all that is left. It can turn a neuron
+#   up or down, even off. It can never change the sign of a connection.
 #
 # The surrogate gradient does not know
 # ------------------------------------
@@ -198,31 +199,33 @@ assert all((count > 0) == (name == "quadratic") for (name, _), count in differ.i
 # .. math:: \sum_i w_i\, d_{w_i} + \theta\, d_\theta
 #
 # and it should be 0. Does the *surrogate* gradient keep this? Walk backward through time as in lesson 03, with
-# :math:`e[t]` for the gradient of :math:`u[t]`, :math:`d_v[t]` for that of :math:`v[t]`, and
-# :math:`g[t] = (\text{all that reaches the spike}) \cdot \psi(u[t] - \theta)`, where :math:`\psi` is the surrogate's
-# slope. For the hard reset :math:`e[t] = g[t] + (1 - s[t])\, d_v[t]`, :math:`d_v[t-1] = \mathit{decay}\; e[t]` and
-# :math:`d_\theta = -\sum_t g[t]`. The weights collect :math:`\sum_i w_i d_{w_i} = \sum_t e[t]\, x[t]`. Put in
-# :math:`x[t] = u[t] - \mathit{decay}\; v[t-1]`:
+# :math:`e[t]` for all that reaches :math:`u[t]` (in lesson 03 this is ``d_x[t]``), :math:`d_v[t]` for the gradient of
+# :math:`v[t]`, and :math:`g[t] = d_s \cdot \psi(u[t] - \theta)`, where :math:`\psi` (psi) is a short name for the
+# surrogate's slope. For the hard reset :math:`e[t] = g[t] + (1 - s[t])\, d_v[t]`,
+# :math:`d_v[t-1] = \mathit{decay}\; e[t]` and :math:`d_\theta = -\sum_t g[t]`. The weights collect
+# :math:`\sum_i w_i d_{w_i} = \sum_t e[t]\, x[t]`. Put in :math:`x[t] = u[t] - \mathit{decay}\; v[t-1]`:
 #
 # .. math::
 #    \sum_t e[t]\, x[t] = \sum_t \bigl( e[t]\, u[t] - d_v[t]\, v[t] \bigr) = \sum_t g[t]\, u[t]
 #
-# (the terms with :math:`(1 - s)` cancel, because :math:`v = (1 - s)\,u`). Together with the threshold's part:
+# The first equals sign: :math:`\mathit{decay}\; e[t]\, v[t-1]` is :math:`d_v[t-1]\, v[t-1]`, and the sum of these over
+# time may start one step later, because :math:`v[0] = 0` and :math:`d_v = 0` after the last step. The second: the terms
+# with :math:`(1 - s)` cancel, because :math:`v = (1 - s)\,u`. Together with the threshold's part:
 #
 # .. math:: \sum_i w_i\, d_{w_i} + \theta\, d_\theta = \sum_t g[t]\,\bigl(u[t] - \theta\bigr)
 #
-# The soft reset gives the same line; do it on paper. The right side is **not** zero: a surrogate has a width, and
-# :math:`\psi(u - \theta)` is not zero where :math:`u \ne \theta`. Only a slope that is infinitely narrow would give 0.
-# The surrogate gradient thinks that scaling changes the spikes. It is a choice, and here is one of the places where it
-# shows.
+# The soft reset gives the same line; do it on paper. The right side is in general **not** zero: a surrogate has a
+# width, and :math:`\psi(u - \theta)` is not zero where :math:`u \ne \theta`. A slope that is infinitely narrow would
+# give 0. The surrogate gradient thinks that scaling changes the spikes. It is a choice, and here is one of the places
+# where it shows.
 #
 # Write down what you expect: both sides of the last equation, for the hard and the soft reset: equal to how many
 # digits?
 
 
-def psi(x, k=2.0):
-    """The arctangent's slope."""
-    return 0.5 * k / (1 + (0.5 * np.pi * k * x) ** 2)
+def psi(z, k=2.0):
+    """The arctangent's slope (lesson 02), z = u - theta."""
+    return 0.5 * k / (1 + (0.5 * np.pi * k * z) ** 2)
 
 
 def gradients(inputs, w, theta, d_spikes, decay=0.5, reset="hard", k=2.0):
@@ -257,15 +260,15 @@ for reset in ("hard", "soft"):
 # :math:`c\,(u - \theta)`, so it acts as one that is :math:`c` times as narrow. Where a neuron starts on the ray
 # :math:`(c\,w, c\,\theta)` makes no difference to what it computes and a large one to how it learns.
 #
-# To compare like with like, look at the gradient of the *logarithm* of the gain, :math:`\theta\, d_\theta`: how much
-# the loss changes, says the surrogate, when the threshold changes by one per cent (times 100). For a derivative of the
-# network it would not depend on :math:`c`. Write down what you expect for small and for large :math:`c`.
+# To compare like with like, look at :math:`\theta\, d_\theta`. Divided by 100 it is how much the loss changes, says the
+# surrogate, when the threshold grows by one per cent. For a derivative of the network it would not depend on :math:`c`.
+# Write down what you expect for small and for large :math:`c`.
 
-scales = np.geomspace(1 / 16, 16, 41)
+scales = np.geomspace(1 / 64, 256, 57)
 figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
 relative = {}
 for reset, color in (("hard", BLUE), ("soft", ORANGE)):
-    fired = [run((inputs @ w)[:, None] * c, 0.9 * c, reset=reset)[0] for c in (1 / 16, 1.0, 16.0)]
+    fired = [run((inputs @ w)[:, None] * c, 0.9 * c, reset=reset)[0] for c in (1 / 64, 1.0, 256.0)]
     assert differing(fired[0], fired[1]) == differing(fired[2], fired[1]) == 0
     relative[reset] = [abs(0.9 * c * gradients(inputs, c * w, 0.9 * c, np.ones(50), reset=reset)[1]) for c in scales]
     axes.loglog(scales, relative[reset], color=color, label=f"{reset} reset")
@@ -276,14 +279,16 @@ axes.grid(alpha=0.25)
 
 ratio = max(relative["soft"]) / min(relative["soft"])
 print(f"soft reset: largest over smallest |theta d_theta| on the ray: {ratio:.1f}")
-assert ratio > 5
+for curve in relative.values():
+    assert max(curve) > 4 * curve[0] and max(curve) > 4 * curve[-1]  # a hill: both ends are low
 
 # %%
-# Both ends are low. On the left the surrogate is so wide, against the threshold, that it hardly tells near from far. On
-# the right it is so narrow that only steps close to the threshold pass anything on. And an optimizer's steps are
-# absolute: at :math:`c = 8` a step of 0.01 changes the gain by an eighth of the per cent that it changes at
-# :math:`c = 1`. A network whose thresholds are large against the surrogate's width (about :math:`1/k`) fires as before
-# and learns slowly. Keep this in mind for lesson 09, where ``threshold=8`` looks harmless.
+# A hill: both ends are low. The tops lie at different places, since the two resets send back different gradients. On
+# the left the surrogate is so wide, against the threshold, that it hardly tells near from far. On the right it is so
+# narrow that only steps close to the threshold pass anything on. Besides, an optimizer's steps are absolute: at
+# :math:`c = 8` a step of 0.01 changes the gain by an eighth of the per cent that it changes at :math:`c = 1`. A network
+# whose thresholds are large, against the surrogate's width (about :math:`1/k`) and against the learning rate, fires as
+# before and may learn slowly. Keep this in mind for lesson 09, where ``threshold=8`` looks harmless.
 #
 # What you should take with you
 # -----------------------------
@@ -296,5 +301,5 @@ assert ratio > 5
 #    2,000 spikes differ? Which third quantity must be scaled? *(Look at the first line of the proof.)*
 # 2. Replace :math:`\psi(u - \theta)` by :math:`\psi((u - \theta)/\theta)/\theta`, in ``gradients``. Plot the last
 #    figure again. What becomes of the curves, and why? *(How wide is this surrogate?)*
-# 3. In lesson 01 you found a threshold for a target rate. Find, for the neuron of the first cell, the factor on its
-#    *weights* that gives the same rate with threshold 1. *(No search is needed.)*
+# 3. In lesson 01 you found a threshold for a target rate. Keep the threshold of that neuron at 1. By which factor must
+#    its *current* be multiplied for the same rate? *(No search is needed.)*

@@ -9,9 +9,9 @@ How does the gradient of one neuron become the training of a whole network?
 *You need*: lessons 03 (backpropagation through time), 04 (how to check it) and 05 (the reset in the gradient).
 *Reading time*: 45 minutes. *Running time*: under 20 seconds.
 
-Nothing new has to be derived for the neuron. Three things are added: an axis for many neurons, an axis for many
-samples, and weights between layers. In about 60 lines of NumPy you have a network that learns. The engine is not
-imported until the last cell; there it has to agree with *you*.
+Nothing new has to be derived for the neuron. Three things are added: an axis for many neurons, an axis for many samples
+that are run at once (a *batch*), and weights between layers. In about 60 lines of NumPy you have a network that learns.
+The engine is not imported until the last cell; there it has to agree with *you*.
 """
 
 import os
@@ -30,8 +30,8 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "0.55"
 # one side comes in on the other. Half of the images are negatives: a white line on black. There is noise. The network
 # is to name the kind of line.
 #
-# Input are spikes: a pixel of value :math:`p` fires with probability :math:`p` at each of :math:`T = 6` time steps,
-# drawn anew each time (*rate coding*).
+# The network sees spikes: a pixel of darkness :math:`p` (0 white, 1 black) fires with probability :math:`p` at each of
+# :math:`T = 6` time steps, drawn anew each time (*rate coding*).
 
 T, KINDS = 6, ("level", "upright", "falling", "rising")
 
@@ -39,7 +39,7 @@ T, KINDS = 6, ("level", "upright", "falling", "rising")
 def lines(n, rng):
     """n images [n, 64] with values in [0, 1], and their kinds [n]."""
     kinds, offset, i = rng.integers(0, 4, n), rng.integers(0, 8, n)[:, None], np.arange(8)
-    level, running = offset + 0 * i, 0 * offset + i
+    level, running = offset + 0 * i, 0 * offset + i  # [n, 8]: eight times the same row; row 0, 1, ... 7
     row = np.choose(kinds[:, None], [level, running, running, running])
     column = np.choose(kinds[:, None], [running, level, running + offset, offset - running])
     images = np.full((n, 8, 8), 0.05)
@@ -75,18 +75,18 @@ for kind, panel in enumerate(axes):
 # adjoint of sharing is a sum. You will see this sentence again in a moment.)
 
 
-def psi(x, k=2.0):
+def psi(z, k=2.0):
     """Slope of the surrogate: a choice, put where the jump has no useful derivative."""
-    return 0.5 * k / (1 + (0.5 * np.pi * k * x) ** 2)
+    return 0.5 * k / (1 + (0.5 * np.pi * k * z) ** 2)
 
 
-def step(x):
-    """A spike where x = u - theta is not negative."""
-    return (x >= 0).astype(float)
+def step(z):
+    """A spike where z = u - theta is not negative."""
+    return (z >= 0).astype(float)
 
 
 def lif_forward(x, theta, decay=0.5, fire=step):
-    """x [T, B, N], theta [N] -> spikes, u, both [T, B, N]."""
+    """Currents x [T, B, N], theta [N] -> spikes, u, both [T, B, N]."""
     v, spikes, u = np.zeros(x.shape[1:]), np.empty_like(x), np.empty_like(x)
     for t in range(len(x)):
         u[t] = decay * v + x[t]
@@ -139,13 +139,14 @@ assert np.allclose(d_in, np.einsum("tbn,in->tbi", some_d, some_w), rtol=0, atol=
 # -------------
 # Layers follow each other: spikes of one are the input of the next. Backward, the list is walked in the other
 # direction. The last layer has one neuron for each kind of line; its *firing rate*, the mean of its spikes over time,
-# is the score. The loss is the mean squared error to 1 for the right kind and 0 for the others:
+# is the score :math:`r`. The loss is the mean squared error to :math:`y`, which is 1 for the right kind and 0 for the
+# others:
 #
 # .. math:: L = \frac{1}{B\,C} \sum_{b, c} (r[b, c] - y[b, c])^2, \qquad r = \frac{1}{T} \sum_t s[t], \qquad
 #    d_r = \frac{2\,(r - y)}{B\,C}, \qquad d_{\text{spikes}}[t] = \frac{d_r}{T}
 #
-# where :math:`C = 4` is the number of kinds. The division by the batch size stands in the loss, so nothing divides
-# again later.
+# where :math:`C = 4` is the number of kinds and :math:`B` the number of samples in the batch. The division by the batch
+# size stands in the loss, so nothing divides again later.
 
 
 def make_net(sizes, rng):
@@ -156,14 +157,14 @@ def make_net(sizes, rng):
     ]
 
 
-def forward(net, x, fire=step):
+def forward(net, inputs, fire=step):
     """Input spikes [T, B, I] -> rates [B, C], and what the way back needs."""
     caches = []
     for layer in net:
-        spikes, u = lif_forward(x @ layer["w"], layer["theta"], fire=fire)
-        caches.append((x, spikes, u))
-        x = spikes
-    return x.mean(axis=0), caches
+        spikes, u = lif_forward(inputs @ layer["w"], layer["theta"], fire=fire)
+        caches.append((inputs, spikes, u))
+        inputs = spikes
+    return inputs.mean(axis=0), caches
 
 
 def mse(rates, kinds):
@@ -175,9 +176,9 @@ def backward(net, d_rates, caches):
     """Gradients, in the shape of the net."""
     grads = []
     d_spikes = np.broadcast_to(d_rates / T, caches[-1][1].shape)
-    for layer, (x, spikes, u) in zip(reversed(net), reversed(caches), strict=True):
+    for layer, (inputs, spikes, u) in zip(reversed(net), reversed(caches), strict=True):
         d_x, d_theta = lif_backward(d_spikes, spikes, u, layer["theta"])
-        d_w, d_spikes = weights_backward(d_x, x, layer["w"])
+        d_w, d_spikes = weights_backward(d_x, inputs, layer["w"])
         grads.insert(0, {"w": d_w, "theta": d_theta})
     return grads
 
@@ -185,14 +186,14 @@ def backward(net, d_rates, caches):
 # %%
 # Is it right?
 # ------------
-# Lesson 04 in three lines. In the *smooth twin* the jump is replaced by the smooth curve whose slope is :math:`\psi`;
+# Lesson 04 once more. In the *smooth twin* the jump is replaced by the smooth curve whose slope is :math:`\psi`;
 # there the same backward code is an ordinary derivative. All parameters move together along a random direction. Value
 # to expect: a difference below 1e-7, relative to the lengths of gradient and direction (the difference quotient limits
 # it, not you).
 
 
-def smooth(x, k=2.0):
-    return 0.5 + np.arctan(0.5 * np.pi * k * x) / np.pi
+def smooth(z, k=2.0):
+    return 0.5 + np.arctan(0.5 * np.pi * k * z) / np.pi
 
 
 net = make_net((64, 20, 4), rng)
@@ -216,38 +217,39 @@ assert abs(analytic - numeric) < 1e-7 * scale
 # %%
 # Adam
 # ----
-# Plain gradient descent has one step size for all parameters. Gradients in a spiking network differ by orders of
-# magnitude from layer to layer (lesson 06 showed one reason). *Adam* divides each gradient by its own recent size: with
-# :math:`\bar g` and :math:`\overline{g^2}` for running means of the gradient and of its square, which forget at the
-# rates :math:`\beta_1 = 0.9` and :math:`\beta_2 = 0.999`,
+# Plain gradient descent has one step size for all parameters. But gradients can differ ten times from layer to layer,
+# as those of the thresholds do here at the start (lesson 06 showed one reason). *Adam* divides each entry of the
+# gradient by its own recent size. For one number :math:`p` that learns, with :math:`\bar g` and :math:`\overline{g^2}`
+# for running means of the gradient and of its square, which forget at the rates :math:`\beta_1 = 0.9` and
+# :math:`\beta_2 = 0.999`,
 #
 # .. math::
-#    p \leftarrow p - \text{lr}\; \frac{\bar g / (1 - \beta_1^n)}{\sqrt{\overline{g^2} / (1 - \beta_2^n)} + 10^{-8}}
+#    p \leftarrow p - \text{lr}\; \frac{\bar g / (1 - \beta_1^j)}{\sqrt{\overline{g^2} / (1 - \beta_2^j)} + 10^{-8}}
 #
-# Here :math:`n` counts the steps and lr is the learning rate. The divisors correct for means that started at 0. In the
-# first step the fraction is 1 or -1 (but for the tiny number below): each parameter moves by lr, however small its
-# gradient.
+# Here :math:`j` counts the updates and lr is the learning rate. The divisors correct for means that started at 0. In
+# the first update the fraction is 1 or -1 (but for the tiny number below): each parameter moves by lr, however small
+# its gradient (unless it is 0).
 
 
 class Adam:
     def __init__(self, net, lr=0.01):
-        self.net, self.lr, self.n = net, lr, 0
+        self.net, self.lr, self.updates = net, lr, 0
         self.mean = [{name: 0 * p for name, p in layer.items()} for layer in net]
         self.square = [{name: 0 * p for name, p in layer.items()} for layer in net]
 
     def step(self, grads):
-        self.n += 1
+        self.updates += 1
         for layer, mean, square, grad in zip(self.net, self.mean, self.square, grads, strict=True):
             for name in layer:
                 mean[name] = 0.9 * mean[name] + 0.1 * grad[name]
                 square[name] = 0.999 * square[name] + 0.001 * grad[name] ** 2
-                root = np.sqrt(square[name] / (1 - 0.999**self.n)) + 1e-8
-                layer[name] -= self.lr * mean[name] / (1 - 0.9**self.n) / root
+                root = np.sqrt(square[name] / (1 - 0.999**self.updates)) + 1e-8
+                layer[name] -= self.lr * mean[name] / (1 - 0.9**self.updates) / root
 
 
 # %%
-# Training is a loop over *batches*: some samples, their gradient, one step. Small batches give many noisy steps; large
-# ones few exact steps. An *epoch* is one pass through the data, in a new order each time.
+# Training is a loop over batches: some samples, their gradient, one update. Small batches give many noisy updates;
+# large ones few exact ones. An *epoch* is one pass through the data, in a new order each time.
 
 
 def accuracy(net, images, kinds, seed=1):
@@ -298,13 +300,18 @@ assert one_curve[-1, 1] < 0.65, "one layer fails on a good part of the images"
 assert two_curve[-1, 1] > 0.95
 
 # %%
-# One layer is better than guessing and gets stuck. You can see why: an image and its negative differ from mid-grey by
-# opposite amounts. Whatever weights a neuron has, an image that raises its input current above the average comes with a
-# negative that lowers it by as much. A neuron that fires for one of them is quiet for the other, and yet both should be
-# called "upright". Neurons in between can share the work: some wait for the black lines, some for the white ones, and
-# the last layer counts both. That is what a hidden layer is for.
+# One layer is better than guessing, and fails on a good part of the images. You can see why: an image and its negative
+# differ from mid-grey by opposite amounts. Whatever weights a neuron has, an image that raises its mean input current
+# comes with a negative that lowers it by as much. So a neuron that fires more for one of them fires less for the other,
+# and yet both should be called "upright". Neurons in between can share the work: some wait for the black lines, some
+# for the white ones, and the last layer counts both. That is one thing which a hidden layer is for.
 #
-# Look at what some of them wait for, and at what the thresholds did. They all started at 0.5.
+# Did you see that the loss of the one layer *rises* after the fourth epoch? This is gradient descent, but along a
+# surrogate gradient, and that is not the gradient of this loss (lesson 02). Where no weights are good, it need not lead
+# downhill.
+#
+# Look at what six of the hidden neurons wait for (purple: a positive weight; orange: a negative one; the title is the
+# kind for which the neuron votes most), and at what the thresholds did. They all started at 0.5.
 
 figure, axes = plt.subplots(1, 7, figsize=(11, 2.3), layout="constrained", width_ratios=[1] * 6 + [1.7])
 strongest = np.argsort(np.abs(two_layers[1]["w"]).max(axis=1))[::-1]
@@ -334,7 +341,7 @@ engine = ms.Network(
     lif1=ms.LIF(64, threshold=np.maximum(first["theta"], 0.01), dtype="float64"),
     fc2=ms.Linear(64, 4, weight=second["w"], dtype="float64"),
     lif2=ms.LIF(4, threshold=np.maximum(second["theta"], 0.01), dtype="float64"),
-    rate=ms.Rate(dtype="float64"),
+    rate=ms.Rate(dtype="float64"),  # the mean over time
 )
 for layer, name in zip(two_layers, ("lif1", "lif2"), strict=True):
     layer["theta"] = engine[name].threshold.copy()  # ms.LIF wants thresholds above 0; yours may have crossed it
@@ -361,8 +368,8 @@ for name, gradient in pairs.items():
 #
 # Try this
 # --------
-# 1. In ``lif_backward`` put ``g.mean(axis=0)`` for ``g.sum(axis=0)``. Which assert tells you, and would the training
-#    curves have told you? *(Adam divides by the size of the gradient.)*
+# 1. In ``lif_backward`` put ``g.mean(axis=0)`` for ``g.sum(axis=0)``. Which assert tells you? Take it out: would the
+#    training curves have told you? *(Adam divides by the size of the gradient.)*
 # 2. Train the rules SL (freeze every ``theta``) and TL (freeze every ``w``): skip those names in ``Adam.step``. How far
 #    does a network get whose weights stay random? *(Lesson 06 says what is left to learn.)*
 # 3. Give the two-layer network 8 hidden neurons in place of 64, then 200. Where is the border, and how much does

@@ -10,9 +10,9 @@ How do you add a neuron that nobody has derived for you, and how do you know tha
 *Reading time*: 45 minutes. *Running time*: under 30 seconds.
 
 In all lessons so far a spike added the same amount to the membrane, whatever the membrane was. In a real synapse it
-opens a channel, and the current through the channel depends on the voltage: it pulls the membrane toward a certain
+opens a channel, and the current through the channel depends on the membrane: it pulls the membrane toward a certain
 value, weakly when that is near. You derive this neuron, let a checker find your mistake, and train it on every
-machine you have.
+backend you have (a *backend* is a program that runs the loop over time: NumPy, or code compiled by Numba).
 """
 
 import os
@@ -70,8 +70,9 @@ for x, end in ends.items():
 assert np.allclose([0.3 / (1 - 0.9), 0.8 / (1 - 0.9)], [3, 8])
 
 # %%
-# The LIF neuron runs to :math:`x / (1 - \mathit{decay})`, here 3 and 8. The new one stays below 1, however strong the
-# input.
+# The LIF neuron runs toward :math:`x / (1 - \mathit{decay})`, here 3 and 8, far above the drawing. The new one stays
+# below 1, for every input from 0 to 1. (A larger input overshoots: from :math:`v = 0` a single step takes it to
+# :math:`x \rho`. For so strong a pull one step of time is too coarse.)
 #
 # The step backward: first try
 # ----------------------------
@@ -82,7 +83,7 @@ assert np.allclose([0.3 / (1 - 0.9), 0.8 / (1 - 0.9)], [3, 8])
 # and batch belong to the loop, and are the same for every neuron.
 #
 # Each of the four is :math:`d_u` times a derivative of :math:`u`. Here is a first try, written down quickly from the
-# LIF neuron.
+# LIF neuron. One of the four results is wrong. Find it before you go on: the next cell tells.
 
 
 def hasty_adjoint(d_u, v, x, decay, reversal):
@@ -92,19 +93,32 @@ def hasty_adjoint(d_u, v, x, decay, reversal):
 hasty = ms.Neuron(synapse_charge, hasty_adjoint, params=("decay", "reversal"))
 
 # %%
-# Would you see a mistake? It might train. The checker is quicker: it runs the loop, forward and back, on random
-# problems, and compares every gradient with derivatives of the smooth twin, of the tangent twin, and of the real
-# network with slope 0 (lesson 04). Do not read on at once: find the wrong term in the code above, or in this table.
+# Would you see a mistake in the training? Perhaps not. The checker does. First it takes each function for itself, at
+# random numbers: is what it returns for :math:`d_u = 1` the derivative? Then it runs the loop, forward and back, on
+# random problems, and compares every gradient with derivatives of the smooth twin, of the tangent twin, and of the real
+# network with slope 0 (lesson 04).
+#
+# Write down what you expect before you run it. In the part of the functions, which rows will be wrong? And in each of
+# the three twins: the gradients of the input, of the first membrane (``d_v[0]``), of the threshold, decay and reversal?
 
 report = ms.checks.check_adjoint(hasty, ms.resets.hard, ms.surrogates.atan(1.3))
 print(report)
 assert not report.ok
 
 # %%
-# Which rows are right? Think of where a mistake in :math:`d_v` shows. It is carried back in time, so it spoils what is
-# collected at *earlier* steps: every row. (One is right by default: with slope 0 a threshold has no gradient under a
-# hard reset.) A mistake in :math:`d_\rho` alone would spoil one row of each twin and leave the others right. So "all
-# wrong" says: look at what is carried, :math:`d_v`.
+# Each row shows the entry that is furthest off: where it is, what you returned, what is true, and the error, relative
+# to the largest entry (``1e+00``: as large as that entry; the lines ``error:`` say it exactly). Read the table from the
+# top.
+#
+# *One step* has a row for each result of your two functions, and of the reset and the surrogate. ``du/dv`` alone is
+# wrong there. That is the answer: the mistake is in the first result of the charge's adjoint, in :math:`d_v`.
+#
+# *The twins* show what it does in time. :math:`d_v` is carried back, so it spoils what is collected at *earlier* steps:
+# every row. (One is right by default: with slope 0 a threshold has no gradient under a hard reset.) A mistake in
+# :math:`d_\rho` would spoil one row of each twin and leave the others right.
+#
+# *Which term* comes last. The checker tried products of the arguments until one of them made up the difference: yours
+# minus true is ``x*d_u``. So you returned :math:`x\, d_u` too much.
 #
 # The step backward, term by term
 # -------------------------------
@@ -131,6 +145,14 @@ print(report)
 # %%
 # Value to expect: every error at rounding, below 1e-12. ``raise_if_wrong()`` stops the program otherwise; use it in a
 # test.
+#
+# The note says more than the rows. Read ``J`` as the derivative of the whole loop, from all that goes in to all that
+# comes out: ``J e`` is how the output moves when the input moves by ``e``. Your backward is right if for any ``d`` from
+# above :math:`\langle d, J e\rangle = \langle J' d, e\rangle`, where ``J' d`` is what it returns and
+# :math:`\langle\,,\rangle` multiplies entry by entry and sums. Your neuron is made of + - * alone, so both sides can be
+# computed in fractions, without rounding, and compared with ``==``. That was done at random fractions, for up to 5
+# steps and every way to place spikes in them (2 + 4 + 8 + 16 + 32 = 62), with any number in the place of the slope. A
+# formula that is wrong would pass only by a chance that is next to none.
 #
 # The spike, the surrogate and the reset are independent of the neuron, so every combination has to be right. Five
 # resets, six surrogates:
@@ -192,7 +214,6 @@ for name in backends:
     results[name] = spikes, cache.u
     print(f"{name}: adjoint right; {spikes.mean():.1%} of the steps have a spike")
     assert 0.05 < spikes.mean() < 0.95
-    assert np.array_equal(spikes, results["numpy" if "numpy" in results else name][0])
 assert all(np.array_equal(a, b) for found in results.values() for a, b in zip(found, results["numpy"], strict=True))
 
 # %%
@@ -260,13 +281,16 @@ for panel in (left, right):
 
 grew = (reversal > 1.5).mean()
 print(f"reversal: {reversal.min():.2f} to {reversal.max():.2f}, mean {reversal.mean():.2f}; {grew:.0%} grew")
-assert np.ptp(reversal) > 0.05
+assert grew > 0.5 and np.ptp(reversal) > 0.05
 spread = max(abs(curves[name][-1] - curves["numpy"][-1]) for name in backends)
 assert spread < 0.05, "backends may differ by rounding in sums (float32), not more"
 
 # %%
-# One thing remains: the gradient of the *whole network*, your layer inside, on each backend. Directional differences
-# through the three twins, in double precision.
+# Most of them grew: the layer turned its gain up. (*That* it helps the accuracy is not shown. For that you would need
+# lesson 08.)
+#
+# One thing remains: the gradient of the *whole network*, your layer inside, on each backend. All numbers of a parameter
+# are moved at once along a random direction, as in lesson 04, through the three twins, in double precision.
 
 x = ms.encode.bernoulli(validation[0][:6], steps=8, rng=np.random.default_rng(1))
 for name in backends:
@@ -283,8 +307,9 @@ for name in backends:
 # --------
 # 1. Give the neuron a second input-free pull: :math:`u = \mathit{decay}\; v + x(\rho - v) + \lambda (1 - v)\,v`, with a
 #    parameter :math:`\lambda`. Derive, check, train. *(How often does v appear now?)*
-# 2. Plant a mistake on purpose: swap the last two results of ``synapse_adjoint``. Which rows are wrong, and which twin
-#    says so most clearly? *(What is right in every row that does not collect these two?)*
+# 2. Plant a mistake on purpose: swap the last two results of ``synapse_adjoint``. Which rows of each part are wrong,
+#    and why are all the others right? Write it down first. *(Which of the four results is carried back in time?)* Then
+#    read what the checker says about the term.
 # 3. Give it a second state, a synaptic current that decays by itself, as in ``ms.neurons.current_lif``:
 #    ``state=("v", "i")``. The adjoint then gets two gradients of states and returns six values. *(Which variable is
 #    used twice?)*

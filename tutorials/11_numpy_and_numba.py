@@ -38,7 +38,7 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "0.55"
 # One source
 # ----------
 # Two functions, a line each. Nothing in them says whether ``v`` is a number or an array. That is on purpose: a neuron's
-# formula stands once, and a *backend* is only the loop around it.
+# formula stands once, and a *backend* is only the loop around it. (Lesson 10 names the backends of the engine.)
 
 
 def charge(v, x, decay):
@@ -137,8 +137,8 @@ assert 0.1 < plain[0].mean() < 0.9
 # %%
 # Then fast
 # ---------
-# Write down what you expect: how many times as fast as Python is NumPy, and Numba? Then the naive measurement: one call
-# of each, the first.
+# Write down what you expect: how many times as fast as Python is NumPy, and Numba? Then the naive measurement: the
+# first call of Numba, against NumPy.
 
 
 def seconds(call, *arguments, repeat=7):
@@ -169,9 +169,9 @@ for name, value in took.items():
 assert took["Python"] > 10 * took["NumPy"] and took["NumPy"] > 2 * took["Numba"]
 
 # %%
-# The large step is from Python to either of the two: the interpreter looks up, checks and boxes every number, many
-# instructions for one multiplication. NumPy pays that once for each *operation on arrays*; compiled code does not pay
-# it at all.
+# The large step is from Python to either of the two: the interpreter looks up every name, checks every type and wraps
+# every number in an object, many instructions for one multiplication. NumPy pays that once for each *operation on
+# arrays*; compiled code does not pay it at all.
 #
 # What makes it fast: calls and memory
 # ------------------------------------
@@ -191,9 +191,10 @@ assert 0.1 < 7 * 20 * one / took["NumPy"] < 3
 # Roughly. (Operations that mix types, as a product of bytes and floats, take longer than the one you measured.) The
 # compiled loop has no calls, takes a number from memory once, does everything with it, and writes it back once.
 #
-# But the *order* of compiled loops counts as well. Memory comes in lines of 64 bytes: 8 neighbouring float64 numbers,
-# in ``[T, B, N]`` 8 neighbouring neurons. Here is a third order: neuron outside, time *inside*. It looks best of all:
-# the membrane is one number, and no row is needed.
+# But the *order* of compiled loops counts as well. A processor keeps copies of what it used last in a small, fast
+# memory, its *cache* (another thing than the cache that ``forward`` returns). Memory comes there in lines of 64 bytes,
+# on most machines: 8 neighbouring float64 numbers, in ``[T, B, N]`` 8 neighbouring neurons. Here is a third order:
+# neuron outside, time *inside*. It looks best of all: the membrane is one number, and no row is needed.
 
 
 @numba.njit
@@ -209,7 +210,7 @@ def time_inside(x, theta, decay, spikes, u):
 
 
 # %%
-# Write down what you expect, on an input of about a million numbers and more: is ``time_inside`` faster or slower than
+# Write down what you expect, on an input of more than a million numbers: is ``time_inside`` faster or slower than
 # ``numba_loop``? From one ``t`` to the next it jumps over ``B * N`` numbers.
 
 large = rng.normal(0.4, 0.8, (16, 64 if FAST else 128, 1024))
@@ -234,16 +235,19 @@ axes.spines[["top", "right"]].set_visible(False)
 
 for name, value in on_large.items():
     print(f"{name:20} {value * 1e3:7.2f} ms")
+for size, times, rows in (("small", took, "Numba"), ("large", on_large, "Numba, rows")):
+    print(f"{size} input: NumPy takes {times['NumPy'] / times[rows]:.1f} times as long as Numba")
 assert on_large["Numba, time inside"] > 1.5 * on_large["Numba, rows"]
 
 # %%
-# The loop over rows wins for two reasons. It uses all 8 numbers of each memory line while the line is at hand. And a
-# processor can do several *neighbouring* neurons with one instruction (SIMD); with time inside each step has to wait
-# for the one before.
+# The loop over rows wins, for two reasons at least. It uses all 8 numbers of each memory line while the line is at
+# hand. And a processor can do several *neighbouring* neurons with one instruction (SIMD); with time inside each step
+# has to wait for the one before.
 #
-# And NumPy came nearer, did it not? On large arrays the price of a call is spread over many numbers, and every loop
-# waits for the same thing: ``x`` has to come from main memory, ``u`` has to go there. What no loop can avoid sets the
-# limit.
+# Compare the two ratios. On a machine that does nothing else, NumPy came nearer. On large arrays the price of a call is
+# spread over many numbers, and every loop waits for the same thing: ``x`` has to come from main memory, ``u`` has to go
+# there. What no loop can avoid sets the limit. (Did yours not come nearer? NumPy makes its seven passes over arrays of
+# a megabyte. Where other programs use the cache too, these passes go to main memory as well.)
 #
 # This is the rule: **innermost, what is independent and lies side by side.** Then time, so that the membranes stay in
 # the nearest cache. Then samples.
@@ -251,10 +255,10 @@ assert on_large["Numba, time inside"] > 1.5 * on_large["Numba, rows"]
 # The engine
 # ----------
 # The engine does the same with more care: for any neuron, both directions, tiles that fit into the cache, several
-# threads. Its NumPy loop is ``minisnn/kernels/reference.py`` (the loop in :doc:`/derivations/lif`); you can read it in
-# five minutes. The compiled one has to agree with it: spikes, membranes and the gradient of the input to the last bit,
-# in float32. The threshold's gradient is a sum over time and samples, and the two add in another order; expect
-# agreement to rounding.
+# threads (workers that share the work). Its NumPy loop is ``minisnn/kernels/reference.py`` (the loop in
+# :doc:`/derivations/lif`); you can read it in five minutes. The compiled one has to agree with it: spikes, membranes
+# and the gradient of the input to the last bit, in float32. The threshold's gradient is a sum over time and samples,
+# and the two add in another order; expect agreement to rounding.
 
 layer = ms.LIF(256, threshold=theta_large[:256], backend="numpy")
 x32 = rng.normal(0.4, 0.8, (20, 64, 256)).astype(np.float32)
@@ -293,9 +297,9 @@ assert engine["numpy"] > 1.2 * engine["numba"]
 
 # %%
 # Where does the time of a whole training step go? Much of it into the products with weight matrices, which NumPy does
-# in both backends. A loop that is five times as fast makes a program faster by as much as its share of the time, and no
-# more. Measure before you optimize: in lesson 08 it was one line about threads of the matrix library that made a run
-# many times shorter on some machines.
+# in both backends. If the loop takes half of the time and becomes five times as fast, 1/2 + 1/10 of the time is left:
+# the program is 1.7 times as fast, not five. Measure before you optimize: in lesson 08 it was one line about threads of
+# the matrix library (the first one after ``import os``) that made a run many times shorter on some machines.
 #
 # What you should take with you
 # -----------------------------
@@ -303,7 +307,7 @@ assert engine["numpy"] > 1.2 * engine["numba"]
 #
 # Try this
 # --------
-# 1. Write the fourth order: time outside, then samples, then neurons, with ``v`` of shape ``[B, N]``. Where do you
+# 1. Compile the fourth order: time outside, then samples, then neurons, with ``v`` of shape ``[B, N]``. Where do you
 #    expect it between the others? When does it come close to the best? *(How large is v, how large is your processor's
 #    cache?)*
 # 2. Turn on ``@numba.njit(fastmath=True)`` for ``numba_loop`` *and* the two formulas. Is it faster? Are the bits the
