@@ -3,14 +3,17 @@
 ``NO_LESSONS=1`` in the environment shows the lessons without running them, for a quick look at the other pages.
 """
 
+import ast
 import importlib.util
 import os
 import re
 import sys
 from pathlib import Path
 
+from docutils.nodes import literal_block
 from sphinx.domains.math import MathDomain
 from sphinx.errors import ExtensionError
+from sphinx.util import inspect
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
@@ -92,6 +95,9 @@ pygments_style = "tango"
 pygments_dark_style = "native"
 
 
+inspect.TypeAliasForwardRef.__repr__ = lambda alias: alias.name  # inside another type: list[Array], as in the source
+
+
 class TaggedEquations(MathDomain):
     """Equations are numbered by their tags: ``(lif.4)`` on the page, in a reference to it, and in the code."""
 
@@ -101,7 +107,8 @@ class TaggedEquations(MathDomain):
         self.equations[labelid] = (docname, labelid)
 
 
-# -- docstrings say "name : what it is" on one line, several of them parted by three spaces; napoleon would take that for a type
+# -- docstrings say "name : what it is" on one line, several of them parted by three spaces; napoleon would take what it is
+# -- for a type
 
 SECTION = re.compile(r"^\s*(Parameters|Returns|Raises|Attributes)$")
 ENTRY = re.compile(r"^(\s*)((?:\*{0,2}\w+(?:, )?)+) : (\S.*)$")
@@ -109,6 +116,8 @@ ENTRY = re.compile(r"^(\s*)((?:\*{0,2}\w+(?:, )?)+) : (\S.*)$")
 
 def spread_entries(app, what, name, obj, options, lines):
     """Put what follows ``name :`` on a line of its own, in the sections that have such entries."""
+    if what in ("attribute", "data", "property"):  # "What it is: more" is a sentence, and no type
+        lines[0] = lines[0].replace(": ", " -- ", 1)
     found, margin = [], None
     for i, line in enumerate(lines):
         if SECTION.match(line) and i + 1 < len(lines) and set(lines[i + 1].strip()) == {"-"}:
@@ -125,8 +134,19 @@ def spread_entries(app, what, name, obj, options, lines):
     lines[:] = found
 
 
+def plain_sketches(app, doctree):
+    """A literal block that is no Python is a sketch or an output: no colours."""
+    for block in doctree.findall(literal_block):
+        if "language" not in block and not block.get("source", "").endswith(".py"):
+            try:
+                ast.parse(block.astext())
+            except SyntaxError:
+                block["language"] = "text"
+
+
 def setup(app):
     """Draw the figures, number equations by their tags, and read this project's docstrings."""
     figures.draw(HERE / "figures")
     app.add_domain(TaggedEquations, override=True)
     app.connect("autodoc-process-docstring", spread_entries, priority=100)
+    app.connect("doctree-read", plain_sketches)

@@ -6,8 +6,8 @@ from typing import Any
 import matplotlib
 
 matplotlib.use("Agg")
-from matplotlib.figure import Figure  # noqa: E402
-from matplotlib.text import Text  # noqa: E402
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 Point = tuple[float, float]
 
@@ -19,7 +19,7 @@ THEMES = {
 
 
 def lif_graph(theme: str, steps: int = 3) -> Figure:
-    """What depends on what in a LIF neuron, over a few time steps.  Going backward, a gradient takes every arrow in reverse."""
+    """What depends on what in a LIF neuron, over a few steps.  Going backward, a gradient takes every arrow in reverse."""
     colours = THEMES[theme]
     along, spike = colours["along"], colours["spike"]
     figure = Figure(figsize=(8.4, 3.8))
