@@ -8,9 +8,10 @@ import importlib.util
 import os
 import re
 import sys
+import textwrap
 from pathlib import Path
 
-from docutils.nodes import literal_block
+from docutils import nodes
 from sphinx.domains.math import MathDomain
 from sphinx.errors import ExtensionError
 from sphinx.util import inspect
@@ -134,10 +135,13 @@ def spread_entries(app, what, name, obj, options, lines):
     lines[:] = found
 
 
-def plain_sketches(app, doctree):
-    """A literal block that is no Python is a sketch or an output: no colours."""
-    for block in doctree.findall(literal_block):
-        if "language" not in block and not block.get("source", "").endswith(".py"):
+def tidy_blocks(app, doctree):
+    """Methods from the source begin at the margin; a literal block that is no Python is a sketch or output: no colours."""
+    for block in doctree.findall(nodes.literal_block):
+        if block.get("source", "").endswith(".py"):
+            block.rawsource = textwrap.dedent(block.astext())
+            block[:] = [nodes.Text(block.rawsource)]
+        elif "language" not in block:
             try:
                 ast.parse(block.astext())
             except SyntaxError:
@@ -149,4 +153,4 @@ def setup(app):
     figures.draw(HERE / "figures")
     app.add_domain(TaggedEquations, override=True)
     app.connect("autodoc-process-docstring", spread_entries, priority=100)
-    app.connect("doctree-read", plain_sketches)
+    app.connect("doctree-read", tidy_blocks)

@@ -83,7 +83,7 @@ def test_references_to_equations_and_pages_resolve(page):
 
 
 def test_every_page_stands_in_a_table_of_contents():
-    for folder in ("derivations", "how_to", "reference"):
+    for folder in ("derivations", "reference"):  # that of how_to takes all there are
         index = (ROOT / f"docs/{folder}/index.rst").read_text(encoding="utf-8")
         assert {p.stem for p in (ROOT / f"docs/{folder}").glob("*.rst")} - set(re.findall(r"^   (\w+)$", index, re.M)) == {
             "index"
