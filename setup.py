@@ -27,7 +27,8 @@ setup(
     extras_require={
         "gpu": ["cupy-cuda13x>=13.6"],
         "data": ["pooch>=1.8"],
-        "test": ["pytest>=8", "hypothesis>=6.100"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "sympy>=1.12", "pooch>=1.8"],
+        "symbolic": ["sympy>=1.12"],
         "lint": ["ruff>=0.6", "mypy>=1.11"],
         "docs": ["sphinx>=8", "sphinx-gallery>=0.18", "furo>=2024.8", "sphinx-mathjax-offline>=0.0.2"],
         "bench": ["torch>=2.4"],

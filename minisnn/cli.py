@@ -1,4 +1,4 @@
-"""The command line: ``minisnn train``, ``eval``, ``data`` and ``info``."""
+"""The command line: ``minisnn train``, ``eval``, ``data``, ``check`` and ``info``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import minisnn as ms
 
 from . import checkpoint as checkpoints
 from . import jobs
+from .checks import command
 from .kernels import BACKENDS, backend_problem, default_backend
 
 __all__ = ["main"]
@@ -68,6 +69,8 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
     _add_data_dir(get)
     get.set_defaults(run=_get)
 
+    command.add_command(commands)
+
     info = commands.add_parser("info", help="versions, backends, threads and the cache folder")
     info.set_defaults(run=_info)
     return parser
@@ -77,7 +80,8 @@ def _add_train(commands: Any) -> None:
     train = commands.add_parser("train", help="train a network on images of digits or clothes")
     train.add_argument("--rule", choices=[*jobs.RULES, "compare"], default="stl",
                        help="what learns (default: stl); compare: sl, tl and stl")  # fmt: skip
-    train.add_argument("--data", choices=list(jobs.DEFAULTS), default="digits", help="default: digits, which are bundled")
+    train.add_argument("--data", choices=list(jobs.DEFAULTS), default="digits",
+                       help="default: digits, which are bundled")  # fmt: skip
     _add_data_dir(train)
     train.add_argument("--model", choices=["mlp", "stl-mnist"], default="mlp",
                        help="fully connected layers (default), or the published convolutional network")  # fmt: skip

@@ -169,6 +169,8 @@ class _Probe:
         raise GrammarError("asks whether a number is true; multiply by a comparison instead")
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> _Probe:
+        if ufunc in (np.add, np.subtract, np.multiply, np.divide):  # a number of NumPy's on the left
+            return self._combine(inputs[0])
         if ufunc.__name__ not in FUNCTIONS:
             raise GrammarError(f"uses np.{ufunc.__name__}")
         if any(getattr(i, "is_comparison", False) for i in inputs):

@@ -30,6 +30,9 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 30, "batch": 32, "lr": 2e-3},
     "mnist": {"epochs": 10, "batch": 100, "lr": 1e-3},
     "fashion-mnist": {"epochs": 10, "batch": 100, "lr": 1e-3},
+    "nmnist": {"epochs": 20, "batch": 20, "lr": 2e-3, "steps": 10},
+    "cifar10": {"epochs": 20, "batch": 50, "lr": 1e-3},
+    "braille": {"epochs": 20, "batch": 32, "lr": 2e-3, "steps": 77},
 }
 #: What is not given is chosen for the published network as its authors have it; the epochs are the data set's.
 PUBLISHED: dict[str, Any] = {"steps": 4, "batch": 50, "lr": 1e-3, "threshold": 2.0}
@@ -42,16 +45,21 @@ def train(options: argparse.Namespace) -> int:
     if options.resume is not None:
         options, out = _resumed(options), options.resume.parent
     else:
-        chosen = {"steps": 8, "threshold": 1.0, **DEFAULTS[options.data]}
-        for name, value in (chosen | (PUBLISHED if options.model == "stl-mnist" else {})).items():
+        chosen = {"steps": 8, "threshold": 1.0} | (PUBLISHED if options.model == "stl-mnist" else {})
+        chosen = (
+            DEFAULTS[options.data] | chosen | {k: v for k, v in DEFAULTS[options.data].items() if k in ("epochs", "steps")}
+        )
+        for name, value in chosen.items():
             if getattr(options, name) is None:
                 setattr(options, name, value)
         out = _out_folder(options.out, f"{options.rule}-seed{options.seed}")
     ms.set_threads(options.threads)
     names = COMPARED if options.rule == "compare" else (options.rule,)
     # The test set too, so that a missing file is found out now; it is looked at once, at the end.
-    flat, load = options.model == "mlp", ms.data.SETS[options.data].load
-    data = {s: load(s, flat=flat, folder=options.data_dir) for s in ("train", "validation", "test")}
+    if options.model == "stl-mnist" and len(ms.data.SETS[options.data].shape) != 3:
+        raise ValueError(f"--model stl-mnist takes images, and {options.data} has none; use --model mlp")
+    data = {s: _load(options.data, s, options.model == "mlp", options.data_dir, options.steps)
+            for s in ("train", "validation", "test")}  # fmt: skip
     histories, results = {}, {}
     for name in names:
         histories[name], results[name] = _train_rule(name, options, data, out, f"{name}_" if len(names) > 1 else "")
@@ -85,8 +93,8 @@ def evaluate(options: argparse.Namespace) -> int:
     print(net)
     print(f"{name}, {steps} steps, seed {seed}")
     flat = not any(isinstance(layer, ms.Conv2d) for layer in net.layers.values())
-    test = ms.data.SETS[name].load("test", flat=flat, folder=folder)
-    share = ms.train.evaluate(net, test, encoder=ms.encode.Bernoulli(steps), seed=seed)[1]
+    test = _load(name, "test", flat, folder, steps)
+    share = ms.train.evaluate(net, test, encoder=_encoder(name, steps), seed=seed)[1]
     print(f"test accuracy: {100 * share:.1f} %")
     return 0
 
@@ -95,7 +103,7 @@ def _train_rule(
     name: str, options: argparse.Namespace, data: dict[str, Any], out: Path, prefix: str
 ) -> tuple[ms.History, dict[str, Any]]:
     net = _network(options)
-    encoder = ms.encode.Bernoulli(options.steps)
+    encoder = _encoder(options.data, options.steps)
     published = options.model == "stl-mnist"
     optimizer = (ms.models.stl_mnist_optimizer if published else ms.Adam)(net, RULES[name], lr=options.lr)
     before = {n: p.copy() for n, p in net.params("*.threshold").items()}
@@ -131,11 +139,24 @@ def _train_rule(
     return history, {"test_loss": loss, "test_accuracy": share}
 
 
+def _load(name: str, split: str, flat: bool, folder: Path | None, steps: int) -> tuple[np.ndarray, np.ndarray]:
+    source = ms.data.SETS[name]
+    cut = (
+        {"steps": steps} if source.encoder == "frames" and source.steps is None else {}
+    )  # events have no steps of their own
+    return source.load(split, flat=flat, folder=folder, **cut)
+
+
+def _encoder(name: str, steps: int) -> Any:
+    return ms.encode.ENCODERS[ms.data.SETS[name].encoder](steps)
+
+
 def _network(options: argparse.Namespace) -> ms.Network:
     rng, data = np.random.default_rng(options.seed), ms.data.SETS[options.data]
     classes, lif = len(data.classes), {"threshold": options.threshold, "backend": options.backend}
     if options.model == "stl-mnist":
-        return ms.models.stl_mnist(options.width, shape=data.shape, classes=classes, rng=rng, **lif)
+        channels, height, width = data.shape
+        return ms.models.stl_mnist(options.width, shape=(channels, height, width), classes=classes, rng=rng, **lif)
     return ms.models.mlp(int(np.prod(data.shape)), options.hidden, classes, rng=rng, **lif)
 
 

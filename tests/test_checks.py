@@ -170,7 +170,8 @@ def test_networks_are_right_on_every_backend(name, loss, backend):
     report = ms.checks.check_grads(net, x, labels, loss)
     report.raise_if_wrong()
     assert {r.twin for r in report.rows} == set(ms.checks.TWINS)
-    assert {r.name for r in report.rows} == {*net.params(), "x"}
+    states = {f"{n}.{s}[0]" for n in ("lif1", "lif2") for s in neuron.state}
+    assert {r.name for r in report.rows} == {*net.params(), "x", *states}
 
 
 @given(seed=st.integers(0, 10**6), which=st.integers(0, 99))

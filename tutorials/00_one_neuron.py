@@ -23,6 +23,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 FAST = bool(os.environ.get("MINISNN_FAST"))  # set when the tests run this page; you can ignore it
+if FAST:
+    os.environ.setdefault("MINISNN_BACKEND", "numpy")  # nothing to compile
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"  # told apart by colour-blind eyes too
 
 # %%
@@ -184,7 +186,7 @@ for decay, rates in measured.items():
     off_the_edge = np.abs(currents - (1 - decay)) > 1e-3  # exactly at the edge rounding decides; see "Try this"
     worst = np.abs(predicted - rates)[off_the_edge].max()
     lowest = currents[rates > 0].min()
-    print(f"decay {decay}: first spikes at a current of about {lowest:.2f}; formula and run differ by {worst:.4f} at most")
+    print(f"decay {decay}: first spikes at a current of about {lowest:.2f}; formula off by {worst:.4f} at most")
     assert worst <= 1 / steps  # the run may end in the middle of a period: at most one spike is missing
     assert abs(lowest - (1 - decay)) < 0.011
 

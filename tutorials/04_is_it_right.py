@@ -20,13 +20,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 FAST = bool(os.environ.get("MINISNN_FAST"))
+if FAST:
+    os.environ.setdefault("MINISNN_BACKEND", "numpy")  # nothing to compile
 BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 
 # %%
 # What we have
 # ------------
 #
-# The neuron of lesson 03 and its fifteen lines back, with two small openings. ``forward`` is told how to ``fire``,
+# The neuron of lesson 03 and its twelve lines back, with two small openings. ``forward`` is told how to ``fire``,
 # so that we can try something else than the step. ``backward`` also takes the gradient of the last membrane,
 # ``d_last``. Nothing else is new.
 
@@ -199,10 +201,10 @@ assert abs(mine["theta"] - numeric) < 1e-9
 # Twin 3: the real neuron with slope 0
 # ------------------------------------
 #
-# There is one thing about the real neuron that does have a derivative: its membrane, as long as no spike changes.
-# So take a loss on the last membrane, :math:`L = v[T]`, and set the slope to 0 in ``backward``. What is left are
-# all the paths that do not go through a spike. Here the plain quotient on the real neuron is the right test. We
-# turn decay, since theta reaches the membrane through spikes only.
+# There is one thing about the real neuron that does have a useful derivative: its membrane, as long as no spike
+# changes. So take a loss on the last membrane, :math:`L = v[T]`, and set the slope to 0 in ``backward``. What is
+# left are all the paths that do not go through a spike. Here the plain quotient on the real neuron is the right
+# test. We turn decay, since theta reaches the membrane through spikes only.
 
 
 def last_membrane(decay):
@@ -300,21 +302,24 @@ assert all(hidden.values())
 #
 # ``ms.checks.check_adjoint`` draws such numbers, runs the three twins inside minisnn's own time loop, and compares
 # every entry of every gradient. Give it a neuron, a reset and a surrogate. Here a *soft reset*,
-# ``v = u - s * theta``: a spike takes one threshold away instead of everything. Its adjoint takes ``d_v`` and
-# returns ``d_u, d_s, d_theta``. We "forget" that theta also stands in the reset:
+# ``v = u - s * theta``: a spike takes one threshold away instead of everything. The *adjoint* of a function is its
+# step backward: it takes the gradient of the result and returns the gradients of the arguments, here ``d_v`` in and
+# ``d_u, d_s, d_theta`` out. You wrote three of them inside ``backward``. We "forget" that theta also stands in the
+# reset:
 
 
 def forgetful(d_v, u, s, theta):
     return d_v, -theta * d_v, 0
 
 
-mine = ms.Reset(ms.resets.soft_reset, forgetful)
-print(ms.checks.check_adjoint(ms.neurons.lif, mine, ms.surrogates.atan(1.3)))
+without_a_term = ms.Reset(ms.resets.soft_reset, forgetful)
+print(ms.checks.check_adjoint(ms.neurons.lif, without_a_term, ms.surrogates.atan(1.3)))
 
 # %%
-# The numbers come from the *complex step*: instead of two neighbours and a difference, one run with an imaginary
-# shift of 1e-30, whose imaginary part is the derivative. Nothing is subtracted, so the V-curve has no left arm, and
-# 1e-12 can be asked for. (For the tangent twin and the smooth twin that works, as they have no jumps.)
+# (``stop`` is the subject of lesson 05.) The numbers come from the *complex step*: instead of two neighbours and a
+# difference, one run with an imaginary shift of 1e-30, whose imaginary part is the derivative. Nothing is
+# subtracted, so the V-curve has no left arm, and 1e-12 can be asked for. (For the tangent twin and the smooth twin
+# that works, as they have no jumps.)
 #
 # Read the table from the bottom. Then look for what the wrong rows have in common: it is the threshold alone, in
 # every twin, also where no path goes through a spike. So the mistake stands in the third result of the adjoint. Do
@@ -325,7 +330,7 @@ def complete(d_v, u, s, theta):
     return d_v, -theta * d_v, -(s * d_v)
 
 
-bad = ms.checks.check_adjoint(ms.neurons.lif, mine, ms.surrogates.atan(1.3))
+bad = ms.checks.check_adjoint(ms.neurons.lif, without_a_term, ms.surrogates.atan(1.3))
 good = ms.checks.check_adjoint(ms.neurons.lif, ms.Reset(ms.resets.soft_reset, complete), ms.surrogates.atan(1.3))
 print("forgetful:", bad.ok, " complete:", good.ok)
 good.raise_if_wrong()  # in a test of your own, this one line
@@ -342,11 +347,15 @@ else:
 # ---------------
 #
 # The twins work for networks too: ``ms.checks.TWINS`` names them and says how they fire, ``ms.checks.run_twin``
-# runs one along a base run. Turn all weights at once, along a random direction: then one number tests them all.
+# runs one along a base run. ``Linear`` multiplies its input by a matrix of weights;
+# lesson 07 builds it. Turn all these weights at once, along a random direction: then one number tests them all.
 
 rng = np.random.default_rng(5)
 net = ms.Network(
-    fc1=ms.Linear(6, 8, rng=rng), lif1=ms.LIF(8, threshold=0.7), fc2=ms.Linear(8, 4, rng=rng), lif2=ms.LIF(4, threshold=0.4)
+    fc1=ms.Linear(6, 8, rng=rng),
+    lif1=ms.LIF(8, threshold=0.7),
+    fc2=ms.Linear(8, 4, rng=rng),
+    lif2=ms.LIF(4, threshold=0.4),
 ).astype("float64")
 x, weights = rng.uniform(0, 2, (7, 3, 6)), rng.normal(size=(7, 3, 4))
 _, caches = net.forward(x)

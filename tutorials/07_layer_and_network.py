@@ -9,12 +9,13 @@ How does the gradient of one neuron become the training of a whole network?
 *You need*: lessons 03 (backpropagation through time), 04 (how to check it) and 05 (the reset in the gradient).
 *Reading time*: 45 minutes. *Running time*: under 20 seconds.
 
-Nothing new has to be derived for the neuron. Three things are added: an axis for many neurons, an axis for many samples, and
-weights between layers. In about 60 lines of NumPy you have a network that learns. The engine is not imported until the last
-cell; there it has to agree with *you*.
+Nothing new has to be derived for the neuron. Three things are added: an axis for many neurons, an axis for many
+samples, and weights between layers. In about 60 lines of NumPy you have a network that learns. The engine is not
+imported until the last cell; there it has to agree with *you*.
 """
 
 import os
+from itertools import pairwise
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -25,12 +26,12 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "0.55"
 # %%
 # A task that one layer cannot do
 # -------------------------------
-# Images of 8 x 8 pixels show a line: level, upright, falling or rising. It may lie anywhere; what leaves the image on one side
-# comes in on the other. Half of the images are negatives: a white line on black. There is noise. The network is to name the
-# kind of line.
+# Images of 8 x 8 pixels show a line: level, upright, falling or rising. It may lie anywhere; what leaves the image on
+# one side comes in on the other. Half of the images are negatives: a white line on black. There is noise. The network
+# is to name the kind of line.
 #
-# Input are spikes: a pixel of value :math:`p` fires with probability :math:`p` at each of :math:`T = 6` time steps, drawn anew
-# each time (*rate coding*).
+# Input are spikes: a pixel of value :math:`p` fires with probability :math:`p` at each of :math:`T = 6` time steps,
+# drawn anew each time (*rate coding*).
 
 T, KINDS = 6, ("level", "upright", "falling", "rising")
 
@@ -65,13 +66,13 @@ for kind, panel in enumerate(axes):
 # %%
 # A layer is a neuron with two more axes
 # --------------------------------------
-# Every array gets the axes ``[T, B, N]``: time first, then the sample of the batch, then the neuron of the layer. The loop over
-# time stays a loop, because step :math:`t` needs step :math:`t - 1`. Samples and neurons do not need each other: NumPy does
-# them all at once. Compare with lesson 03; only the shapes and one ``sum`` are new.
+# Every array gets the axes ``[T, B, N]``: time first, then the sample of the batch, then the neuron of the layer. The
+# loop over time stays a loop, because step :math:`t` needs step :math:`t - 1`. Samples and neurons do not need each
+# other: NumPy does them all at once. Compare with lesson 03; only the shapes and one ``sum`` are new.
 #
-# The sum: each neuron has *one* threshold, which acts in every sample. In a chain rule a value that is used in many places
-# collects the gradient of each place. So :math:`d_\theta` is summed over time **and** over the batch. (The adjoint of sharing
-# is a sum. You will see this sentence again in a moment.)
+# The sum: each neuron has *one* threshold, which acts in every sample. In a chain rule a value that is used in many
+# places collects the gradient of each place. So :math:`d_\theta` is summed over time **and** over the batch. (The
+# adjoint of sharing is a sum. You will see this sentence again in a moment.)
 
 
 def psi(x, k=2.0):
@@ -113,8 +114,8 @@ def lif_backward(d_spikes, spikes, u, theta, decay=0.5):
 #
 # .. math:: x[t, b, n] = \sum_i \text{in}[t, b, i]\; W[i, n]
 #
-# Every factor hands its share back. The weight is used at each step and in each sample, so its gradient is a sum over both;
-# an input spike is used by each neuron, so its gradient is a sum over neurons:
+# Every factor hands its share back. The weight is used at each step and in each sample, so its gradient is a sum over
+# both; an input spike is used by each neuron, so its gradient is a sum over neurons:
 #
 # .. math::
 #    d_W[i, n] = \sum_{t, b} \text{in}[t, b, i]\; d_x[t, b, n] \qquad
@@ -136,21 +137,22 @@ assert np.allclose(d_in, np.einsum("tbn,in->tbi", some_d, some_w), rtol=0, atol=
 # %%
 # Network, loss
 # -------------
-# Layers follow each other: spikes of one are the input of the next. Backward, the list is walked in the other direction. The
-# last layer has one neuron for each kind of line; its *firing rate*, the mean of its spikes over time, is the score. The loss
-# is the mean squared error to 1 for the right kind and 0 for the others:
+# Layers follow each other: spikes of one are the input of the next. Backward, the list is walked in the other
+# direction. The last layer has one neuron for each kind of line; its *firing rate*, the mean of its spikes over time,
+# is the score. The loss is the mean squared error to 1 for the right kind and 0 for the others:
 #
 # .. math:: L = \frac{1}{B\,C} \sum_{b, c} (r[b, c] - y[b, c])^2, \qquad r = \frac{1}{T} \sum_t s[t], \qquad
 #    d_r = \frac{2\,(r - y)}{B\,C}, \qquad d_{\text{spikes}}[t] = \frac{d_r}{T}
 #
-# where :math:`C = 4` is the number of kinds. The division by the batch size stands in the loss, so nothing divides again later.
+# where :math:`C = 4` is the number of kinds. The division by the batch size stands in the loss, so nothing divides
+# again later.
 
 
 def make_net(sizes, rng):
     """A list of layers, each a dict of its weights and thresholds."""
     return [
         {"w": rng.normal(0, 1.0 / np.sqrt(n_in), (n_in, n_out)), "theta": np.full(n_out, 0.5)}
-        for n_in, n_out in zip(sizes, sizes[1:], strict=False)
+        for n_in, n_out in pairwise(sizes)
     ]
 
 
@@ -183,9 +185,10 @@ def backward(net, d_rates, caches):
 # %%
 # Is it right?
 # ------------
-# Lesson 04 in three lines. In the *smooth twin* the jump is replaced by the smooth curve whose slope is :math:`\psi`; there the
-# same backward code is an ordinary derivative. All parameters move together along a random direction. Value to expect: a
-# difference below 1e-7, relative to the lengths of gradient and direction (the difference quotient limits it, not you).
+# Lesson 04 in three lines. In the *smooth twin* the jump is replaced by the smooth curve whose slope is :math:`\psi`;
+# there the same backward code is an ordinary derivative. All parameters move together along a random direction. Value
+# to expect: a difference below 1e-7, relative to the lengths of gradient and direction (the difference quotient limits
+# it, not you).
 
 
 def smooth(x, k=2.0):
@@ -213,15 +216,17 @@ assert abs(analytic - numeric) < 1e-7 * scale
 # %%
 # Adam
 # ----
-# Plain gradient descent has one step size for all parameters. Gradients in a spiking network differ by orders of magnitude from
-# layer to layer (lesson 06 showed one reason). *Adam* divides each gradient by its own recent size: with
-# :math:`\bar g` and :math:`\overline{g^2}` for running means of the gradient and of its square, which forget at the rates
-# :math:`\beta_1 = 0.9` and :math:`\beta_2 = 0.999`,
+# Plain gradient descent has one step size for all parameters. Gradients in a spiking network differ by orders of
+# magnitude from layer to layer (lesson 06 showed one reason). *Adam* divides each gradient by its own recent size: with
+# :math:`\bar g` and :math:`\overline{g^2}` for running means of the gradient and of its square, which forget at the
+# rates :math:`\beta_1 = 0.9` and :math:`\beta_2 = 0.999`,
 #
-# .. math:: p \leftarrow p - \text{lr}\; \frac{\bar g / (1 - \beta_1^n)}{\sqrt{\overline{g^2} / (1 - \beta_2^n)} + 10^{-8}}
+# .. math::
+#    p \leftarrow p - \text{lr}\; \frac{\bar g / (1 - \beta_1^n)}{\sqrt{\overline{g^2} / (1 - \beta_2^n)} + 10^{-8}}
 #
-# Here :math:`n` counts the steps and lr is the learning rate. The divisors correct for means that started at 0. After the first
-# step :math:`\bar g / \sqrt{\overline{g^2}}` is 1 or -1: each parameter moves by lr, however small its gradient.
+# Here :math:`n` counts the steps and lr is the learning rate. The divisors correct for means that started at 0. In the
+# first step the fraction is 1 or -1 (but for the tiny number below): each parameter moves by lr, however small its
+# gradient.
 
 
 class Adam:
@@ -241,8 +246,8 @@ class Adam:
 
 
 # %%
-# Training is a loop over *batches*: some samples, their gradient, one step. Small batches give many noisy steps; large ones few
-# exact steps. An *epoch* is one pass through the data, in a new order each time.
+# Training is a loop over *batches*: some samples, their gradient, one step. Small batches give many noisy steps; large
+# ones few exact steps. An *epoch* is one pass through the data, in a new order each time.
 
 
 def accuracy(net, images, kinds, seed=1):
@@ -267,8 +272,9 @@ def train(sizes, epochs, seed=0, batch=50):
 
 
 # %%
-# First the naive try: pixels straight to four output neurons. Then the same with 64 neurons in between. Write down what you
-# expect, on images that were not trained on: what does guessing give, and will the first network be better than that?
+# First the naive try: pixels straight to four output neurons. Then the same with 64 neurons in between. Write down what
+# you expect, on images that were not trained on: what does guessing give, and will the first network be better than
+# that?
 
 EPOCHS = 6 if FAST else 12
 one_layer, one_curve = train((64, 4), EPOCHS)
@@ -281,7 +287,7 @@ for curve, color, label in ((one_curve, ORANGE, "one layer"), (two_curve, BLUE, 
     right.plot(epoch, 100 * curve[:, 1], color=color, label=label)
 right.axhline(25, color=GREY, linestyle=":", label="guessing")
 left.set(xlabel="epoch", ylabel="loss", title="Training", ylim=(0, None))
-right.set(xlabel="epoch", ylabel="accuracy (%)", title="On new images", ylim=(0, 100))
+right.set(xlabel="epoch", ylabel="accuracy (%)", title="On new images", ylim=(0, 104))
 for panel in (left, right):
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
@@ -294,9 +300,9 @@ assert two_curve[-1, 1] > 0.95
 # %%
 # One layer is better than guessing and gets stuck. You can see why: an image and its negative differ from mid-grey by
 # opposite amounts. Whatever weights a neuron has, an image that raises its input current above the average comes with a
-# negative that lowers it by as much. A neuron that fires for one of them is quiet for the other, and yet both should be called
-# "upright". Neurons in between can share the work: some wait for the black lines, some for the white ones, and the last layer
-# counts both. That is what a hidden layer is for.
+# negative that lowers it by as much. A neuron that fires for one of them is quiet for the other, and yet both should be
+# called "upright". Neurons in between can share the work: some wait for the black lines, some for the white ones, and
+# the last layer counts both. That is what a hidden layer is for.
 #
 # Look at what some of them wait for, and at what the thresholds did. They all started at 0.5.
 
@@ -316,9 +322,9 @@ assert moved.mean() > 0.01
 # %%
 # The engine has to agree
 # -----------------------
-# Only now do you import minisnn, and hand it your weights and thresholds. Its loops are another program; on the same input they
-# have to find the same spikes, the same loss and the same gradients. Value to expect: a relative difference below 1e-12.
-# (The equations of this layer, one by one: :doc:`/derivations/lif`.)
+# Only now do you import minisnn, and hand it your weights and thresholds. Its loops are another program; on the same
+# input they have to find the same spikes, the same loss and the same gradients. Value to expect: a relative difference
+# below 1e-12. (The equations of this layer, one by one: :doc:`/derivations/lif`.)
 
 import minisnn as ms
 
@@ -350,13 +356,14 @@ for name, gradient in pairs.items():
 # %%
 # What you should take with you
 # -----------------------------
-# A layer is the neuron of lesson 03 with two more axes. What is shared in the forward direction is summed in the backward one.
+# A layer is the neuron of lesson 03 with two more axes. What is shared in the forward direction is summed in the
+# backward one.
 #
 # Try this
 # --------
-# 1. In ``lif_backward`` put ``g.mean(axis=0)`` for ``g.sum(axis=0)``. Which assert tells you, and would the training curves have
-#    told you? *(Adam divides by the size of the gradient.)*
-# 2. Train the rules SL (freeze every ``theta``) and TL (freeze every ``w``): skip those names in ``Adam.step``. How far does a
-#    network get whose weights stay random? *(Lesson 06 says what is left to learn.)*
-# 3. Give the two-layer network 8 hidden neurons in place of 64, then 200. Where is the border, and how much does another ``seed``
-#    move it?
+# 1. In ``lif_backward`` put ``g.mean(axis=0)`` for ``g.sum(axis=0)``. Which assert tells you, and would the training
+#    curves have told you? *(Adam divides by the size of the gradient.)*
+# 2. Train the rules SL (freeze every ``theta``) and TL (freeze every ``w``): skip those names in ``Adam.step``. How far
+#    does a network get whose weights stay random? *(Lesson 06 says what is left to learn.)*
+# 3. Give the two-layer network 8 hidden neurons in place of 64, then 200. Where is the border, and how much does
+#    another ``seed`` move it?

@@ -9,14 +9,14 @@ The loss does not move. What do you look at first?
 *You need*: lessons 06 (same spikes, other gradient) and 08 (training with ``ms.fit``).
 *Reading time*: 40 minutes. *Running time*: about 10 seconds, so there is no need of a faster mode.
 
-An ordinary network that is set up badly often learns a little. A spiking network that is set up badly does nothing at all, and
-says so with a loss that stands still. You break a healthy network in four ways. Each leaves its own trace, not in the loss, but
-in the *health* of the layers, which ``ms.fit`` reports with every epoch.
+An ordinary network that is set up badly often learns a little. A spiking network that is set up badly does nothing at
+all, and says so with a loss that stands still. You break a healthy network in four ways. Each leaves its own trace,
+not in the loss, but in the *health* of the layers, which ``ms.fit`` reports with every epoch.
 """
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices this small are faster on one thread
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: matrices this small need one thread
 
 import warnings
 
@@ -55,9 +55,9 @@ def fit(net, lr=2e-3):
 # %%
 # The health table
 # ----------------
-# First a healthy run. ``print(history)`` shows, for each epoch: the loss, the accuracy in training and on validation, and for
-# each spiking layer three numbers: **rate**, spikes per neuron and step; **silent**, the share of neurons that never fired in
-# the whole epoch; **theta**, the mean threshold.
+# First a healthy run. ``print(history)`` shows, for each epoch: the loss, the accuracy in training and on validation,
+# and for each spiking layer three numbers: **rate**, spikes per neuron and step; **silent**, the share of neurons that
+# never fired in the whole epoch; **theta**, the mean threshold.
 
 healthy = fit(make())
 print(healthy)
@@ -73,8 +73,10 @@ def health(title, history, epoch=0):
     row = history.epochs[epoch]
     print(f"{title}: loss {row['train_loss']:.4f}")
     for name, h in row["layers"].items():
-        print(f"   {name}: rate {h['firing_rate']:6.1%}  silent {h['silent']:6.1%}  always firing {h['always_firing']:6.1%}  "
-              f"|d_theta| {h['gradient_norm']:.1e}")  # fmt: skip
+        print(
+            f"   {name}: rate {h['firing_rate']:6.1%}  silent {h['silent']:6.1%}  "
+            f"always firing {h['always_firing']:6.1%}  |d_theta| {h['gradient_norm']:.1e}"
+        )
     return row
 
 
@@ -82,14 +84,14 @@ start = health("healthy, first epoch", healthy)
 health("healthy, last epoch", healthy, -1)
 
 # %%
-# A caution from the first line: in the first epoch the whole output layer of a *healthy* network is silent. One number on one
-# day is not a diagnosis. Look for numbers near 0 % or 100 % *that stay there*.
+# A caution from the first line: in the first epoch the whole output layer of a *healthy* network is silent. One number
+# on one day is not a diagnosis. Look for numbers near 0 % or 100 % *that stay there*.
 #
 # Dead: ``threshold=8``
 # ---------------------
-# Somebody read that a threshold of 8 is fine in another program, where currents are larger. Write down what you expect: which
-# value does the loss take, exactly, when no output neuron ever fires? (Ten classes; the mean squared error to a vector that has
-# one 1 and nine 0.) What do ``rate`` and ``silent`` say?
+# Somebody read that a threshold of 8 is fine in another program, where currents are larger. Write down what you expect:
+# which value does the loss take, exactly, when no output neuron ever fires? (Ten classes; the mean squared error to a
+# vector that has one 1 and nine 0.) What do ``rate`` and ``silent`` say?
 
 dead = fit(make(threshold=8.0))
 print(dead)
@@ -98,8 +100,8 @@ assert abs(row["train_loss"] - 0.1) < 1e-6, "all scores are 0: one error of 1 in
 assert all(h["silent"] == 1 for h in row["layers"].values())
 
 # %%
-# The naive cure is a larger learning rate. You multiply it by five. You also try another surrogate, the triangle, whose slope is 0
-# beyond a distance of 1 from the threshold (the arctangent's has long tails).
+# The naive cure is a larger learning rate. You multiply it by five. You also try another surrogate, the triangle, whose
+# slope is 0 beyond a distance of 1 from the threshold (the arctangent's has long tails).
 
 impatient = fit(make(threshold=8.0), lr=1e-2)
 triangle = fit(make(threshold=8.0, surrogate=ms.surrogates.triangle(1.0)), lr=1e-2)
@@ -115,9 +117,10 @@ assert impatient.column("silent", "lif2")[:2] == [1, 1], "still dead after two e
 assert triangle.column("train_loss")[-1] == triangle.column("train_loss")[0], "and with the triangle for ever"
 
 # %%
-# The gradient is there, more than a thousand times too small. Adam divides it by its own size and moves each weight by about the
-# learning rate all the same, in a direction that comes from the far tail of the surrogate. So the network wakes up, late. With
-# the triangle the gradient is exactly 0 and nothing ever moves. Why? Look where the membranes are, and where the slope is.
+# The gradient is there, more than a thousand times too small. Adam divides it by its own size and moves each weight by
+# about the learning rate all the same, in a direction that comes from the far tail of the surrogate. So the network
+# wakes up, late. With the triangle the gradient is exactly 0 and nothing ever moves. Why? Look where the membranes are,
+# and where the slope is.
 
 x = encoder(data[0][:200], np.random.default_rng(0))
 _, caches = make(threshold=8.0).forward(x)
@@ -129,15 +132,18 @@ figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
 axes.hist(u.ravel(), 80, color=BLUE, alpha=0.8, density=True, label="membranes of the first layer")
 line = np.linspace(-3, 10, 500)
 for theta, color in ((1.0, GREEN), (8.0, ORANGE)):
-    axes.plot(line, ms.surrogates.atan_slope(line - theta, 2.0), color=color, label=f"surrogate's slope, threshold {theta:g}")
+    axes.plot(
+        line, ms.surrogates.atan_slope(line - theta, 2.0), color=color, label=f"surrogate's slope, threshold {theta:g}"
+    )
     axes.axvline(theta, color=color, linestyle=":")
-axes.set(xlabel="membrane", ylabel="density; slope", title="A gradient flows where blue lies under the curve", ylim=(0, 1.6))
+axes.set(xlabel="membrane", ylabel="density; slope", title="A gradient flows where blue lies under the curve")
+axes.set_ylim(0, 1.6)
 axes.legend()
 
 # %%
-# **Cure.** Lesson 06: the threshold is a gain. 8 in place of 1 is all weights divided by 8. Bring the threshold to the size of the
-# membranes, as in the healthy network; or the membranes to the size of the threshold, with weights eight times as large. Both have
-# the same spikes. Write down what you expect: do both learn alike?
+# **Cure.** Lesson 06: the threshold is a gain. 8 in place of 1 is all weights divided by 8. Bring the threshold to the
+# size of the membranes, as in the healthy network; or the membranes to the size of the threshold, with weights eight
+# times as large. Both have the same spikes. Write down what you expect: do both learn alike?
 
 scaled = fit(make(threshold=8.0, scale=8.0))
 first_spikes = [make(c, c).forward(x)[1]["lif1"].spikes for c in (1.0, 8.0)]
@@ -165,9 +171,9 @@ assert abs(row["train_loss"] - 0.9) < 1e-3
 assert all(h["firing_rate"] > 0.99 for h in row["layers"].values())
 
 # %%
-# The membranes lie far *above* the thresholds, the slope is as small as far below, and the loss is 0.9: nine errors of 1 in ten.
-# A neuron that always fires tells as little as one that never does. **Cure:** smaller weights of both signs, so that the
-# membranes come to lie around the threshold. A threshold of 20 would work too, up to what lesson 06 says.
+# The membranes lie far *above* the thresholds, the slope is as small as far below, and the loss is 0.9: nine errors of
+# 1 in ten. A neuron that always fires tells as little as one that never does. **Cure:** smaller weights of both signs,
+# so that the membranes come to lie around the threshold. A threshold of 20 would work too, up to what lesson 06 says.
 #
 # Too fast: the learning rate
 # ---------------------------
@@ -183,9 +189,10 @@ assert any("threshold must be > 0" in str(w.message) for w in caught)
 assert fast.column("validation_accuracy")[-1] < 0.5
 
 # %%
-# It looks dead or half dead at the end, but the *first* epoch gives it away: thresholds that started at 1 are below 0 after a few
-# steps, and the engine says so. A threshold that is not above 0 belongs to a neuron which fires without input. **Cure:** a
-# smaller rate; then, if thresholds still cross 0, a bound (``constraint=ms.thresholds.LowerBound(0.05)``, as in lesson 08).
+# It looks dead or half dead at the end, but the *first* epoch gives it away: thresholds that started at 1 are below 0
+# after a few steps, and the engine says so. A threshold that is not above 0 belongs to a neuron which fires without
+# input. **Cure:** a smaller rate; then, if thresholds still cross 0, a bound
+# (``constraint=ms.thresholds.LowerBound(0.05)``, as in lesson 08).
 #
 # Exploding: a gradient that grows on its way back
 # ------------------------------------------------
@@ -194,33 +201,35 @@ assert fast.column("validation_accuracy")[-1] < 0.5
 #
 # .. math:: e[t] = \psi\, d_{\text{spikes}}[t] + \mathit{decay}\,\bigl[(1 - s[t]) - u[t]\,\psi\bigr]\; e[t+1]
 #
-# Here :math:`e[t]` is the gradient of the input current at step :math:`t`. Suppose the neuron fires at every step, with a membrane
-# just above its threshold. Then :math:`s = 1`, :math:`u \approx \theta`, :math:`\psi \approx k/2`, and going back one step
-# multiplies the gradient by
+# Here :math:`e[t]` is the gradient of the input current at step :math:`t`. Suppose the neuron fires at every step, with
+# a membrane just above its threshold. Then :math:`s = 1`, :math:`u \approx \theta`, :math:`\psi \approx k/2`, and going
+# back one step multiplies the gradient by
 #
 # .. math:: -\mathit{decay}\;\theta\; k/2
 #
-# Write down the number for ``decay = 0.95``, :math:`\theta = 2`, :math:`k = 2`, and what 60 steps make of it. In a *detached*
-# reset the term :math:`u\,\psi` is missing (lesson 05). What is the factor then?
+# Write down the number for ``decay = 0.95``, :math:`\theta = 3`, :math:`k = 1.5`, and what 60 steps make of it. In a
+# *detached* reset the term :math:`u\,\psi` is missing (lesson 05). What is the factor then?
 
-theta, decay, k, steps = 2.0, 0.95, 2.0, 60
+theta, decay, k, steps = 3.0, 0.95, 1.5, 60
+curve = ms.surrogates.atan(k)
 factor = decay * theta * k / 2
 current = np.full((steps, 1, 1), theta + 1e-4)
 d_spikes = np.zeros((steps, 1, 1))
 d_spikes[-1] = 1.0  # a loss on the last spike alone
 sizes = {}
 for name in ("hard", "hard_detached"):
-    layer = ms.LIF(1, decay=decay, threshold=theta, reset=ms.resets.RESETS[name], dtype="float64")
+    reset = ms.resets.RESETS[name]
+    layer = ms.LIF(1, decay=decay, threshold=theta, reset=reset, surrogate=curve, dtype="float64")
     spikes, cache = layer.forward(current)
     assert spikes.all()
     sizes[name] = np.abs(layer.backward(d_spikes, cache)[0].ravel())
 
 figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
 time = np.arange(1, steps + 1)
-axes.semilogy(time, sizes["hard"], ".-", color=ORANGE, label="hard reset")
-axes.semilogy(time[-1:], sizes["hard_detached"][-1:], "o", color=BLUE, markersize=9, label="hard reset, detached (0 before the last step)")
-axes.semilogy(time, factor ** (steps - time), color=GREY, linestyle="--", label=f"{factor:.2f} to the number of steps back")
-axes.set(xlabel="time step", ylabel="size of the current's gradient", title="A loss on the last spike, seen from earlier steps")
+axes.semilogy(time, factor ** (steps - time), color=GREY, label=f"predicted: {factor:.2f} to the number of steps back")
+axes.semilogy(time, sizes["hard"], ".", color=ORANGE, label="hard reset")
+axes.semilogy(time[-1:], sizes["hard_detached"][-1:], "o", color=BLUE, label="detached: 0 before the last step")
+axes.set(xlabel="time step", ylabel="size of the current's gradient", title="A loss on the last spike")
 axes.legend()
 axes.grid(alpha=0.25)
 
@@ -230,9 +239,9 @@ assert abs(measured - factor) < 0.01 and sizes["hard"][0] > 1e15
 assert (sizes["hard_detached"][:-1] == 0).all()
 
 # %%
-# In single precision numbers end at about :math:`3 \cdot 10^{38}`. With 200 steps the gradient is no longer a number. The engine
-# looks at every gradient before the optimizer uses it, and stops *before* the parameters are spoilt. A small network in which each
-# pixel that is on drives its own neuron just above the threshold:
+# In single precision numbers end at about :math:`3 \cdot 10^{38}`. With 200 steps the gradient is no longer a number.
+# The engine looks at every gradient before the optimizer uses it, and stops *before* the parameters are spoilt. A small
+# network in which each pixel that is on drives its own neuron just above the threshold:
 
 on = (data[0][:64] > 0.5).astype(np.float32)
 
@@ -240,7 +249,7 @@ on = (data[0][:64] > 0.5).astype(np.float32)
 def driven(reset):
     return ms.Network(
         fc1=ms.Linear(64, 64, weight=np.eye(64) * (theta + 1e-4)),
-        lif1=ms.LIF(64, decay=decay, threshold=theta, reset=reset),
+        lif1=ms.LIF(64, decay=decay, threshold=theta, reset=reset, surrogate=curve),
         fc2=ms.Linear(64, 10, rng=np.random.default_rng(0)),
         out=ms.MembraneReadout(10),
     )
@@ -248,7 +257,9 @@ def driven(reset):
 
 def try_to_fit(net):
     optimizer = ms.SGD(net, ms.SL, lr=1e-3)
-    return ms.fit(net, optimizer, (on, data[1][:64]), epochs=1, encoder=ms.encode.Constant(200), validation=0, progress=False)
+    return ms.fit(
+        net, optimizer, (on, data[1][:64]), epochs=1, encoder=ms.encode.Constant(200), validation=0, progress=False
+    )
 
 
 net = driven(ms.resets.hard)
@@ -267,10 +278,10 @@ print(f"detached: loss {calm.column('train_loss')[0]:.3f}, a number")
 assert np.isfinite(calm.column("train_loss")).all()
 
 # %%
-# **Cure**, in this order: is so long a time needed (fewer steps, or ``truncate=``, which cuts the way back)? A smaller decay, or a
-# threshold for which :math:`\mathit{decay}\;\theta\,k/2 < 1`? A detached reset? ``clip_norm=`` in the optimizer shortens a gradient
-# that is large, and helps nothing against one that is not a number. A detached reset is no repair of a mistake: both gradients
-# are choices (lesson 05), and this is a reason to prefer one.
+# **Cure**, in this order: is so long a time needed (fewer steps, or ``truncate=``, which cuts the way back)? A smaller
+# decay, or a threshold for which :math:`\mathit{decay}\;\theta\,k/2 < 1`? A detached reset? ``clip_norm=`` in the
+# optimizer shortens a gradient that is large, and helps nothing against one that is not a number. A detached reset is
+# no repair of a mistake: both gradients are choices (lesson 05), and this is a reason to prefer one.
 #
 # The table as a program
 # ----------------------
@@ -300,14 +311,14 @@ assert [words.split(":")[0] for words in found.values()] == [
 # %%
 # What you should take with you
 # -----------------------------
-# A loss of exactly 0.1 or 0.9 (ten classes, mean squared error) is silence or saturation, not a hard problem. Look at rates
-# before you look at gradients, and at gradients before you turn the learning rate.
+# A loss of exactly 0.1 or 0.9 (ten classes, mean squared error) is silence or saturation, not a hard problem. Look at
+# rates before you look at gradients, and at gradients before you turn the learning rate.
 #
 # Try this
 # --------
-# 1. ``make(threshold=3.0)``: dead, or only slow? Give it 20 epochs and watch which layer wakes up first. *(Which layer's membranes
-#    are nearer to their thresholds?)*
-# 2. Wake the dead network with a penalty on silent neurons: ``penalties={"lif1": ms.losses.Silence(...)}`` in ``ms.fit``. With the
-#    arctangent and with the triangle. *(A penalty's gradient goes through the same slope.)*
-# 3. In the exploding neuron, raise the current by 0.5. Why does the gradient no longer explode? *(Put the new* :math:`u` *into*
-#    :math:`\psi`.*)*
+# 1. ``make(threshold=3.0)``: dead, or only slow? Give it 20 epochs and watch which layer wakes up first. *(Which
+#    layer's membranes are nearer to their thresholds?)*
+# 2. Wake the dead network with a penalty on silent neurons: ``penalties={"lif1": ms.losses.Silence(...)}`` in
+#    ``ms.fit``. With the arctangent and with the triangle. *(A penalty's gradient goes through the same slope.)*
+# 3. In the exploding neuron, raise the current by 0.5. Why does the gradient no longer explode? *(Put the new*
+#    :math:`u` *into* :math:`\psi`.*)*

@@ -9,14 +9,15 @@ How do you add a neuron that nobody has derived for you, and how do you know tha
 *You need*: lessons 03 (backpropagation through time), 04 (twins and differences) and 08 (training).
 *Reading time*: 45 minutes. *Running time*: under 30 seconds.
 
-In all lessons so far a spike added the same amount to the membrane, whatever the membrane was. In a real synapse it opens a
-channel, and the current through the channel depends on the voltage: it pulls the membrane toward a certain value, weakly when
-that is near. You derive this neuron, let a checker find your mistake, and train it on every machine you have.
+In all lessons so far a spike added the same amount to the membrane, whatever the membrane was. In a real synapse it
+opens a channel, and the current through the channel depends on the voltage: it pulls the membrane toward a certain
+value, weakly when that is near. You derive this neuron, let a checker find your mistake, and train it on every
+machine you have.
 """
 
 import os
 
-os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # matrices this small are faster on one thread
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: matrices this small need one thread
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,13 +30,13 @@ BLUE, ORANGE, GREEN, GREY = "#0072b2", "#d55e00", "#009e73", "0.55"
 # %%
 # The step forward
 # ----------------
-# Call the value toward which the input pulls :math:`\rho`, the *reversal potential* (in code ``reversal``). With :math:`v` for the
-# membrane carried from the step before and :math:`x` for the input,
+# Call the value toward which the input pulls :math:`\rho`, the *reversal potential* (in code ``reversal``). With
+# :math:`v` for the membrane carried from the step before and :math:`x` for the input,
 #
 # .. math:: u = \mathit{decay}\; v + x\,(\rho - v)
 #
-# At :math:`v = 0` this is the old neuron with the input scaled by :math:`\rho`. Near :math:`v = \rho` the input does nothing. This is
-# a choice of mine for this lesson: one of many ways to write such a synapse in one step.
+# At :math:`v = 0` this is the old neuron with the input scaled by :math:`\rho`. Near :math:`v = \rho` the input does
+# nothing. This is a choice of mine for this lesson: one of many ways to write such a synapse in one step.
 #
 # Write down what you expect: a constant input of 0.3, no threshold in reach. The old neuron and the new one with
 # :math:`\rho = 1` start alike. Where does each of them end? (Set :math:`u = v` and solve.)
@@ -66,18 +67,22 @@ for x, end in ends.items():
     expected = x / (1 - 0.9 + x)
     print(f"input {x}: ends at {end:.4f}; from u = v: {expected:.4f}")
     assert abs(end - expected) < 0.01
+assert np.allclose([0.3 / (1 - 0.9), 0.8 / (1 - 0.9)], [3, 8])
 
 # %%
-# The LIF neuron runs to :math:`x / (1 - \mathit{decay})`, here 3 and 8. The new one stays below 1, however strong the input.
+# The LIF neuron runs to :math:`x / (1 - \mathit{decay})`, here 3 and 8. The new one stays below 1, however strong the
+# input.
 #
 # The step backward: first try
 # ----------------------------
-# ``ms.Neuron`` wants two functions. ``charge(v, x, decay, reversal)`` you have. ``charge_adjoint(d_u, v, x, decay, reversal)`` gets
-# :math:`d_u`, the gradient of the loss with respect to :math:`u`, and the values that the forward had. It returns the gradients of
-# the forward's arguments **in the forward's order**: :math:`d_v, d_x, d_{\mathit{decay}}, d_\rho`. Nothing else: the spike, the
-# surrogate, the reset, the sums over time and batch belong to the loop, and are the same for every neuron.
+# ``ms.Neuron`` wants two functions. ``charge(v, x, decay, reversal)`` you have.
+# ``charge_adjoint(d_u, v, x, decay, reversal)`` gets :math:`d_u`, the gradient of the loss with respect to :math:`u`,
+# and the values that the forward had. It returns the gradients of the forward's arguments **in the forward's order**:
+# :math:`d_v, d_x, d_{\mathit{decay}}, d_\rho`. Nothing else: the spike, the surrogate, the reset, the sums over time
+# and batch belong to the loop, and are the same for every neuron.
 #
-# Each of the four is :math:`d_u` times a derivative of :math:`u`. Here is a first try, written down quickly from the LIF neuron.
+# Each of the four is :math:`d_u` times a derivative of :math:`u`. Here is a first try, written down quickly from the
+# LIF neuron.
 
 
 def hasty_adjoint(d_u, v, x, decay, reversal):
@@ -87,19 +92,19 @@ def hasty_adjoint(d_u, v, x, decay, reversal):
 hasty = ms.Neuron(synapse_charge, hasty_adjoint, params=("decay", "reversal"))
 
 # %%
-# Would you see a mistake? It might train. The checker is quicker: it runs the loop, forward and back, on random problems, and
-# compares every gradient with derivatives of the smooth twin, of the tangent twin, and of the real network with slope 0
-# (lesson 04). Do not read on at once: find the wrong term in the code above, or in this table.
+# Would you see a mistake? It might train. The checker is quicker: it runs the loop, forward and back, on random
+# problems, and compares every gradient with derivatives of the smooth twin, of the tangent twin, and of the real
+# network with slope 0 (lesson 04). Do not read on at once: find the wrong term in the code above, or in this table.
 
 report = ms.checks.check_adjoint(hasty, ms.resets.hard, ms.surrogates.atan(1.3))
 print(report)
 assert not report.ok
 
 # %%
-# Which rows are right? Think of where a mistake in :math:`d_v` shows. It is carried back in time, so it spoils what is collected at
-# *earlier* steps: every row. (One is right by default: with slope 0 a threshold has no gradient under a hard reset.) A mistake in
-# :math:`d_\rho` alone would spoil one row of each twin and leave the others right. So "all wrong" says: look at what is carried,
-# :math:`d_v`.
+# Which rows are right? Think of where a mistake in :math:`d_v` shows. It is carried back in time, so it spoils what is
+# collected at *earlier* steps: every row. (One is right by default: with slope 0 a threshold has no gradient under a
+# hard reset.) A mistake in :math:`d_\rho` alone would spoil one row of each twin and leave the others right. So "all
+# wrong" says: look at what is carried, :math:`d_v`.
 #
 # The step backward, term by term
 # -------------------------------
@@ -111,8 +116,8 @@ assert not report.ok
 #    d_{\mathit{decay}} = v\, d_u \qquad
 #    d_\rho = x\, d_u
 #
-# The hasty version forgot the :math:`-x`, the term that makes this neuron what it is. (Compare :doc:`/derivations/lif`, and
-# :doc:`/derivations/current_lif` for a neuron with two states.)
+# The hasty version forgot the :math:`-x`, the term that makes this neuron what it is. (Compare :doc:`/derivations/lif`,
+# and :doc:`/derivations/current_lif` for a neuron with two states.)
 
 
 def synapse_adjoint(d_u, v, x, decay, reversal):
@@ -124,10 +129,11 @@ report = ms.checks.check_adjoint(mine, ms.resets.hard, ms.surrogates.atan(1.3)).
 print(report)
 
 # %%
-# Value to expect: every error at rounding, below 1e-12. ``raise_if_wrong()`` stops the program otherwise; use it in a test.
+# Value to expect: every error at rounding, below 1e-12. ``raise_if_wrong()`` stops the program otherwise; use it in a
+# test.
 #
-# The spike, the surrogate and the reset are independent of the neuron, so every combination has to be right. Five resets, six
-# surrogates:
+# The spike, the surrogate and the reset are independent of the neuron, so every combination has to be right. Five
+# resets, six surrogates:
 
 count = 0
 resets = list(ms.resets.RESETS.values())[: 2 if FAST else None]
@@ -143,7 +149,8 @@ assert count == len(resets) * len(surrogates)
 # What your functions may contain
 # -------------------------------
 # The same source runs on NumPy arrays and is compiled by Numba. So it is plain arithmetic: assignments, one ``return``,
-# ``+ - * /``, comparisons, and a few functions such as ``np.exp`` and ``np.maximum``. A branch is refused, with the reason:
+# ``+ - * /``, comparisons, and a few functions such as ``np.exp`` and ``np.maximum``. A branch is refused, with the
+# reason:
 
 
 def forked_charge(v, x, decay, reversal):
@@ -173,8 +180,8 @@ for name in BACKENDS:
 assert "numpy" in backends
 
 # %%
-# On each: the adjoint is checked on that backend's own code; then the same input has to give the same spikes and the same
-# membranes, **bit for bit**, because your neuron is arithmetic alone.
+# On each: the adjoint is checked on that backend's own code; then the same input has to give the same spikes and the
+# same membranes, **bit for bit**, because your neuron is arithmetic alone.
 
 currents = np.random.default_rng(0).normal(0.3, 0.6, (50, 20, 30))
 results = {}
@@ -191,13 +198,14 @@ assert all(np.array_equal(a, b) for found in results.values() for a, b in zip(fo
 # %%
 # Train it
 # --------
-# ``ms.Spiking`` takes the neuron, and its parameters by their names. A parameter is learnt if you hand it to the optimizer: here
-# weights, thresholds, and the 64 reversal potentials of the first layer. (``ms.STDL`` stands for weights, thresholds and all
-# parameters of neurons.)
+# ``ms.Spiking`` takes the neuron, and its parameters by their names. A parameter is learnt if you hand it to the
+# optimizer: here weights, thresholds, and the 64 reversal potentials of the first layer. (``ms.STDL`` stands for
+# weights, thresholds and all parameters of neurons.)
 #
-# The input of the hidden layer is a weighted sum and can be negative: a negative :math:`x` pushes the membrane *away* from
-# :math:`\rho`. For a channel this is nonsense; for a network on digits it is a choice that works or does not. Write down what you
-# expect: will :math:`\rho`, which starts at 1.5, grow or shrink? It scales the input like the gain of lesson 06.
+# The input of the hidden layer is a weighted sum and can be negative: a negative :math:`x` pushes the membrane *away*
+# from :math:`\rho`. For a channel this is nonsense; for a network on digits it is a choice that works or does not.
+# Write down what you expect: will :math:`\rho`, which starts at 1.5, grow or shrink? It scales the input like the gain
+# of lesson 06.
 
 train, validation = ms.data.digits("train"), ms.data.digits("validation")
 if FAST:
@@ -221,7 +229,14 @@ for name in backends:
     nets[name] = net = make(name)
     optimizer = ms.Adam(net, ["*.weight", "*.threshold", "mine1.reversal"], lr=1e-2)
     history = ms.fit(
-        net, optimizer, train, epochs=epochs, batch=32, encoder=ms.encode.Bernoulli(8), validation=validation, progress=False
+        net,
+        optimizer,
+        train,
+        epochs=epochs,
+        batch=32,
+        encoder=ms.encode.Bernoulli(8),
+        validation=validation,
+        progress=False,
     )
     curves[name] = history.column("validation_accuracy")
     print(f"{name}: validation accuracy " + " ".join(f"{a:.1%}" for a in curves[name]))
@@ -231,25 +246,27 @@ net = nets["numpy"]
 reversal = net["mine1"].params["reversal"]
 figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
 for (name, curve), style in zip(curves.items(), ("-", "--", ":"), strict=False):
-    left.plot(np.arange(1, epochs + 1), 100 * np.array(curve), style, color=BLUE if style == "-" else ORANGE, label=name)
+    color = BLUE if style == "-" else ORANGE
+    left.plot(np.arange(1, epochs + 1), 100 * np.array(curve), style, color=color, label=name)
 left.set(xlabel="epoch", ylabel="validation accuracy (%)", title="One source, every backend", ylim=(0, 100))
 left.legend()
 right.hist(reversal, 16, color=BLUE)
 right.axvline(1.5, color=GREY, linestyle="--", label="at the start")
 right.set(xlabel="reversal potential", ylabel="neurons", title="After training")
-right.legend()
+right.legend(loc="upper left")
 for panel in (left, right):
     panel.grid(alpha=0.25)
     panel.set_axisbelow(True)
 
-print(f"reversal: {reversal.min():.2f} to {reversal.max():.2f}, mean {reversal.mean():.2f}; {(reversal > 1.5).mean():.0%} grew")
+grew = (reversal > 1.5).mean()
+print(f"reversal: {reversal.min():.2f} to {reversal.max():.2f}, mean {reversal.mean():.2f}; {grew:.0%} grew")
 assert np.ptp(reversal) > 0.05
 spread = max(abs(curves[name][-1] - curves["numpy"][-1]) for name in backends)
 assert spread < 0.05, "backends may differ by rounding in sums (float32), not more"
 
 # %%
-# One thing remains: the gradient of the *whole network*, your layer inside, on each backend. Directional differences through the
-# three twins, in double precision.
+# One thing remains: the gradient of the *whole network*, your layer inside, on each backend. Directional differences
+# through the three twins, in double precision.
 
 x = ms.encode.bernoulli(validation[0][:6], steps=8, rng=np.random.default_rng(1))
 for name in backends:
@@ -260,14 +277,14 @@ for name in backends:
 # %%
 # What you should take with you
 # -----------------------------
-# A neuron is two functions. You derive one step; the loop does the rest; the checker says whether you did. You are through: what
-# you have now is what this engine's authors had.
+# A neuron is two functions. You derive one step; the loop does the rest; the checker says whether you did.
 #
 # Try this
 # --------
-# 1. Give the neuron a second input-free pull: :math:`u = \mathit{decay}\; v + x(\rho - v) + \lambda (1 - v)\,v`, with a parameter
-#    :math:`\lambda`. Derive, check, train. *(How often does v appear now?)*
-# 2. Plant a mistake on purpose: swap the last two results of ``synapse_adjoint``. Which rows are wrong, and which twin says so most
-#    clearly? *(What is right in every row that does not collect these two?)*
+# 1. Give the neuron a second input-free pull: :math:`u = \mathit{decay}\; v + x(\rho - v) + \lambda (1 - v)\,v`, with a
+#    parameter :math:`\lambda`. Derive, check, train. *(How often does v appear now?)*
+# 2. Plant a mistake on purpose: swap the last two results of ``synapse_adjoint``. Which rows are wrong, and which twin
+#    says so most clearly? *(What is right in every row that does not collect these two?)*
 # 3. Give it a second state, a synaptic current that decays by itself, as in ``ms.neurons.current_lif``:
-#    ``state=("v", "i")``. The adjoint then gets two gradients of states and returns six values. *(Which variable is used twice?)*
+#    ``state=("v", "i")``. The adjoint then gets two gradients of states and returns six values. *(Which variable is
+#    used twice?)*

@@ -6,12 +6,15 @@ complex step.  ``check_grads(net, x, labels, loss)`` looks at whole networks on 
 """
 
 from .adjoint import check_adjoint
+from .comparison import compare
 from .differences import Difference, richardson
+from .functions import check_function, check_loss
 from .gradients import check_grads, check_layer
-from .report import GradientError, Report, Row
+from .report import Finding, GradientError, Report, Row
+from .scan import check_scan
 from .twins import TWINS, run_twin
 
 __all__ = [
-    "TWINS", "Difference", "GradientError", "Report", "Row", "check_adjoint", "check_grads", "check_layer",
-    "richardson", "run_twin",
+    "TWINS", "Difference", "Finding", "GradientError", "Report", "Row", "check_adjoint", "check_function",
+    "check_grads", "check_layer", "check_loss", "check_scan", "compare", "richardson", "run_twin",
 ]  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,17 +12,16 @@ import numpy as np
 from ..kernels.contract import Array
 from ..layers.base import Layer
 from ..network import Caches, Network
-from .differences import Difference, richardson
-from .report import Report, Row
+from .compared import compare_arrays
+from .functions import check_loss
+from .guard import Broken, as_gradient, call, changed, named_gradients, pair, same_bits, snapshot
+from .report import Finding, Report, Row
+from .transforms import explain_layer
 from .twins import TWINS, run_twin, with_slope_zero
 
 __all__ = ["check_grads", "check_layer"]
 
-Loss = Callable[[Array, Array], tuple[float, Array]]
-
-TOLERANCE = 1e-7
-#: A difference whose own estimated error is larger than this share of the gradient decides nothing.
-TOO_COARSE = 1e-6
+Loss = Callable[[Array, Any], tuple[float, Array]]
 
 
 def check_grads(
@@ -31,96 +32,219 @@ def check_grads(
     *,
     seed: int = 0,
     directions: int = 2,
+    entries: int = 0,
     twins: tuple[str, ...] = tuple(TWINS),
     train: bool = False,
     rng: np.random.Generator | None = None,
+    masks: Mapping[str, Array] | None = None,
 ) -> Report:
     """Compare every gradient of a network with differences through its twins.
 
-    For each parameter and for the input, the derivative along random directions, in which every entry takes part, is
-    compared with ``sum(gradient * direction)``.
+    For each parameter, the input and each state at the start, the derivative of the loss (and of a random weighting of the
+    last states) along random directions, in which every entry takes part, is compared with ``sum(gradient * direction)``.
+    If one is wrong, every layer and the loss are looked at by themselves, and the one at fault is named with its mistake.
 
     Parameters
     ----------
     net : a float64 network (``net.astype("float64")``: single precision cannot tell a wrong gradient from rounding).
     x : input ``[T, B, ...]``.   targets, loss : as in training, ``loss(scores, targets) -> (number, d_scores)``.
     seed, directions : the directions drawn.
-    twins : which of "smooth", "tangent", "slope 0".  The last one has a loss of its own, on the last membranes.
+    entries : also compare single entries: all of arrays up to that size, that many of larger ones.
+    twins : which of "smooth", "tangent", "slope 0".  The last one has a loss of its own, on the last membranes.  "real"
+        shows
+        why there are twins: differences of the spiking network itself are 0 almost everywhere, and are refused.
+    train, rng, masks : as in ``forward``.  Dropout needs `rng` or `masks`: what is drawn is then held for all differences.
 
     Returns
     -------
     report : a row passes if ``|difference| <= max(1e-7 * scale, 10 * estimated error)``, scale = norm of gradient * norm of
         direction; a row whose estimated error is too large to decide anything does not pass.
     """
-    if net.dtype != np.dtype("float64"):
-        raise TypeError(f"check_grads: the net is {net.dtype}; differences need check_grads(net.astype('float64'), ...)")
-    if unknown := [t for t in twins if t not in TWINS]:
-        raise ValueError(f"check_grads: unknown twins {unknown}, expected some of {list(TWINS)}")
-    x = np.asarray(x, np.float64)
+    _refuse(net, x, twins, train, rng, masks)
+    x = np.array(x, np.float64)
+    options: dict[str, Any] = {"train": train} | ({} if masks is None else {"masks": masks})
     spiking = any(layer.spiking for layer in net.layers.values())
     report = Report(f"gradients of a network of {len(net.layers)} layers on {net.backend}")
-    for twin in twins if spiking else ("smooth",):
-        _check_twin(net, x, targets, loss, twin, np.random.default_rng(seed), directions, report, train, rng)
+    try:
+        x, cut = _tame(net, x, options, rng) if spiking and masks is None else (x, "")
+        report.notes += [cut] if cut else []
+        for twin in twins if spiking else ("smooth",):
+            problem = _Problem(net, x, targets, loss, twin, np.random.default_rng(seed), options, rng, report)
+            report.rows += problem.rows_off_kinks(directions, entries)
+    except Broken as error:
+        report.problems.append(str(error))
+    if not report.ok:
+        _look_inside(net, x, targets, loss, options, rng, report)
     return report
 
 
 def check_layer(layer: Layer, x: Array, *, seed: int = 0, **options: Any) -> Report:
-    """Compare the gradients of one float64 layer with differences; the loss is a random weighting of its output."""
+    """Compare the gradients of one float64 layer with differences; the loss is a random weighting of its output.
+
+    Any object of the contract in :mod:`minisnn.layers.base` will do, spiking or not.  `options` are those of
+    :func:`check_grads`.
+    """
+    if not isinstance(layer, Layer):
+        raise TypeError(f"check_layer(layer, x): expected a ms.Layer, got {layer!r}; plain functions go to check_function")
     net = Network(layer=layer)
-    weights = np.random.default_rng([seed, 1]).normal(size=net.forward(x)[0].shape)
-
-    def loss(y: Array, weights: Array) -> tuple[float, Array]:
-        return float((y * weights).sum()), weights
-
-    return check_grads(net, x, weights, loss, seed=seed, **options)
+    report = check_grads(net, x, np.random.default_rng([seed, 1]), weighting, seed=seed, **options)
+    report.title = f"gradients of {type(layer).__name__} on {layer.backend}"
+    return report
 
 
-def _check_twin(
-    net: Network,
-    x: Array,
-    targets: Any,
-    loss: Loss,
-    twin: str,
-    rng: np.random.Generator,
-    directions: int,
-    report: Report,
-    train: bool,
-    draws: Any,
-) -> None:
-    fire = TWINS[twin]
-    run = {"smooth": net.smoothed, "tangent": lambda: net, "slope 0": lambda: with_slope_zero(net)}[twin]()
-    scores, base = run.forward(x, train=train, rng=draws)
-    d_state: dict[str, Any] = {}
-    _, d_scores = loss(scores, targets)
-    if twin == "slope 0":
-        d_state = {n: {s: rng.normal(size=v.shape) for s, v in state.items()} for n, state in base.state.items()}
-        d_scores = np.zeros_like(d_scores)
-    d_x, grads = run.backward(d_scores, base, d_state=d_state)
-    gradients: dict[str, Array] = {**grads, "x": d_x}
+def weighting(y: Array, weights: Any) -> tuple[float, Array]:
+    """A loss for a single layer: its output, weighted at random (the same weights for every output of one shape)."""
+    weights = copy.deepcopy(weights).normal(size=np.shape(y))
+    return float(np.sum(y * weights)), weights
 
-    # One copy to shift parameters in; the network under check is never touched.
-    shifted = run.astype("float64")
-    arrays = {**shifted.params(), "x": x.copy()}
-    for name, array in arrays.items():
-        gradient, start = gradients[name], array.copy()
-        rows = []
-        for _ in range(directions):
-            direction = rng.normal(size=array.shape)
 
-            def along(h: float, array=array, start=start, direction=direction) -> tuple[float, Array]:
-                np.add(start, h * direction, out=array)
-                y, caches = run_twin(shifted, arrays["x"], base, fire)
-                if twin == "slope 0":
-                    value = sum((s[n] * d_state[layer][n]).sum() for layer, s in caches.state.items() for n in s)
-                else:
-                    value = loss(y, targets)[0]
-                sides = _sides(shifted, caches)
-                array[...] = start  # only now: what a layer returns may be a view of its input
-                return float(value), sides
+def _refuse(net: Any, x: Any, twins: tuple[str, ...], train: bool, rng: Any, masks: Any) -> None:
+    if not isinstance(net, Network):
+        raise TypeError(f"check_grads: expected a ms.Network, got {net!r}; a single layer goes to check_layer(layer, x)")
+    if net.dtype != np.dtype("float64"):
+        raise TypeError(
+            f"check_grads: the net is {net.dtype}; differences need check_grads(net.astype('float64'), ...): "
+            "single precision "
+            "cannot tell a wrong gradient from rounding"
+        )
+    if unknown := [t for t in twins if t not in (*TWINS, "real")]:
+        raise ValueError(f"check_grads: unknown twins {unknown}, expected some of {[*TWINS, 'real']}")
+    kinds = {name: type(layer).__name__ for name, layer in net.layers.items()}
+    if train and rng is None and masks is None and (drawn := [n for n, kind in kinds.items() if "Dropout" in kind]):
+        raise ValueError(
+            f"check_grads: {', '.join(drawn)} drops at random: without a mask that is held, each difference sees "
+            "another network. "
+            "Give rng=np.random.default_rng(0) (one mask is drawn and held), or masks={...}"
+        )
+    if train and np.shape(x)[1:2] == (1,) and (norms := [n for n, kind in kinds.items() if "Norm" in kind]):
+        raise ValueError(
+            f"check_grads: {', '.join(norms)} takes statistics of a batch, and those of one sample say nothing "
+            "(its deviation from "
+            "itself is 0 whatever the input): give x at least two samples"
+        )
 
-            scale = float(np.linalg.norm(gradient) * np.linalg.norm(direction))
-            rows.append(_row(twin, name, gradient, float((gradient * direction).sum()), richardson(along), scale))
-        report.add_worst(rows)
+
+def _tame(net: Network, x: Array, options: Mapping[str, Any], rng: Any) -> tuple[Array, str]:
+    """An input on which nothing overflows: `x`, or a weaker or a shorter one, and what was done to it."""
+    for limit in (1e6, 1e60):
+        for steps in (len(x), 3):
+            for scale in (1.0, 0.3, 0.1, 0.03):
+                sizes = [_size(run, scale * x[:steps], options, rng) for run in (net, net.smoothed())]
+                if max(sizes) <= limit:
+                    plain = (steps, scale) == (len(x), 1.0)
+                    return scale * x[
+                        :steps
+                    ], "" if plain else f"the neurons overflow on x: checked on {scale:g} * x[:{steps}]"
+    raise ValueError(
+        "check_grads: the network's states overflow, even on 0.03 * x and 3 steps: nothing can be compared. "
+        "Are its weights or a "
+        "neuron's parameters far too large?"
+    )
+
+
+def _size(net: Network, x: Array, options: Mapping[str, Any], rng: Any) -> float:
+    """The largest state of a run that goes on where a run has ended; infinite if it overflows."""
+    state: dict[str, Any] = {}
+    for _ in range(2):
+        _, caches = pair(
+            call(net.forward, x, rng=copy.deepcopy(rng), what="forward", **options, **({"state": state} if state else {})),
+            "forward", "(scores, caches)",
+        )  # fmt: skip
+        state = caches.state
+    largest = [float(np.max(np.abs(v))) for c in state.values() for v in c.values()]
+    return float(np.nan_to_num(max(largest, default=0.0), nan=np.inf))
+
+
+class _Problem:
+    """One twin of a network at one input: its value as a function of all arrays, and the gradients it returns."""
+
+    def __init__(
+        self, net: Network, x: Array, targets: Any, loss: Loss, twin: str, rng: np.random.Generator,
+        options: dict[str, Any], draws: Any, report: Report,
+    ) -> None:  # fmt: skip
+        self.x, self.targets, self.loss, self.twin, self.rng, self.report = x, targets, loss, twin, rng, report
+        self.net, self.options, self.draws = net, options, draws
+        self.fire = {**TWINS, "real": "step"}[twin]
+        self.run = {"smooth": net.smoothed, "slope 0": lambda: with_slope_zero(net)}.get(twin, lambda: net)()
+        self.shifted = self.run.astype("float64")  # one copy to shift parameters in; the net under check is never touched
+
+    def rows_off_kinks(self, directions: int, entries: int) -> list[Row]:
+        """The rows of this twin; where a kink lies at the very point, those of a point beside it."""
+        start = self.x
+        for _ in range(4):
+            rows = self.rows(directions, entries)
+            if all(row.verdict in ("ok", "WRONG", "REFUSED") for row in rows) or self.report.problems:
+                break
+            self.x = start + 1e-3 * self.rng.normal(size=start.shape)
+        return rows
+
+    def rows(self, directions: int, entries: int) -> list[Row]:
+        scores, base, state = self._forward()
+        weights = {} if self.twin == "real" else {n: self._weigh(c) for n, c in base.state.items()}
+        arrays = {**self.shifted.params(), "x": self.x}
+        arrays |= {f"{n}.{s}[0]": v for n, c in state.items() for s, v in c.items() if v.dtype == np.float64}
+        arrays = {n: a.copy() for n, a in arrays.items()}
+
+        def value(moved: Mapping[str, Array]) -> tuple[float, Array]:
+            for name, live in self.shifted.params().items():
+                live[...] = moved[name]
+            start = {n: {s: moved.get(f"{n}.{s}[0]", v) for s, v in c.items()} for n, c in state.items()}
+            y, caches = call(run_twin, self.shifted, moved["x"], base, self.fire, start, what="forward")
+            total = sum(float(np.sum(caches.state[n][s] * w)) for n, c in weights.items() for s, w in c.items())
+            if self.twin != "slope 0":
+                total += float(call(self.loss, y, self.targets, what="the loss")[0])
+            return total, _sides(self.shifted, caches)
+
+        if self.twin != "real" and abs(value(arrays)[0] - (again := value(arrays)[0])) > 1e-9 * abs(again):
+            raise Broken("forward draws anew at every run: a twin of a layer that draws must hold what its base run drew")
+        gradients = self._backward(scores, base, weights, arrays)
+        return compare_arrays(self.twin, value, arrays, gradients, self.rng, directions, entries)
+
+    def _weigh(self, state: Mapping[str, Array]) -> dict[str, Array]:
+        """Random weights of a last state, which make terms of about 1 of states of any size: none drowns the others."""
+        return {s: self.rng.normal(size=np.shape(v)) / max(1.0, float(np.max(np.abs(v)))) for s, v in state.items()}
+
+    def _forward(self) -> tuple[Array, Caches, dict[str, dict[str, Array]]]:
+        """A run that starts from a state of its own: where a run has ended."""
+        x, before = self.x, snapshot(x=self.x, params=self.run.params())
+
+        def forward(**state: Any) -> Any:
+            return call(self.run.forward, x, rng=copy.deepcopy(self.draws), what="forward", **self.options, **state)
+
+        scores, base = pair(forward(), "forward", "(scores, caches)")
+        state = {n: dict(c) for n, c in base.state.items()}
+        if state:
+            scores, base = forward(state=state)
+        self.report.problems += [f"forward writes into {name}" for name in changed(before)]
+        if not same_bits(scores, forward(**({"state": state} if state else {}))[0]):
+            raise Broken("forward returns other bits when it is called a second time on the same input")
+        return scores, base, state
+
+    def _backward(self, scores: Array, base: Caches, weights: dict, arrays: dict[str, Array]) -> dict[str, Array]:
+        if self.twin == "slope 0":
+            d_scores = np.zeros(scores.shape)
+        else:
+            _, d_scores = pair(call(self.loss, scores, self.targets, what="the loss"), "the loss", "(number, d_scores)")
+            d_scores = as_gradient(d_scores, scores, "d_scores from the loss")
+        before = snapshot(d_scores=d_scores, caches=dict(base), x=self.x, params=self.run.params())
+
+        def backward() -> Any:
+            return call(self.run.backward, d_scores, base, d_state=weights, what="backward")
+
+        result = backward()
+        self.report.problems += [f"backward writes into {name}" for name in changed(before)]
+        d_x, grads = pair(result, "backward", "(d_x, grads)")
+        grads = dict(grads)
+        states = grads.pop("state", {})
+        params = {n: arrays[n] for n in self.run.params()}
+        found = {"x": d_x, **named_gradients(grads, params, "backward")}
+        found |= {f"{n}.{s}[0]": d for n, c in states.items() for s, d in c.items()}
+        if missing := [n for n in arrays if n not in found]:
+            raise Broken(f"backward returns no gradient of the state it was given: {', '.join(missing)} (grads['state'])")
+        found = {n: as_gradient(found[n], a, f"d_{n} from backward") for n, a in arrays.items()}
+        if not changed(before) and not same_bits(result, backward()):
+            self.report.problems.append("backward returns other bits when it is called a second time on the same caches")
+        return found
 
 
 def _sides(net: Network, caches: Caches) -> Array:
@@ -129,13 +253,41 @@ def _sides(net: Network, caches: Caches) -> Array:
     return np.concatenate(sides) if sides else np.zeros(0, bool)
 
 
-def _row(twin: str, name: str, gradient: Array, analytic: float, numeric: Difference, scale: float) -> Row:
-    scale = max(scale, abs(numeric.value)) or 1.0
-    error, estimate = abs(analytic - numeric.value) / scale, numeric.error / scale
-    tolerance = max(TOLERANCE, min(10 * estimate, TOO_COARSE))
-    origin = "differences along a random direction, relative to the norms of gradient and direction"
-    if numeric.crossed:
-        origin = "a threshold lies within every step tried: choose another input or seed"
-    decided = not numeric.crossed and estimate <= TOO_COARSE
-    ok = bool(decided and error <= tolerance)
-    return Row(twin, name, gradient.shape, analytic, numeric.value, error, tolerance, origin, ok)
+# -- which layer it is
+
+
+def _look_inside(net: Network, x: Array, targets: Any, loss: Loss, options: dict, rng: Any, report: Report) -> None:
+    """Every layer by itself, at the input it had, and the loss: findings about those that are wrong."""
+    alone, inputs = len(net.layers) == 1, {}
+    masks = options.get("masks", {})
+
+    def run(name: str, layer: Layer, x: Array, extra: dict[str, Any]) -> Any:
+        inputs[name] = x, extra
+        mask = {"mask": masks[name]} if name in masks else {}
+        y = call(layer.forward, x, train=options["train"], rng=copy.deepcopy(rng), what=f"{name}.forward", **extra, **mask)
+        return pair(y, f"{name}.forward", "(y, cache)")
+
+    try:
+        scores, _ = net.walk(x, run)
+        for name, layer in net.layers.items():
+            y, extra = inputs[name]
+            found = [] if extra or name in masks else explain_layer(layer, y, options, rng)
+            prefix = "" if alone else f"{name}: "
+            report.find([replace(f, name=prefix + f.name) for f in found])
+    except (Broken, ValueError, TypeError, KeyError, AttributeError) as error:
+        report.problems += [] if str(error) in " ".join(report.problems) else [f"{name}: {error}"]
+        return
+    if loss is weighting:
+        return
+    of_loss = check_loss(loss, np.asarray(scores, np.float64), targets)
+    report.find([replace(f, name=f"loss: {f.name}") for f in of_loss.findings])
+    report.problems += [p for p in of_loss.problems if p not in report.problems]
+    if report.findings or report.problems or not any(row.verdict == "WRONG" for row in report.rows):
+        return
+    if of_loss.ok:
+        what = (
+            "each layer and the loss seem right by themselves: look at the walk back through the layers (Network.backward)"
+        )
+        report.find([Finding("network", what)])
+    else:
+        report.find([Finding("loss", "its gradient is not its derivative: see check_loss(loss, scores, targets)")])

@@ -1,10 +1,15 @@
-"""The report: one row for each gradient compared, a verdict, and a table that says why."""
+"""The report: a row for each comparison, what is wrong and why, a verdict, and a table that teaches."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+import textwrap
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
-__all__ = ["GradientError", "Report", "Row"]
+__all__ = ["Finding", "GradientError", "Report", "Row"]
+
+WIDTH = 100
 
 
 class GradientError(AssertionError):
@@ -13,10 +18,11 @@ class GradientError(AssertionError):
 
 @dataclass(frozen=True)
 class Row:
-    """One comparison: the gradient of `name` on one twin.
+    """One comparison: the gradient of `name` on one twin, or one cell of a step's Jacobian.
 
-    ``analytic`` and ``numeric`` are the two values where they differ most (for a directional comparison, the only two);
-    ``error`` is the relative error and ``tolerance`` what was allowed, ``origin`` saying why that much.
+    ``analytic`` and ``numeric`` are the two values where they differ most (for a directional comparison, the only two), and
+    ``at`` is where that is; ``error`` is the relative error and ``tolerance`` what was allowed, ``origin`` saying why that
+    much.  ``refused`` marks a comparison that decides nothing, because the function compared with has no derivative.
     """
 
     twin: str
@@ -28,20 +34,56 @@ class Row:
     tolerance: float
     origin: str
     ok: bool
+    at: tuple[int, ...] = ()
+    refused: bool = False
+
+    @property
+    def verdict(self) -> str:
+        """In a word: ok, WRONG, UNDECIDED (the numeric value is too coarse to tell) or REFUSED."""
+        if self.ok:
+            return "ok"
+        if self.twin.startswith("against "):  # two derivations side by side: neither need be right
+            return "DIFFERS"
+        return "REFUSED" if self.refused else "UNDECIDED" if self.error <= self.tolerance else "WRONG"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with one gradient: as formulas, as a sentence, or both.  It was verified on fresh numbers."""
+
+    name: str
+    sentence: str = ""
+    yours: str = ""
+    true: str = ""
+    difference: str = ""
+    latex: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        formulas = [f"yours {self.yours}"] * bool(self.yours) + [f"true {self.true}"] * bool(self.true)
+        formulas += [f"yours - true = {self.difference}"] * bool(self.difference)
+        return f"{self.name}: {', '.join(formulas)}{'; ' * bool(formulas and self.sentence)}{self.sentence}"
 
 
 @dataclass
 class Report:
-    """The outcome of a check: ``.ok``, ``.rows``, ``.raise_if_wrong()``, and a table when printed."""
+    """The outcome of a check: ``.ok``, ``.rows``, ``.raise_if_wrong()``, ``.to_json()``, ``.plot()``; a table when printed.
+
+    ``problems`` are what kept a derivation from being compared (it raised, returned the wrong shape, wrote into its input);
+    ``findings`` say which term is wrong; ``notes`` are remarks that decide nothing.
+    """
 
     title: str
     rows: list[Row] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
+    #: What ``plot`` draws: name of a panel -> its numbers.
+    pictures: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def ok(self) -> bool:
-        """Whether there is something to judge and every row is right."""
-        return bool(self.rows) and all(row.ok for row in self.rows)
+        """Whether there is something to judge, every row is right, and nothing misbehaved."""
+        return bool(self.rows) and all(row.ok for row in self.rows) and not self.problems
 
     def add_worst(self, rows: list[Row]) -> None:
         """Add the worst of `rows` for each gradient of each twin."""
@@ -52,25 +94,74 @@ class Report:
                 worst[row.twin, row.name] = row
         self.rows += worst.values()
 
+    def find(self, found: list[Finding]) -> None:
+        """Add findings that are not there yet."""
+        self.findings += [f for f in found if f not in self.findings]
+
     def raise_if_wrong(self) -> Report:
         """The report itself if every gradient is right; else :class:`GradientError` with the table."""
         if not self.ok:
             raise GradientError(f"\n{self}")
         return self
 
+    def to_json(self) -> str:
+        """Everything in the report as JSON text; numbers that are not finite as strings."""
+        rows = [{**asdict(row), "verdict": row.verdict} for row in self.rows]
+        content = {"title": self.title, "ok": self.ok, "rows": rows, "problems": self.problems}
+        content |= {"findings": [asdict(f) for f in self.findings], "notes": self.notes}
+        return json.dumps(_plain(content), indent=1, allow_nan=False)
+
+    def plot(self) -> Any:
+        """A Matplotlib figure of what was found; see :mod:`minisnn.checks.figures`."""
+        from .figures import figure_of
+
+        return figure_of(self)
+
     def __repr__(self) -> str:
-        name = max([len(r.name) for r in self.rows] + [8])
-        lines = [
-            self.title,
-            f"  {'twin':<9} {'gradient':<{name}} {'analytic':>13} {'numeric':>13} {'error':>8} {'allowed':>8}",
-        ]
-        for r in self.rows:
-            verdict = "ok" if r.ok else "WRONG" if r.error > r.tolerance else "UNDECIDED"
-            lines.append(
-                f"  {r.twin:<9} {r.name:<{name}} {r.analytic:13.6e} {r.numeric:13.6e} {r.error:8.0e} {r.tolerance:8.0e}"
-                f"  {verdict}"
-            )
-        lines += [f"  error: {origin}" for origin in dict.fromkeys(r.origin for r in self.rows)]
-        lines += [f"  note: {note}" for note in self.notes]
-        right = sum(r.ok for r in self.rows)
-        return "\n".join([*lines, f"  {right} of {len(self.rows)} gradients right"])
+        lines = _wrap(self.title, "")
+        for twin in dict.fromkeys(row.twin for row in self.rows):
+            lines += _table(twin, [row for row in self.rows if row.twin == twin])
+        for title, texts in (
+            ("what went wrong before anything could be compared:", self.problems),
+            ("which term:", [str(f) for f in self.findings]),
+        ):
+            if texts:
+                lines += [f"  {title}", *(line for text in texts for line in _wrap(text, "    "))]
+        origins = dict.fromkeys(row.origin for row in self.rows)
+        lines += [line for origin in origins for line in _wrap(f"error: {origin}", "  ")]
+        lines += [line for note in self.notes for line in _wrap(f"note: {note}", "  ")]
+        right = sum(row.ok for row in self.rows)
+        if any(row.verdict == "DIFFERS" for row in self.rows):
+            return "\n".join([*lines, f"  {right} of {len(self.rows)} the same"])
+        return "\n".join([*lines, f"  {right} of {len(self.rows)} right" + ("" if self.ok else ": NOT RIGHT")])
+
+
+def _table(twin: str, rows: list[Row]) -> list[str]:
+    name = max(len(twin), *(len(row.name) + 2 for row in rows))
+    true = "other" if twin.startswith("against ") else "true"
+    lines = [f"  {twin:<{name}} {'shape':>9} {'worst at':>9} {'yours':>12} {true:>12} {'error':>7} {'allowed':>7}"]
+    for r in rows:
+        shape, at = "x".join(map(str, r.shape)) or "1", "-" if r.ok else ",".join(map(str, r.at)) or "-"
+        lines.append(
+            f"    {r.name:<{name - 2}} {shape:>9} {at:>9} {r.analytic:12.5e} {r.numeric:12.5e} {r.error:7.0e}"
+            f" {r.tolerance:7.0e}  {r.verdict}"
+        )
+    return lines
+
+
+def _wrap(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_long_words=False) or [
+        indent
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """`value` with what JSON lacks replaced: NumPy numbers, tuples, NaN."""
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, bool | str | int | None):
+        return value
+    number = float(value)
+    return number if abs(number) < float("inf") else str(number)

@@ -45,9 +45,10 @@ def with_slope_zero(net: Network) -> Network:
     return net._map(change)
 
 
-def run_twin(net: Network, x: Array, base: Caches, fire: str) -> tuple[Array, Caches]:
+def run_twin(net: Network, x: Array, base: Caches, fire: str, state: Any = None) -> tuple[Array, Caches]:
     """Run a twin of `net` that holds on to the run with the caches `base`: ``(scores, caches)``.
 
-    `fire` is "smooth", "tangent" or "step".
+    `fire` is "smooth", "tangent" or "step"; `state` holds the states to start from, by layer.
     """
-    return net.walk(x, lambda name, layer, x, extra: layer.twin(x, base[name], fire, **extra))
+    start = {name: {"state": s} for name, s in (state or {}).items()}
+    return net.walk(x, lambda name, layer, x, extra: layer.twin(x, base[name], fire, **start.get(name, {}), **extra))

@@ -15,7 +15,7 @@ from .base import Config, Grads, Layer, Names, as_input, as_upstream
 __all__ = ["Conv2d", "ConvCache"]
 
 #: Values of unfolded windows to hold at once: a piece that stays in the cache between unfolding and product.
-PIECE = 1 << 18
+PIECE = 1 << 20
 
 
 class ConvCache(NamedTuple):
@@ -77,10 +77,11 @@ class Conv2d(Layer):
         weight = self.params["weight"]
         x = as_input(x, self, (weight.shape[1], "H", "W"))
         _, *out = self._out_shape(x)
-        y = np.empty((math.prod(x.shape[:2]), len(weight), math.prod(out)), self.dtype)
         flat = weight.reshape(len(weight), -1)
+        y = np.empty((math.prod(x.shape[:2]), len(weight), math.prod(out)), self.dtype)
         for rows, windows in self._windows(x, out):
-            np.matmul(flat, windows, out=y[rows])  # (conv.1)
+            product = flat @ windows  # (conv.1)
+            y[rows] = product.reshape(len(weight), -1, y.shape[2]).swapaxes(0, 1)
         if "bias" in self.params:
             y += self.params["bias"][:, None]
         return y.reshape(*x.shape[:2], len(weight), *out), ConvCache(x, weight)
@@ -98,35 +99,36 @@ class Conv2d(Layer):
         if "weight" in wanted:
             total = np.zeros_like(flat)
             for rows, windows in self._windows(x, out):
-                total += np.matmul(d_rows[rows], windows.swapaxes(1, 2)).sum(axis=0)  # (conv.2)
+                total += _channels_first(d_rows[rows]) @ windows.T  # (conv.2)
             grads["weight"] = total.reshape(weight.shape)
         if "bias" in wanted:
             grads["bias"] = d_rows.sum(axis=(0, 2))
         if not input_grad:
             return None, grads
-        d_x = np.zeros((len(d_rows), *self._padded(x.shape[2:])), self.dtype)
+        d_x, p = np.empty((len(d_rows), *x.shape[2:]), self.dtype), self.padding
         for rows in _pieces(len(d_rows), flat.shape[1] * math.prod(out)):
-            d_windows = np.matmul(flat.T, d_rows[rows])  # (conv.3)
-            self._fold(d_windows.reshape(-1, *weight.shape[1:], *out), d_x[rows])
-        p = self.padding
-        inner = d_x[:, :, p : d_x.shape[2] - p, p : d_x.shape[3] - p]
-        return np.ascontiguousarray(inner).reshape(x.shape), grads
+            d_windows = flat.T @ _channels_first(d_rows[rows])  # (conv.3)
+            folded = self._fold(d_windows.reshape(*weight.shape[1:], -1, *out), self._padded(x.shape[2:]))
+            d_x[rows] = folded[:, :, p : p + x.shape[3], p : p + x.shape[4]].swapaxes(0, 1)
+        return d_x.reshape(x.shape), grads
 
     def _windows(self, x: Array, out: list[int]) -> Iterator[tuple[slice, Array]]:
-        """Pieces of the images with every window unfolded: ``[n, c_in * k * k, H' * W']``, floats."""
+        """Pieces of the images with every window unfolded into a column: ``[c_in * k * k, n * H' * W']``, floats."""
         size, p, s = self.params["weight"].shape[2:], self.padding, self.stride
         images = x.reshape(-1, *x.shape[2:])
-        for rows in _pieces(len(images), math.prod((*x.shape[2:3], *size, *out))):
+        for rows in _pieces(len(images), math.prod((x.shape[2], *size, *out))):
             piece = np.zeros((len(images[rows]), *self._padded(x.shape[2:])), self.dtype)
             piece[:, :, p : p + x.shape[3], p : p + x.shape[4]] = images[rows]
             windows = sliding_window_view(piece, size, axis=(2, 3))[:, :, ::s, ::s]  # [n, c, H', W', p, q]
-            yield rows, windows.transpose(0, 1, 4, 5, 2, 3).reshape(len(piece), -1, math.prod(out))
+            yield rows, windows.transpose(1, 4, 5, 0, 2, 3).reshape(x.shape[2] * math.prod(size), -1)
 
-    def _fold(self, d_windows: Array, d_x: Array) -> None:
-        """The adjoint of unfolding: each value of ``[n, c, p, q, H', W']`` is added where it came from."""
-        s, (height, width) = self.stride, d_windows.shape[4:]
-        for p, q in np.ndindex(*d_windows.shape[2:4]):
-            d_x[:, :, p : p + s * height : s, q : q + s * width : s] += d_windows[:, :, p, q]  # (conv.4)
+    def _fold(self, d_windows: Array, padded: tuple[int, ...]) -> Array:
+        """The adjoint of unfolding: each value of ``[c, p, q, n, H', W']`` is added where it came from, ``[c, n, H, W]``."""
+        s, (n, height, width) = self.stride, d_windows.shape[3:]
+        d_x = np.zeros((padded[0], n, *padded[1:]), self.dtype)
+        for p, q in np.ndindex(*d_windows.shape[1:3]):
+            d_x[:, :, p : p + s * height : s, q : q + s * width : s] += d_windows[:, p, q]  # (conv.4)
+        return d_x
 
     def _padded(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         return (shape[0], shape[1] + 2 * self.padding, shape[2] + 2 * self.padding)
@@ -157,6 +159,11 @@ class Conv2d(Layer):
         c_out, c_in, *size = self.params["weight"].shape
         extra = f", stride {self.stride}, padding {self.padding}" + (", bias" if "bias" in self.params else "")
         return f"{c_in} -> {c_out}, window {size[0]} x {size[1]}{extra}"
+
+
+def _channels_first(rows: Array) -> Array:
+    """``[n, c, places] -> [c, n * places]``."""
+    return rows.swapaxes(0, 1).reshape(rows.shape[1], -1)
 
 
 def _pieces(n: int, values: int) -> Iterator[slice]:

@@ -1,0 +1,148 @@
+"""A time loop as a whole: whether it is right, from which step on it is not, and which mistake it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from ..kernels import Dynamics
+from ..kernels.contract import Array
+from ..neurons import Neuron, lif
+from ..resets import Reset, hard
+from ..surrogates import Surrogate, atan
+from .faults import SHAPES, explain_loop
+from .formulas import explain_step
+from .guard import Broken, as_gradient, call, changed, named_gradients, pair, same_bits, snapshot
+from .problem import Problem, draw, run_of
+from .report import Report
+from .step import check_steps, steps_of
+from .truth import ORIGIN, TOLERANCE, row_of, truth
+
+__all__ = ["check_scan", "problem_from_rest", "run_users"]
+
+
+def check_scan(
+    forward: Callable[..., Any],
+    backward: Callable[..., Any],
+    neuron: Neuron = lif,
+    reset: Reset = hard,
+    surrogate: Surrogate | None = None,
+    *,
+    shared: bool = False,
+    seed: int = 0,
+) -> Report:
+    """Check a time loop of your own, forward and backward, against the dynamics it is meant to run.
+
+    Your loop spikes, so plain differences through it say nothing.  It is compared with the tangent twin of the neuron, reset
+    and surrogate that you say it is: its spikes step by step, then each gradient entry by entry.
+
+    Parameters
+    ----------
+    forward : ``forward(x, threshold=, decay=, ...) -> (spikes, cache)``; x and spikes are ``[T, B, N]``, the state
+        starts at 0,
+        the parameters come under the neuron's names.
+    backward : ``backward(d_spikes, cache) -> (d_x, grads)``, grads a dict ``{"threshold": ..., "decay": ...}``.
+    neuron, reset, surrogate : what the loop is meant to be; LIF, hard reset and atan with k = 2 if not given.  They are
+        checked
+        themselves first.
+    shared : parameters are single numbers, and so are their gradients; else one value for each neuron, ``[N]``.
+    seed : of the problems drawn.
+    """
+    dynamics = Dynamics(neuron, reset, atan(2.0) if surrogate is None else surrogate)
+    report = Report(
+        f"time loop {_name(forward)}, {_name(backward)}: {neuron.charge.__name__}, {reset}, {dynamics.surrogate}"
+    )
+    steps = steps_of(dynamics)
+    rows, report.problems = check_steps(steps, seed)
+    if report.problems or not all(r.ok for r in rows):
+        report.problems.append("the dynamics you compare with are wrong themselves: see check_adjoint")
+        report.find([f for s in steps for f in explain_step(s)])
+        return report
+    problems: list[str] = []
+
+    def gradients(problem: Problem) -> dict[str, Array]:
+        return run_users(forward, backward, dynamics, problem, shared, problems)
+
+    try:
+        rows = []
+        for number, shape in enumerate(SHAPES):
+            problem = problem_from_rest(dynamics, seed + number, shape, shared)
+            yours = gradients(problem)
+            true, sizes = (_of_user(d, dynamics, shared) for d in truth(dynamics, problem, "tangent"))
+            rows += [row_of("tangent", f"d_{n}", yours[n], true[n], TOLERANCE, ORIGIN, sizes[n]) for n in true]
+        report.add_worst(rows)
+        if not report.ok:
+            report.find(
+                explain_loop(
+                    dynamics, lambda p: gradients(p), lambda s, shape: problem_from_rest(dynamics, s, shape, shared), shared
+                )
+            )
+    except Broken as error:
+        problems.append(str(error))
+    report.problems += dict.fromkeys(problems)
+    return report
+
+
+def _name(function: Any) -> str:
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def problem_from_rest(dynamics: Dynamics, seed: int, shape: tuple[int, int, int], shared: bool) -> Problem:
+    """A problem whose state starts at 0 and whose last state is not looked at."""
+    for again in range(50):
+        problem = draw(dynamics, np.random.default_rng([seed, 3, again]), shape)
+        problem = problem._replace(state0=0 * problem.state0, d_state_last=0 * problem.d_state_last, k=dynamics.surrogate.k)
+        if shared:
+            problem = problem._replace(
+                theta=0 * problem.theta + problem.theta[0], params=0 * problem.params + problem.params[:, :1]
+            )
+        if 0 < np.mean(run_of(dynamics, problem).spikes) < 1:
+            return problem
+    raise ValueError(f"{dynamics.neuron}: starting from 0 it fires always or never in 50 problems")
+
+
+def _of_user(found: Mapping[str, Array], dynamics: Dynamics, shared: bool) -> dict[str, Array]:
+    """Gradients under the names, and in the shapes, that a user's loop returns."""
+    named = {"x": found["x"], "threshold": found["theta"]}
+    named |= {n: found["params"][i] for i, n in enumerate(dynamics.neuron.params)}
+    return {n: np.asarray(d.sum()) if shared and n != "x" else d for n, d in named.items()}
+
+
+def run_users(
+    forward: Callable, backward: Callable, dynamics: Dynamics, problem: Problem, shared: bool, problems: list[str]
+) -> dict[str, Array]:
+    """The gradients of a user's loop on a problem, by name; what it does wrong besides goes to `problems`."""
+    values = {"threshold": problem.theta, **dict(zip(dynamics.neuron.params, problem.params, strict=True))}
+    params: dict[str, Any] = {n: float(v[0]) if shared else v.copy() for n, v in values.items()}
+    x, d_spikes = problem.x.copy(), problem.d_spikes.copy()
+    before = snapshot(x=x, params=params)
+    spikes, cache = pair(call(forward, x, what="forward", **params), "forward", "(spikes, cache)")
+    problems += [f"forward writes into {name}" for name in changed(before)]
+    _compare_spikes(spikes, np.stack(run_of(dynamics, problem).spikes))
+    before = snapshot(d_spikes=d_spikes, x=x, cache=cache)
+    first = call(backward, d_spikes, cache, what="backward")
+    problems += [f"backward writes into {name}" for name in changed(before)]
+    d_x, grads = pair(first, "backward", "(d_x, grads)")
+    like: dict[str, Array] = {n: np.asarray(v, float) for n, v in params.items()}
+    named = {"x": d_x, **named_gradients(grads, like, "backward")}
+    found = {n: as_gradient(d, like.get(n, problem.x), f"d_{n} from backward") for n, d in named.items()}
+    if not changed(before) and not same_bits(first, call(backward, d_spikes, cache, what="backward, called a second time")):
+        problems.append("backward returns other bits when it is called a second time on the same cache")
+    return found
+
+
+def _compare_spikes(spikes: Any, expected: Array) -> None:
+    try:
+        found = np.asarray(spikes, float)
+    except Exception:
+        raise Broken(f"forward returns {type(spikes).__name__} as spikes, expected an array [T, B, N]") from None
+    if found.shape != expected.shape:
+        raise Broken(f"spikes from forward have shape {list(found.shape)}, expected {list(expected.shape)}, that of x")
+    if (wrong := (found != expected).any((1, 2))).any():
+        raise Broken(
+            f"the forward is not the one you named: its spikes differ from step t = {int(np.argmax(wrong))} on "
+            "(is it u >= threshold "
+            "before the reset, with the state at 0 before the first step?)"
+        )
