@@ -135,6 +135,11 @@ def spread_entries(app, what, name, obj, options, lines):
     lines[:] = found
 
 
+def skip_fields(app, what, name, obj, skip, options):
+    """Fields of named tuples, which their class's docstring explains."""
+    return True if (getattr(obj, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def tidy_blocks(app, doctree):
     """Methods from the source begin at the margin; a literal block that is no Python is a sketch or output: no colours."""
     for block in doctree.findall(nodes.literal_block):
@@ -153,4 +158,5 @@ def setup(app):
     figures.draw(HERE / "figures")
     app.add_domain(TaggedEquations, override=True)
     app.connect("autodoc-process-docstring", spread_entries, priority=100)
+    app.connect("autodoc-skip-member", skip_fields)
     app.connect("doctree-read", tidy_blocks)
