@@ -30,7 +30,7 @@ setup(
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "sympy>=1.12", "pooch>=1.8"],
         "symbolic": ["sympy>=1.12"],
         "lint": ["ruff>=0.6", "mypy>=1.11"],
-        "docs": ["sphinx>=7", "sphinx-gallery>=0.17", "furo>=2024.8"],
+        "docs": ["sphinx>=8", "sphinx-gallery>=0.18", "furo>=2024.8", "sphinx-mathjax-offline>=0.0.2"],
         "bench": ["torch>=2.4"],
     },
     entry_points={"console_scripts": ["minisnn = minisnn.cli:main"]},

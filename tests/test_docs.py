@@ -1,4 +1,4 @@
-"""The derivation pages: their parts, what they include from the source, and what they print.  No Sphinx needed."""
+"""The pages: the parts of derivations, what they include from the source, what they print.  No Sphinx needed."""
 
 import ast
 import contextlib
@@ -13,7 +13,11 @@ import minisnn as ms
 
 ROOT = Path(__file__).parent.parent
 DOCS = sorted(p for p in (ROOT / "docs").rglob("*.rst") if "_build" not in p.parts)
-PAGES = sorted((ROOT / "docs/derivations").glob("*.rst"))
+PAGES = sorted(p for p in (ROOT / "docs/derivations").glob("*.rst") if p.stem != "index")
+#: How-to pages whose programs print: each is followed by what it prints.
+HOW_TO = [
+    ROOT / f"docs/how_to/{name}.rst" for name in ("add_a_neuron", "add_a_surrogate", "add_a_layer", "reproduce_the_paper")
+]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 
 TITLE = re.compile(r"^(\S.*)\n([-=~^])\2{2,}$", re.MULTILINE)
@@ -74,7 +78,31 @@ def test_references_to_equations_and_pages_resolve(page):
     text = page.read_text(encoding="utf-8")
     labels = {label for p in PAGES for label in re.findall(r":label: (\S+)", p.read_text(encoding="utf-8"))}
     assert set(re.findall(r":eq:`([^`]+)`", text)) <= labels
-    assert set(re.findall(r":doc:`([^`]+)`", text)) <= {p.stem for p in PAGES}
+    names = {re.sub(r".*<(.+)>$", r"\1", name) for name in re.findall(r":doc:`([^`]+)`", text)}
+    assert {name for name in names if not name.startswith("/")} <= {p.stem for p in PAGES}
+
+
+def test_every_page_stands_in_a_table_of_contents():
+    for folder in ("derivations", "reference"):  # that of how_to takes all there are
+        index = (ROOT / f"docs/{folder}/index.rst").read_text(encoding="utf-8")
+        assert {p.stem for p in (ROOT / f"docs/{folder}").glob("*.rst")} - set(re.findall(r"^   (\w+)$", index, re.M)) == {
+            "index"
+        }
+
+
+def test_the_reading_path_is_short():
+    """DESIGN 1: the whole engine in at most 400 lines, those that are blank not counted."""
+    page = ROOT / "docs/reading_path.rst"
+    lines = 0
+    for name, options in INCLUDE.findall(page.read_text(encoding="utf-8")):
+        wanted, tree = re.search(r":pyobject: (\S+)", options)[1], (page.parent / name).read_text(encoding="utf-8")
+        body = ast.parse(tree).body
+        for part in wanted.split("."):
+            node = next(n for n in body if getattr(n, "name", None) == part)
+            body = node.body
+        lines += sum(bool(line.strip()) for line in tree.splitlines()[node.lineno - 1 : node.end_lineno])
+    print(f"reading path: {lines} lines")
+    assert 250 < lines <= 400
 
 
 @pytest.mark.parametrize(
@@ -85,16 +113,17 @@ def test_every_ingredient_is_named_on_a_page(name):
     assert any(word.search(text.lower() if name == "lif" else text) for text in (p.read_text("utf-8") for p in PAGES))
 
 
-@pages
+@pytest.mark.parametrize("page", [*PAGES, *HOW_TO], ids=lambda p: p.stem)
 def test_a_page_prints_what_it_says(page, monkeypatch):
     """On the reference backend, which compiles nothing; numbers to rounding."""
     monkeypatch.setenv("MINISNN_BACKEND", "numpy")
     blocks = [(kind, textwrap.dedent(body).strip()) for kind, body in BLOCK.findall(page.read_text(encoding="utf-8"))]
     assert [kind for kind, _ in blocks] == ["python", "text"] * (len(blocks) // 2)
+    names = {"__name__": "__main__"}  # programs of one page go on from each other
     for (_, program), (_, wanted) in zip(blocks[::2], blocks[1::2], strict=True):
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
-            exec(compile(program, page.name, "exec"), {"__name__": "__main__"})
+            exec(compile(program, page.name, "exec"), names)
         found, wanted = (text.replace("on numba", "on numpy") for text in (printed.getvalue(), wanted))
         assert NUMBER.sub("#", found).split() == NUMBER.sub("#", wanted).split()
         numbers = [[float(n) for n in NUMBER.findall(text)] for text in (found, wanted)]

@@ -50,7 +50,8 @@ BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"  # told apart by colour-bl
 #    v[t] &= u[t] - s[t]\, u[t]
 #
 # and :math:`v[0] = 0`. This is the *leaky integrate-and-fire* neuron, LIF for short: it integrates (sums up) its
-# input, it leaks, it fires. :doc:`/derivations/lif` has the same three lines.
+# input, it leaks, it fires. The *leak* is the part that is lost in a step, :math:`1 - \mathit{decay}`.
+# :doc:`/derivations/lif` has the same three lines.
 #
 # **With a pencil.** Take decay 0.5, theta 1, and a constant current of 0.6. Write down u, s and v for the first
 # four steps.
@@ -90,6 +91,7 @@ def show_run(panel, x, decay, theta, color=BLUE):
     """Draw the membrane: up with the charge, straight down with the reset, a star at each spike."""
     u, s = run(x, decay, theta)
     time = np.arange(1, len(x) + 1)
+    # two points for each step, (t, u) and below it (t, v), since v = u - s * u
     panel.plot(np.repeat(time, 2), np.stack([u, u - s * u], axis=1).ravel(), color=color, label="membrane")
     panel.plot(time[s == 1], u[s == 1], "*", color=ORANGE, markersize=11, label="spike")
     panel.axhline(theta, color=ORANGE, linestyle="--", label="threshold")
@@ -145,13 +147,17 @@ at = np.argmin(np.abs(currents - 0.4))
 print(f"current 0.4: naive {naive[at]:.3f}, decay 0.9 {measured[0.9][at]:.3f}, decay 0.5 {measured[0.5][at]:.3f}")
 
 # %%
-# At a current of 0.4 the naive answer is 0.4; the neuron with decay 0.9 has 0.333 (expect ± 0.003) and the one with
+# The line is right at 0, and from a current of 1 on, where every step has a spike. In between both neurons stay below
+# it. At a current of 0.4 the naive answer is 0.4; the neuron with decay 0.9 has 0.333 (expect ± 0.003) and the one with
 # decay 0.5 is silent. The naive answer forgot two things:
 #
 # - the leak: what is paid in slowly leaks away, so below some current there is no spike at all;
-# - the reset: it empties the membrane. What was above the threshold is lost. And time comes in whole steps. So the
-#   rate can only be 1, 1/2, 1/3, ...: the curve is a staircase.
+# - the reset: it empties the membrane. What was above the threshold is lost. And time comes in whole steps. So with a
+#   constant current there is a spike in every n-th step, and the rate can only be 1, 1/2, 1/3, ..., or 0: the curve
+#   is a staircase.
 
+between = (currents > 0) & (currents < 1 - 1e-9)
+assert all(np.all(rates[between] < naive[between]) and np.all(rates[currents >= 1] == 1) for rates in measured.values())
 assert naive[at] == currents[at] and abs(naive[at] - 0.4) < 1e-9
 assert abs(measured[0.9][at] - 1 / 3) < 3e-3 and measured[0.5][at] == 0
 
@@ -191,8 +197,8 @@ for decay, rates in measured.items():
     assert abs(lowest - (1 - decay)) < 0.011
 
 # %%
-# Expect 0.50 and 0.10 (within one grid step, 0.01). The smallest current that makes a neuron fire is the threshold
-# times the leak. Remember the staircase: in lesson 01 it will be in our way.
+# Expect 0.50 and 0.10 (within one grid step, 0.01). The current must be larger than the leak times the threshold, or
+# the neuron never fires. Remember the staircase: in lesson 01 it will be in our way.
 #
 # What the leak is good for: memory
 # ---------------------------------
@@ -200,8 +206,8 @@ for decay, rates in measured.items():
 # A leak looks like a defect. It is the neuron's memory: input from :math:`n` steps ago still counts, but only
 # :math:`\mathit{decay}^{\,n}` of it. So the neuron can tell whether two things happened *close together*.
 #
-# Give it two pulses of 0.7, each too weak alone, ``gap`` steps apart. **Write down what you expect**: for decay 0.5
-# and 0.9, up to which gap does the neuron fire?
+# Give it two pulses of 0.7, each too weak alone, ``gap`` steps apart (gap 1: one right after the other). **Write
+# down what you expect**: for decay 0.5 and 0.9, up to which gap does the neuron fire?
 
 
 def two_pulses(gap):
@@ -260,7 +266,8 @@ print(layer)
 print("spikes of the three neurons in 50 steps:", spikes.sum(axis=(0, 1)))
 
 # %%
-# To the last bit: ``assert_array_equal`` allows no difference.
+# To the last bit: ``assert_array_equal`` allows no difference. The layer prints its equations. You know all of
+# them; ``atan_slope, k=2`` is the subject of lesson 02, and the last word says who runs the time loop (lesson 11).
 #
 # Try this
 # --------

@@ -88,7 +88,7 @@ print(f"theta after 100 steps: {theta}")
 assert theta == 0.5
 
 # %%
-# Exactly 0.5. It has not moved, not even in the last digit: every one of the 100 quotients was exactly 0. Is 0.5 an
+# Exactly 0.5. It has not moved, not even in the last digit: the quotient is exactly 0 there, 100 times. Is 0.5 an
 # unlucky place? Try a thousand thresholds at random.
 
 many = np.random.default_rng(2).uniform(0.3, 2.5, 200 if FAST else 1000)
@@ -97,7 +97,7 @@ print(f"quotient exactly 0 at {zero.sum()} of {zero.size} thresholds")
 assert zero.mean() > 0.99
 
 # %%
-# Expect all, or all but one or two. There is no slope anywhere. But the loss at 0.5 and the loss at 2.0 do differ!
+# Expect all, or all but one or two. We find no slope anywhere. But the loss at 0.5 and the loss at 2.0 do differ!
 # How does it get from one to the other?
 #
 # Look at the loss through a magnifying glass
@@ -125,8 +125,8 @@ assert 50 < levels.size < 200
 #
 # Why? Theta enters the neuron in one place only, the comparison ``u >= theta``. Turn theta by less than the
 # distance between theta and the nearest membrane value u[t]: no comparison changes its answer, so no spike changes,
-# so nothing changes. **The derivative of the real loss is 0 almost everywhere.** That is not a flaw of our
-# measurement. It is the right answer to the wrong question.
+# so nothing changes. **The derivative of the real loss is 0 almost everywhere**: everywhere but at the edges of the
+# stairs. That is not a flaw of our measurement. It is the right answer to the wrong question.
 #
 # How far is the nearest edge? Look at all 200 comparisons at theta = 0.5:
 
@@ -151,8 +151,9 @@ assert np.array_equal(membrane(0.5 + 0.99 * nearest), u)
 # So why not take a larger h?
 # ---------------------------
 #
-# A larger :math:`h` steps over several stairs. **Write down what you expect** of the quotients for h between 0.001
-# and 0.3.
+# A larger :math:`h` steps over several stairs. From here on take the quotient of the *rate*, not of the loss: theta
+# reaches the loss only through the rate, so there the trouble sits. And the rate only goes down when theta goes up,
+# while the loss goes down and up again. **Write down what you expect** of the quotients for h between 0.001 and 0.3.
 
 places = np.array([0.7, 0.9, 1.1, 1.3, 1.5])
 for h in (1e-6, 1e-3, 1e-2, 1e-1, 3e-1):
@@ -162,15 +163,16 @@ assert np.all(quotient(rate, places, 1e-6) == 0)
 assert np.allclose(np.sort(fine), [-2.5, 0, 0, 0, 0]) and np.all(coarse < -0.1) and np.all(coarse > -0.6)
 
 # %%
-# With 0.001 you see nothing, or a cliff: expect 0 in four places and -2.5 in one. With 0.3 you see what your eye
-# sees in the left figure: a hill that goes down, with a slope between -0.1 and -0.6. So there is useful
-# information, *at a distance*.
+# With 0.001 you see nothing, or a cliff: expect 0 in four places and -2.5 in one (one spike of 200 lost within 2 h,
+# :math:`0.005 / 0.002`). With 0.3 you see what your eye sees in the left figure, where the stairs are too fine to be
+# seen: a hillside. The rate goes down everywhere, with a slope between -0.1 and -0.6. So there is useful information,
+# *at a distance*.
 #
 # A knob can be turned without a slope
 # ------------------------------------
 #
 # For one knob you need no derivative. You know more than the difference quotient does: *a higher threshold makes
-# fewer spikes*. So if the neuron fires too often, raise the threshold, else lower it:
+# fewer spikes, never more*. So if the neuron fires too often, raise the threshold, else lower it:
 #
 # .. math:: \theta \leftarrow \theta + \eta\, (\mathit{rate} - \mathit{target})
 
@@ -194,6 +196,7 @@ for panel in (left, right):
 
 print(f"theta {theta:.3f}: rate {rate(theta):.3f}, loss {loss(theta):.6f}")
 assert abs(rate(theta) - TARGET) <= 0.0051  # one spike in 200 steps
+assert np.all(np.diff(rate(np.linspace(0.3, 2.5, 2001))) <= 0)  # never more
 
 # %%
 # Expect a rate of 0.200 ± 0.005; one spike more or less is 0.005.
@@ -203,9 +206,9 @@ assert abs(rate(theta) - TARGET) <= 0.0051  # one spike in 200 steps
 #
 # .. math:: \frac{dL}{d\theta} = 2\,(r - r^*)\; \frac{dr}{d\theta}
 #
-# The first factor we computed honestly. For the second, whose true value is 0, we put in "a negative number, say
-# -1". That was enough to learn. In lesson 02 this becomes a method: put something sensible where the derivative of
-# the jump should be.
+# The first factor we computed honestly. For the second, whose true value is 0, we put in "some negative number":
+# with -1/2 the formula for gradient descent is our rule. That was enough to learn. In lesson 02 this becomes a
+# method: put something sensible where the derivative of the jump should be.
 #
 # And with ten thousand knobs?
 # ----------------------------
@@ -220,9 +223,9 @@ print(f"ten knobs, 1 ms a run: {seconds / 86400:.0f} days")
 assert round(seconds / 86400) == 116
 
 # %%
-# Expect 116 days for ten knobs. Turning one knob at a time costs one run per knob and update, and you have seen
-# what such a run tells: 0. What we need is one pass that gives a useful direction for *all* knobs at once. That is
-# backpropagation, lesson 03. First we need something to propagate: lesson 02.
+# Expect 116 days for ten knobs. Turning one knob at a time, as the quotient does, costs two runs per knob and
+# update, and you have seen what they tell: 0. What we need is one pass that gives a useful direction for *all* knobs
+# at once. That is backpropagation, lesson 03. First we need something to propagate: lesson 02.
 #
 # Try this
 # --------
@@ -231,4 +234,5 @@ assert round(seconds / 86400) == 116
 #    useful? With what h does it? (How high is one stair, and how many of them lie in h?)
 # 2. *Knowing wrongly.* Change the sign in our rule for theta, or make eta 20. What happens, and how would you
 #    notice in a network of a thousand neurons?
-# 3. *Another knob.* Learn ``decay`` instead of theta (keep it in [0, 1]). Which sign does its "sensible number" have?
+# 3. *Another knob.* Fix theta = 0.8 and learn ``decay`` instead (keep it in [0, 1]). Which sign does its "sensible
+#    number" have?

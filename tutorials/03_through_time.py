@@ -102,8 +102,9 @@ assert w == 0.1 and s[2] == 0
 #    u = \mathit{decay}\, v' + x: \qquad & d_{v'} = \mathit{decay}\; d_u, \qquad d_x = d_u,
 #                                \qquad d_{\mathit{decay}} \text{ gets } v'\, d_u
 #
-# Here :math:`v'` is the membrane before the step. "Gets" means: add to what is there already. A spike has two
-# arrows: to the loss, and to its own reset. So :math:`d_s` is a sum of two. Only the factor *slope* is a choice;
+# Here :math:`v'` is the membrane before the step (``before`` in the code; the dash is not a derivative). "Gets"
+# means: add to what is there already. A spike has two arrows: to the loss, and to its own reset. So :math:`d_s` is a
+# sum of two. :math:`g` is what comes through the spike to :math:`u - \theta`. Only the factor *slope* is a choice;
 # the rest is the chain rule. :doc:`/derivations/lif` goes through it with numbered equations.
 #
 # On paper
@@ -146,8 +147,10 @@ assert w == 0.1 and s[2] == 0
 #    d_{\mathit{decay}} &= \textstyle\sum v'\, d_u = 0.6 \cdot (-0.31) = -0.186
 #
 # Read it: the gradient of theta is positive, so descent *lowers* theta, and there will be more spikes. All the
-# inputs have a negative gradient: they will grow. The first one has the largest, since it acts twice: on its own
-# step and, through the membrane, on the next.
+# inputs have a negative gradient: descent would make them larger. The first one has the largest, for two reasons:
+# u[1] is the nearest to the threshold, so its slope is the largest, and x[1] acts twice: on its own step and,
+# through the membrane, on the next.
+#
 # In twelve lines
 # ---------------
 #
@@ -221,17 +224,19 @@ axes.grid(alpha=0.25)
 _ = axes.legend()
 
 # %%
-# It needs 0.494: two steps of leak leave 0.81 of it, and 0.4 are missing at the go. It stops where the spike
-# appears, for then the error is 0. Between the cue and the go the error has travelled back along the membrane.
+# It needs 0.494, that is 0.4/0.81: at the go 0.4 are missing, and two steps of leak leave 0.81 of w. It stops where
+# the spike appears, for then the error is 0. Between the cue and the go the error has travelled back along the
+# membrane.
 #
 # How far back does it reach?
 # ---------------------------
 #
-# Take a silent neuron (a small current), and an error in the last of 40 steps. **Write down what you expect** of
-# :math:`d_x[t]`, going back, for decay 0.5 and 0.9. Then for a neuron that fires every few steps.
+# Take a silent neuron (a current of 0.02), and an error in the last of 40 steps. **Write down what you expect** of
+# :math:`d_x[t]`, going back, for decay 0.5 and 0.9. Then for a larger current, 0.32: with decay 0.9 it makes the
+# neuron fire in every fourth step, with decay 0.5 it stays silent.
 
 T = 40
-quiet, busy = np.full(T, 0.02), np.full(T, 0.32)
+quiet, busy = np.full(T, 0.02), np.full(T, 0.32)  # currents
 late = np.zeros(T)
 late[-1] = 1.0
 figure, (left, right) = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True, layout="constrained")
@@ -247,7 +252,7 @@ for decay, color in ((0.5, BLUE), (0.9, GREEN)):
             fired = np.flatnonzero(s[::-1])
             panel.plot(fired, back[fired], "*", color=ORANGE, markersize=11, label="a spike here")
 left.set(ylabel="size of d_x", title="silent neuron", xlabel="steps back from the end", ylim=(1e-13, 3))
-right.set(title="neuron that fires with decay 0.9", xlabel="steps back from the end")
+right.set(title="larger current: fires with decay 0.9", xlabel="steps back from the end")
 for panel in (left, right):
     panel.grid(alpha=0.25)
     panel.legend(loc="lower left")
@@ -266,18 +271,30 @@ print(f"decay 0.9, silent: ten steps back a share of {factor:.3f} is left; 0.9 t
 # 0.25 to 0.35 after ten steps with 0.9. With a spike the first term is gone and the second is there, with a minus
 # sign: "had you not fired, you would be fuller now". Whether one should listen to that is the question of lesson
 # 05.
+#
+# In the right figure it is not the spike where most is lost. Along one round of the firing neuron the factors are
+# 0.85, 0.68, 0.24 and, at the spike, -0.90. The 0.24 belongs to the step before the spike: there u is just below the
+# threshold, and the two terms nearly cancel. With decay 0.5 there is no spike at all, and still it falls faster than
+# on the left: u is nearer to the threshold, and the factor is 0.36 instead of 0.50.
 
 assert 0.25 < factor < 0.9**10 + 1e-9
 ratios = silent[:-1] / silent[1:]
 u, s, _ = forward(quiet, 1.0, 0.9)
 np.testing.assert_allclose(ratios, (0.9 * ((1 - s) - u * atan_slope(u - 1.0)))[:-1], rtol=1e-12)
+u, s, _ = forward(busy, 1.0, 0.9)
+np.testing.assert_array_equal(s[-4:], [0, 0, 0, 1])
+np.testing.assert_allclose(0.9 * ((1 - s) - u * atan_slope(u - 1.0))[-4:], [0.848, 0.683, 0.235, -0.901], atol=1e-3)
+for current, factor in ((quiet, 0.50), (busy, 0.36)):
+    u, s, _ = forward(current, 1.0, 0.5)
+    assert not s.any() and round(0.5 * (1 - u[-1] * atan_slope(u[-1] - 1.0)), 2) == factor
 
 # %%
 # The same in minisnn
 # -------------------
 #
-# A layer's ``backward`` takes the gradient of the spikes and the cache of ``forward``. The numbers of your sheet,
-# once more:
+# A layer's ``backward`` takes the gradient of the spikes and the cache of ``forward``, and returns d_x and a
+# dictionary with the gradients of its parameters. (``ms.LIF`` makes a ``ms.Spiking`` layer.) The numbers of your
+# sheet, once more:
 
 import minisnn as ms
 
@@ -297,8 +314,9 @@ np.testing.assert_allclose([grads["threshold"][0], grads["decay"][0]], [1.09315,
 # Try this
 # --------
 #
-# 1. *A longer way.* Put the go at step 10 instead of 3, with decay 0.9. What is the first update of w, compared
-#    with before? Does it still learn in 50 updates? (Watch what happens when w passes the threshold.)
+# 1. *A longer way.* Put the go at step 9 instead of 3. What is the first update of w, compared with before? Does it
+#    still learn in 50 updates? Then put it at step 10. It does not learn, and the gradient is right. Why can no w do
+#    it? (Which w is needed? What does a pulse of that size do at step 1?)
 # 2. *Forget a term.* Leave out ``- u[t] * d_v`` in ``backward``. Which of the numbers on your sheet change, and
 #    which do not? Does the task with the cue still get solved? (So "it learns" does not show that a gradient is
 #    right. Lesson 04.)

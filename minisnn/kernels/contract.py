@@ -7,15 +7,15 @@ A *kernel* is the time loop of one neuron, one reset and one surrogate, in two d
 
 Shapes, for T steps, B samples, N lanes (neurons), K states and Q parameters:
 
-=================  ==============  ======================================================================
-x, d_x             ``[T, B, N]``   input current
-spikes, d_spikes   ``[T, B, N]``   ``uint8`` 0 or 1; of the net's float dtype in a twin
-state0, state_last ``[K, B, N]``   before the first step, and after the reset of the last
-theta              ``[N]``         threshold of each lane
-params             ``[Q, N]``      parameters of each lane, in the order of ``neuron.params``
-d_theta            ``[P, N]``      P partial sums over batch rows: add them up
-d_params           ``[Q, P, N]``   likewise
-=================  ==============  ======================================================================
+==================  ==============  ======================================================================
+x, d_x              ``[T, B, N]``   input current
+spikes, d_spikes    ``[T, B, N]``   ``uint8`` 0 or 1; of the net's float dtype in a twin
+state0, state_last  ``[K, B, N]``   before the first step, and after the reset of the last
+theta               ``[N]``         threshold of each lane
+params              ``[Q, N]``      parameters of each lane, in the order of ``neuron.params``
+d_theta             ``[P, N]``      P partial sums over batch rows: add them up
+d_params            ``[Q, P, N]``   likewise
+==================  ==============  ======================================================================
 
 Everything is C-contiguous and of one float dtype.  Calls are pure: no input, cache or earlier result is written.  With
 ``consume=True`` one is: `scan` may write the membrane over ``x``, and `scan_adjoint` writes ``d_x`` over ``d_spikes``.
