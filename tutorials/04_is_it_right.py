@@ -176,15 +176,16 @@ assert abs(extrapolated.value - analytic) < max(1e-10, 10 * extrapolated.error)
 # Twin 2: the tangent twin
 # ------------------------
 #
-# The smooth twin checks every line of ``backward``, but at soft spikes. You will train with hard ones. Run the real
-# neuron once and write down its membrane :math:`u_0` and its spikes :math:`s_0`. Now replace the step, in each time
-# step, by a *straight line* through the point where the real neuron was, with the surrogate's slope there:
+# The smooth twin checks every line of ``backward``, but with spikes between 0 and 1. You will train with real ones.
+# Run the real neuron once and write down its membrane :math:`u_0` and its spikes :math:`s_0`. Now replace the step,
+# in each time step, by a *straight line* through the point where the real neuron was, with the surrogate's slope
+# there:
 #
 # .. math:: s[t] = s_0[t] + \mathit{slope}(u_0[t] - \theta_0) \cdot \bigl[(u[t] - \theta) - (u_0[t] - \theta_0)\bigr]
 #
 # As long as nothing is turned, the bracket is 0: this network does exactly what the real one does. When you turn
 # something a little, it follows the slope instead of staying on its stair. Its ordinary derivative *is* the
-# surrogate gradient at hard spikes.
+# surrogate gradient at real spikes.
 
 u0, s0 = base[0], base[1]
 
@@ -250,7 +251,7 @@ def verdicts(mistake, k=K):
     def my_slope(z):
         return slope(z, k) / (0.5 * k) if mistake == "wrong slope" else slope(z, k)
 
-    def soft(t, z):
+    def curve(t, z):
         return smooth(z, k)
 
     def tangent(t, z):
@@ -266,7 +267,7 @@ def verdicts(mistake, k=K):
         return bool(abs(found - ms.checks.richardson(value, step=1e-4).value) < 1e-7)
 
     return {
-        "smooth": agree(soft, my_slope, c, 1.0),
+        "smooth": agree(curve, my_slope, c, 1.0),
         "tangent": agree(tangent, my_slope, c, 1.0),
         "slope 0": agree(step, lambda z: 0.0, 0 * c, 1.0),
     }
