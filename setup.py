@@ -27,7 +27,7 @@ setup(
     extras_require={
         "gpu": ["cupy-cuda13x>=13.6"],
         "data": ["pooch>=1.8"],
-        "test": ["pytest>=8", "hypothesis>=6.100", "sympy>=1.12"],
+        "test": ["pytest>=8", "hypothesis>=6.100", "sympy>=1.12", "pooch>=1.8"],
         "symbolic": ["sympy>=1.12"],
         "lint": ["ruff>=0.6", "mypy>=1.11"],
         "docs": ["sphinx>=7", "sphinx-gallery>=0.17", "furo>=2024.8"],

@@ -30,7 +30,18 @@ FLOORS = [
 ]
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 #: The six packages of the project's card, tqdm for progress, and what is imported by name from the standard library.
-ALLOWED = {"numpy", "numba", "cupy", "matplotlib", "tqdm", "pooch", "minisnn", "sympy", "hypothesis", *sys.stdlib_module_names}
+ALLOWED = {
+    "numpy",
+    "numba",
+    "cupy",
+    "matplotlib",
+    "tqdm",
+    "pooch",
+    "minisnn",
+    "sympy",
+    "hypothesis",
+    *sys.stdlib_module_names,
+}
 
 
 def imports(path):

@@ -4,15 +4,12 @@ Each case: what is planted, and a pattern that the findings must match (``None``
 Mistakes in neurons, resets and surrogates stand in test_checks_formulas.py.
 """
 
-import copy
 import re
 
 import numpy as np
 import pytest
 
 import minisnn as ms
-from minisnn.checks.loop import fire_hard, run
-from minisnn.kernels import Dynamics
 from minisnn.layers.linear import LinearCache
 
 ATAN = ms.surrogates.atan(1.3)
@@ -380,4 +377,79 @@ def test_kernels(name, monkeypatch):
     rejects(ms.checks.check_adjoint(ms.neurons.current_lif, ms.resets.hard, ATAN, backend="numpy"), pattern)
 
 
-assert copy and fire_hard and run and Dynamics
+# -- Recurrent
+
+
+def recurrent(change):
+    """A recurrent layer whose walk back has one line changed."""
+    import inspect
+    import textwrap
+
+    from minisnn.layers import recurrent as module
+
+    source = textwrap.dedent(inspect.getsource(module.Recurrent._scan_adjoint))
+    assert change[0] in source, change[0]
+    names = dict(vars(module))
+    exec("from __future__ import annotations\n" + source.replace(*change), names)
+    layer = ms.Recurrent(4, rng=np.random.default_rng(0), threshold=0.6, dtype="float64", backend="numpy", surrogate=ATAN)
+    kind = type("WrongRecurrent", (ms.Recurrent,), {"_scan_adjoint": names["_scan_adjoint"]})
+    layer.__class__ = kind
+    return layer
+
+
+PAIRED = 'grads["recurrent"] += before.T @ d_x[t]'
+RECURRENT = {
+    "not transposed": (("@ scan.weight.T", "@ scan.weight"), "not transposed on the way back"),
+    "detached": (("d_spikes[t] + d_before", "d_spikes[t]"), "spikes that come back count as constants"),
+    "overwritten": ((PAIRED, PAIRED.replace("+=", "=")), "first step alone|of one step alone"),
+    "same step": (("scan.spikes[t - 1]", "scan.spikes[t]"), "off by one in time"),
+    "transposed": ((PAIRED, 'grads["recurrent"] += (before.T @ d_x[t]).T'), "recurrent weight's gradient is transposed"),
+    "batch mean": ((PAIRED, PAIRED + " / d_x.shape[1]"), "mean over the batch"),
+    "time mean": ((PAIRED, PAIRED + " / len(d_x)"), "mean over time"),
+    "missing": ((PAIRED, "pass"), "gradient is missing"),
+    "inner carry lost": (("d_current, d_inner, found", "d_current, _, found"), "carry|initial state"),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent(name):
+    change, pattern = RECURRENT[name]
+    rejects(ms.checks.check_layer(recurrent(change), X), pattern)
+
+
+def test_the_recurrent_that_the_mistakes_start_from_is_right():
+    ms.checks.check_layer(recurrent(("d_s = (", "d_s = (")), X).raise_if_wrong()
+
+
+def test_dropout_without_its_factor_is_not_explained_by_accident():
+    class Wrong(ms.Dropout):
+        def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True):
+            return d_y * (cache.mask > 0), {}
+
+    report = ms.checks.check_layer(Wrong(0.4, dtype="float64"), X, train=True, rng=np.random.default_rng(0))
+    rejects(report, "d_x: it is 3/5 times the true one$")
+
+
+# -- spiking layers
+
+
+class WrongSpiking(ms.Spiking):
+    wrong = None
+
+    def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True):
+        d_x, grads = super().backward(d_y, cache, d_state=d_state)
+        return self.wrong(d_x, grads)
+
+
+SPIKING = {
+    "sign of the threshold": (lambda d, g: (d, {**g, "threshold": -g["threshold"]}), "threshold has the wrong sign"),
+    "mean over the batch": (lambda d, g: (d, {**g, "decay": g["decay"] / d.shape[1]}), "parameters is a mean over the batch"),
+    "no initial state": (lambda d, g: (d, {**g, "state": {"v": 0 * g["state"]["v"]}}) if "state" in g else (d, g), "initial state"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SPIKING)
+def test_spiking_layers(name):
+    layer = WrongSpiking(4, threshold=0.6, reset=ms.resets.soft, dtype="float64", backend="numpy", surrogate=ATAN)
+    layer.wrong, pattern = SPIKING[name]
+    rejects(ms.checks.check_layer(layer, X), pattern)

@@ -193,10 +193,10 @@ def test_one_value_per_channel_has_no_variance():
 # -- all of it, by the three twins
 
 
-def network(seed, k, stride, padding, size, pool, over, backend="numpy"):
+def network(seed, k, stride, padding, size, pool, over, backend="numpy", bias=False):
     rng = np.random.default_rng(seed)
     options = {"dtype": "float64"}
-    conv = ms.Conv2d(2, 3, k, stride=stride, padding=padding, rng=rng, **options)
+    conv = ms.Conv2d(2, 3, k, stride=stride, padding=padding, bias=bias, rng=rng, **options)
     shape = conv.out_shape((2, *size))
     pooled = pool(2).out_shape(shape)
     n = int(np.prod(pooled))
@@ -223,6 +223,14 @@ def test_convolutional_networks_pass_the_three_twins(pool, train, backend):
 def test_convolutional_networks_are_right_for_any_size(seed, k, stride, padding, h, w, pool, over):
     net, x, labels = network(seed, k, stride, padding, (h, w), pool, over)
     ms.checks.check_grads(net, x, labels, ms.losses.mse, seed=seed, directions=1, train=True).raise_if_wrong()
+
+
+def test_a_bias_before_a_normalisation_has_no_gradient_and_that_is_no_alarm():
+    net, x, labels = network(1, 3, 2, 1, (7, 9), ms.MaxPool2d, "step", bias=True)
+    scores, caches = net.forward(x, train=True)
+    grads = net.backward(ms.losses.mse(scores, labels)[1], caches)[1]
+    assert np.abs(grads["conv.bias"]).max() <= 1e-14 * np.abs(grads["conv.weight"]).max() * 100
+    ms.checks.check_grads(net, x, labels, ms.losses.mse, train=True).raise_if_wrong()
 
 
 # -- errors

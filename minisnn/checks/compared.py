@@ -16,6 +16,8 @@ __all__ = ["compare_arrays", "curves"]
 TOLERANCE = 1e-7
 #: A difference whose own estimated error is larger than this share of the gradient decides nothing.
 TOO_COARSE = 1e-6
+#: Gradients smaller than this share of the value cannot be told from 0: a difference has its value's rounding, 1e-14 of it.
+UNSEEN = 1e-7
 ALONG = "differences along random directions, relative to the norms of gradient and direction"
 ENTRIES = "differences entry by entry, relative to the largest entry"
 KINK = "a kink (a threshold, a maximum) lies at this very point: choose another input or seed"
@@ -105,6 +107,8 @@ def _row(
     twin: str, name: str, gradient: Array, analytic: float, numeric: Difference, scale: float, origin: str, f: Along,
     at: tuple[int, ...] = (),
 ) -> Row:  # fmt: skip
+    # A bias before a normalisation has the gradient 0, and what is returned is the rounding of it.
+    scale = max(scale, UNSEEN * abs(f(0.0)[0]))
     error, estimate = abs(analytic - numeric.value) / scale, numeric.error / scale
     tolerance = max(TOLERANCE, min(10 * estimate, TOO_COARSE))
     decided = not numeric.crossed and estimate <= TOO_COARSE

@@ -32,6 +32,7 @@ class Run(NamedTuple):
     theta: Any
     params: tuple[Any, ...]
     recurrent: Any
+    spikes0: Any
 
 
 def fire_hard(dynamics: Dynamics, k: float) -> Fire:
@@ -59,14 +60,16 @@ def run(
     fire: Fire,
     base: Run | None = None,
     recurrent: Any = None,
+    spikes0: Any = None,
 ) -> Run:
     """The loop forward; arguments that ``reset.stop`` names keep the values of the run `base`, if there is one.
 
-    With `recurrent`, a weight ``[N, N]``, the spikes of each step come back as a current at the next.
+    With `recurrent`, a weight ``[N, N]``, the spikes of each step come back as a current at the next; `spikes0` are those
+    before the first.
     """
     reset = hold(dynamics.reset.reset, dynamics.reset.stop if base else ())
-    state, s = state0, None
-    found = Run(x, [], [], [], state0, theta, params, recurrent)
+    state, s = state0, spikes0
+    found = Run(x, [], [], [], state0, theta, params, recurrent, spikes0)
     for t in range(len(x)):
         current = x[t] if recurrent is None or s is None else x[t] + s @ recurrent
         found.before.append(state)
@@ -115,15 +118,16 @@ def walk_back(
     )  # fmt: skip
     hook("begin", out)
     d_v, d_others, d_back = out.d_v, out.d_others, out.d_back
+    first = 0 * found.spikes[0] if found.spikes0 is None else found.spikes0
     for t in out.order:
         u = found.charged[t][0]
         e = SimpleNamespace(
             t=t, T=T, run=found, d_v=d_v, d_others=d_others, u=u, s=found.spikes[t], before=found.before[t], x=found.x[t],
             theta=found.theta, params=found.params, at=u, d_spikes=d_spikes[t], d_up=d_spikes, d_back=d_back, slope_of=slope,
             v=found.before[t + 1][0] if t + 1 < T else found.last[0], dynamics=dynamics, d_theta_scale=1, d_params_scale=1,
-            s_before=found.spikes[t - 1] if t else 0 * found.spikes[t], recurrent=found.recurrent,
+            s_before=found.spikes[t - 1] if t else first, recurrent=found.recurrent,
         )  # fmt: skip
-        if found.recurrent is not None and t:
+        if found.recurrent is not None and (t or found.spikes0 is not None):
             e.x = e.x + e.s_before @ found.recurrent
         hook("start", e)
         e.d_u, e.d_s, e.d_theta = reset.reset_adjoint(e.d_v, e.u, e.s, found.theta)
@@ -141,7 +145,7 @@ def walk_back(
         out.d_theta = out.d_theta + e.into_theta * e.d_theta_scale
         out.d_params = [total + d * e.d_params_scale for total, d in zip(out.d_params, e.d_params, strict=True)]
         if found.recurrent is not None:
-            e.feedback, e.paired = e.d_x @ found.recurrent.T, (e.s_before.T @ e.d_x if t else 0)
+            e.feedback, e.paired = e.d_x @ found.recurrent.T, e.s_before.T @ e.d_x
             hook("recurrent", e)
             d_back, out.d_recurrent = e.feedback, out.d_recurrent + e.paired
     out.d_state0 = [d_v, *d_others]

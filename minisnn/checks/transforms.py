@@ -62,9 +62,20 @@ def _explain_spiking(layer: Any) -> list[Finding]:
         names, lanes = dynamics.neuron.state, (-1, *layer.shape)
         state = {s: v.reshape(lanes) for s, v in zip(names, p.state0, strict=True)}
         d_state = {s: v.reshape(lanes) for s, v in zip(names, p.d_state_last, strict=True)}
+        before = None
         if recurrent is not None:
-            state["spikes"], d_state["spikes"] = (np.zeros((size[1], *layer.shape)) for _ in range(2))
-        found = run(dynamics, p.x, tuple(p.state0), p.theta, tuple(p.params), fire_hard(dynamics, p.k), recurrent=recurrent)
+            before = np.random.default_rng(seed).integers(0, 2, (size[1], n)) * 1.0
+            state["spikes"], d_state["spikes"] = before.reshape(lanes), np.zeros((size[1], *layer.shape))
+        found = run(
+            dynamics,
+            p.x,
+            tuple(p.state0),
+            p.theta,
+            tuple(p.params),
+            fire_hard(dynamics, p.k),
+            recurrent=recurrent,
+            spikes0=before,
+        )
         y, cache = call(other.forward, p.x.reshape(*size, *layer.shape), state=state, what="forward")
         if not np.array_equal(np.reshape(y, p.x.shape), np.stack(found.spikes)):
             raise ValueError("another loop than the one known here")
@@ -164,8 +175,7 @@ def moved_in_time(a: Array) -> Iterator[tuple[str, Array]]:
 
 def _explain_plain(layer: Layer, x: Array, options: Mapping[str, Any], rng: Any) -> list[Finding]:
     draws = np.random.default_rng(19)
-    masked = bool(options.get("masks")) or rng is not None
-    shapes = [x.shape] if masked else [(*size, *x.shape[2:]) for size in SIZES[:2]]
+    shapes = [(*size, *x.shape[2:]) for size in SIZES[:2]]
     problems = [_Plain(layer, draws.choice(x.ravel(), shape), options, rng, i) for i, shape in enumerate(shapes)]
     found = []
     yours = [p.yours() for p in problems]
