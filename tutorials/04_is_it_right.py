@@ -10,7 +10,7 @@ r"""
 
 A wrong gradient often still learns, only worse. You will not see it in the loss. So check it before you use it. For
 ordinary networks there is a simple test, the difference quotient. For spiking networks it fails. Here you build
-three tests that do not.
+three tests that do not. At the end a ready-made checker says which term is missing, as a formula.
 """
 
 # %%
@@ -28,9 +28,10 @@ BLUE, ORANGE, GREEN = "#0072b2", "#d55e00", "#009e73"
 # What we have
 # ------------
 #
-# The neuron of lesson 03 and its twelve lines back, with two small openings. ``forward`` is told how to ``fire``,
-# so that we can try something else than the step. ``backward`` also takes the gradient of the last membrane,
-# ``d_last``. Nothing else is new.
+# The neuron of lesson 03 and its twelve lines back, with two small openings. ``forward`` is told how to ``fire``
+# (``fire`` gets the time step and u - theta), so that we can try something else than the step. ``backward`` takes
+# what ``forward`` returned as one thing, ``run``, and also the gradient of the last membrane, ``d_last``. Nothing
+# else is new.
 
 
 def forward(x, theta, decay, fire):
@@ -111,7 +112,8 @@ assert plain == 0 and abs(mine["theta"]) > 0.1
 #
 # Let the neuron fire with the curve ``smooth`` instead of the step. The spikes are then numbers between 0 and 1,
 # and everything has a derivative. Do not change one letter of ``backward``: it takes ``s`` and ``u`` from the run
-# that it is given, and its slope is now the *true* derivative of what fired.
+# that it is given, and its slope is now the *true* derivative of what fired. So the number is another one than above:
+# other spikes, another run. What is tested are the lines.
 
 
 def smooth_fire(t, z):
@@ -154,12 +156,13 @@ assert errors[0] > 1e3 * errors.min() and errors[-1] > 1e3 * errors.min()
 # %%
 # A V. On the right the quotient is not yet the derivative: by Taylor's formula it is off by a number times
 # :math:`h^2`. On the left the computer has only 16 digits: the two losses agree in nearly all of them, what is left
-# after subtracting is noise, and you divide it by h. The best h lies near 1e-5, and even there some digits are
-# lost.
+# after subtracting is noise, and you divide it by h. Expect the best h between 1e-6 and 1e-4. Even there some digits
+# are lost.
 #
 # You can do better without guessing: take several h, and combine them so that the :math:`h^2` cancels, then the
 # :math:`h^4`. That is *Richardson extrapolation*. It also tells you how sure it is. The function to hand over takes
-# h and returns the value and, for functions with corners, on which side of them it is (here None).
+# h (how far the knob is turned) and returns two things: the value, and for functions with corners on which side of
+# them it is (here None).
 
 import minisnn as ms
 
@@ -173,15 +176,16 @@ assert abs(extrapolated.value - analytic) < max(1e-10, 10 * extrapolated.error)
 # Twin 2: the tangent twin
 # ------------------------
 #
-# The smooth twin checks every line of ``backward``, but at soft spikes. You will train with hard ones. Run the real
-# neuron once and write down its membrane :math:`u_0` and its spikes :math:`s_0`. Now replace the step, in each time
-# step, by a *straight line* through the point where the real neuron was, with the surrogate's slope there:
+# The smooth twin checks every line of ``backward``, but with spikes between 0 and 1. You will train with real ones.
+# Run the real neuron once and write down its membrane :math:`u_0` and its spikes :math:`s_0`. Now replace the step,
+# in each time step, by a *straight line* through the point where the real neuron was, with the surrogate's slope
+# there:
 #
 # .. math:: s[t] = s_0[t] + \mathit{slope}(u_0[t] - \theta_0) \cdot \bigl[(u[t] - \theta) - (u_0[t] - \theta_0)\bigr]
 #
 # As long as nothing is turned, the bracket is 0: this network does exactly what the real one does. When you turn
 # something a little, it follows the slope instead of staying on its stair. Its ordinary derivative *is* the
-# surrogate gradient at hard spikes.
+# surrogate gradient at real spikes.
 
 u0, s0 = base[0], base[1]
 
@@ -212,7 +216,7 @@ def last_membrane(decay):
 
 
 silent_slope = backward(np.zeros(T), 1.0, base, THETA, DECAY, lambda z: 0.0)["decay"]
-numeric = ms.checks.richardson(lambda h: (last_membrane(DECAY + h), None), step=1e-4).value
+numeric = ms.checks.richardson(lambda h: (last_membrane(DECAY + h), None), step=1e-4).value  # too small to flip a spike
 print(f"slope 0: backward {silent_slope:.10f}, differences {numeric:.10f}")
 assert abs(silent_slope - numeric) < 1e-8 and abs(silent_slope) > 0.01
 
@@ -247,7 +251,7 @@ def verdicts(mistake, k=K):
     def my_slope(z):
         return slope(z, k) / (0.5 * k) if mistake == "wrong slope" else slope(z, k)
 
-    def soft(t, z):
+    def curve(t, z):
         return smooth(z, k)
 
     def tangent(t, z):
@@ -263,7 +267,7 @@ def verdicts(mistake, k=K):
         return bool(abs(found - ms.checks.richardson(value, step=1e-4).value) < 1e-7)
 
     return {
-        "smooth": agree(soft, my_slope, c, 1.0),
+        "smooth": agree(curve, my_slope, c, 1.0),
         "tangent": agree(tangent, my_slope, c, 1.0),
         "slope 0": agree(step, lambda z: 0.0, 0 * c, 1.0),
     }
@@ -281,7 +285,8 @@ assert list(table["wrong slope"].values()) == [False, True, True]
 # %%
 # Each twin sees something else. The tangent twin takes the slope as you give it, since a slope is a choice; only
 # the smooth twin asks whether it belongs to the curve. *Slope 0* looks at membranes only. If it is content and the
-# others are not, the mistake is on a path through a spike.
+# others are not, the mistake is on a path through a spike. If it complains, there is one on a path that
+# passes no spike.
 #
 # Good numbers hide mistakes
 # --------------------------
@@ -300,12 +305,13 @@ assert all(hidden.values())
 # The same, ready made
 # --------------------
 #
-# ``ms.checks.check_adjoint`` draws such numbers, runs the three twins inside minisnn's own time loop, and compares
-# every entry of every gradient. Give it a neuron, a reset and a surrogate. Here a *soft reset*,
-# ``v = u - s * theta``: a spike takes one threshold away instead of everything. The *adjoint* of a function is its
-# step backward: it takes the gradient of the result and returns the gradients of the arguments, here ``d_v`` in and
-# ``d_u, d_s, d_theta`` out. You wrote three of them inside ``backward``. We "forget" that theta also stands in the
-# reset:
+# ``ms.checks.check_adjoint`` draws such numbers and compares every entry of every gradient: first of one step alone,
+# then of minisnn's own time loop, on the three twins. Give it a neuron, a reset and a surrogate. Here a *soft
+# reset*, ``v = u - s * theta``: a spike takes one threshold away instead of everything. The *adjoint* of a function
+# is its step backward: it takes the gradient of the result and returns the gradients of the arguments, here ``d_v``
+# in and ``d_u, d_s, d_theta`` out. You wrote three of them inside ``backward``: of the reset, the spike and the
+# charge. We "forget" that theta also stands in the reset. **Write down what you expect**: which gradients will be
+# wrong, on which twins? And the missing term, as a formula.
 
 
 def forgetful(d_v, u, s, theta):
@@ -316,14 +322,29 @@ without_a_term = ms.Reset(ms.resets.soft_reset, forgetful)
 print(ms.checks.check_adjoint(ms.neurons.lif, without_a_term, ms.surrogates.atan(1.3)))
 
 # %%
-# (``stop`` is the subject of lesson 05.) The numbers come from the *complex step*: instead of two neighbours and a
-# difference, one run with an imaginary shift of 1e-30, whose imaginary part is the derivative. Nothing is
-# subtracted, so the V-curve has no left arm, and 1e-12 can be asked for. (For the tangent twin and the smooth twin
-# that works, as they have no jumps.)
+# Read it from the bottom.
 #
-# Read the table from the bottom. Then look for what the wrong rows have in common: it is the threshold alone, in
-# every twin, also where no path goes through a spike. So the mistake stands in the third result of the adjoint. Do
-# the derivative by hand, :math:`\partial v / \partial \theta = -s`, and try again:
+# - *The verdict.* 15 of 19 comparisons are right, so the whole is not. (The ``note`` above it speaks of ``stop``, the
+#   subject of lesson 05.)
+# - *Which term.* Your third result, d_theta, is 0 and should be ``-s*d_v``. That is the missing term. (The report
+#   prints the difference the other way round, yours - true. With SymPy installed the letters may stand in another
+#   order.) You did not tell the checker any formula: it found these by running your function, and tried them on new
+#   numbers before it printed them.
+# - *The twins*, as you built them. ``yours`` and ``true`` are the entry where the two differ most, and ``worst at``
+#   is its place. (Where all is right there is a dash, and the largest entry is shown.) ``error`` is relative,
+#   ``allowed`` the limit, and ``d_v[0]`` the gradient of the membrane before the first step. The threshold is wrong
+#   in every twin, also with slope 0, where no path goes through a spike. Nothing else is wrong. So the mistake is
+#   neither in the slope nor in what is carried from step to step.
+# - *One step*, without any time: each derivative of each of the three functions by itself, at three times 40 random
+#   points. Here one row is wrong, ``dv/d(theta)``: yours 0, true -1, at a point with a spike.
+#
+# The numbers in the column ``true`` come from the *complex step*: instead of two neighbours and a difference, one run
+# with an imaginary shift of 1e-30. The imaginary part of the result, divided by 1e-30, is the derivative. Nothing is
+# subtracted, so the V-curve has no left arm, and an error of 1e-12 can be asked for. (The smooth and the tangent twin
+# have no jumps; with slope 0 the neuron jumps, but a shift of 1e-30 flips no spike.)
+#
+# A table of wrong numbers tells you *that* you are wrong. The formula tells you *what to write*. But do not copy it:
+# do the derivative by hand, :math:`\partial v / \partial \theta = -s`, see that it is the same, and try again:
 
 
 def complete(d_v, u, s, theta):
@@ -333,8 +354,17 @@ def complete(d_v, u, s, theta):
 bad = ms.checks.check_adjoint(ms.neurons.lif, without_a_term, ms.surrogates.atan(1.3))
 good = ms.checks.check_adjoint(ms.neurons.lif, ms.Reset(ms.resets.soft_reset, complete), ms.surrogates.atan(1.3))
 print("forgetful:", bad.ok, " complete:", good.ok)
+(finding,) = bad.findings  # the part called "which term"
+print(f"{finding.name}: yours {finding.yours}, true {finding.true}")
 good.raise_if_wrong()  # in a test of your own, this one line
 assert good.ok and not bad.ok
+assert {(row.twin, row.name) for row in bad.rows if not row.ok} == {
+    ("one step", "dv/d(theta)"), ("smooth", "d_threshold"), ("tangent", "d_threshold"), ("slope 0", "d_threshold"),
+}  # fmt: skip
+assert len(bad.rows) == 19 and finding.name == "d_theta of soft_reset" and finding.yours == "0"
+for u, s, theta, d_v in rng.normal(size=(5, 4)):  # the formula is Python, too: the difference of the two adjoints
+    difference = forgetful(d_v, u, s, theta)[2] - complete(d_v, u, s, theta)[2]
+    np.testing.assert_allclose(eval(finding.difference, {"s": s, "d_v": d_v}), difference, rtol=1e-12)
 try:
     bad.raise_if_wrong()
 except ms.checks.GradientError:
@@ -346,9 +376,11 @@ else:
 # A whole network
 # ---------------
 #
-# The twins work for networks too: ``ms.checks.TWINS`` names them and says how they fire, ``ms.checks.run_twin``
-# runs one along a base run. ``Linear`` multiplies its input by a matrix of weights;
-# lesson 07 builds it. Turn all these weights at once, along a random direction: then one number tests them all.
+# The twins work for networks too: ``ms.checks.TWINS`` names them and says how they fire, ``ms.checks.run_twin`` runs
+# one that holds on to a run you have made (as the tangent twin above held on to :math:`u_0` and :math:`s_0`).
+# ``Linear`` multiplies its input by a matrix of weights; lesson 07 builds it. The weights of the layer ``fc1`` are
+# the parameter ``fc1.weight``. Turn them all at once, along a random direction: then one number tests them all. The
+# loss is again :math:`\sum c\, s`, with a random c for every spike.
 
 rng = np.random.default_rng(5)
 net = ms.Network(
@@ -357,9 +389,9 @@ net = ms.Network(
     fc2=ms.Linear(8, 4, rng=rng),
     lif2=ms.LIF(4, threshold=0.4),
 ).astype("float64")
-x, weights = rng.uniform(0, 2, (7, 3, 6)), rng.normal(size=(7, 3, 4))
+x, c = rng.uniform(0, 2, (7, 3, 6)), rng.normal(size=(7, 3, 4))  # [T, B, N]
 _, caches = net.forward(x)
-_, grads = net.backward(weights, caches)  # the loss is the sum of weights * spikes
+_, grads = net.backward(c, caches)
 direction = rng.normal(size=grads["fc1.weight"].shape)
 analytic = np.sum(grads["fc1.weight"] * direction)
 
@@ -370,7 +402,7 @@ start = net.params()["fc1.weight"].copy()
 def along(h):
     turned.params()["fc1.weight"][...] = start + h * direction
     spikes, _ = ms.checks.run_twin(turned, x, caches, ms.checks.TWINS["tangent"])
-    return float(np.sum(weights * spikes)), None
+    return float(np.sum(c * spikes)), None
 
 
 numeric = ms.checks.richardson(along)
@@ -379,8 +411,8 @@ assert abs(analytic - numeric.value) <= max(1e-7 * abs(analytic), 10 * numeric.e
 assert caches["lif1"].spikes.any() and caches["lif2"].spikes.any()
 
 # %%
-# Equal to seven digits or more. ``ms.checks.check_grads(net, x, targets, loss)`` does this for every parameter and
-# every twin.
+# Equal to seven digits or more. Once your network has a loss (lesson 07), ``ms.checks.check_grads(net, x, labels,
+# loss)`` does this for every parameter and every twin, and names the layer at fault.
 #
 # Two rules to take with you. **Use float64**: with the seven digits of float32 the V-curve ends where you want to
 # begin. **Break it on purpose** before you trust a test.
@@ -392,5 +424,6 @@ assert caches["lif1"].spikes.any() and caches["lif2"].spikes.any()
 #    ``forward``). Where is the bottom now? Could it tell a right gradient from one that is 1 % off?
 # 2. *Your own mistake.* In ``wrong_backward``, use ``u[t]`` in place of ``before[t]``. Which twin sees it? Would you
 #    have seen it in d_theta?
-# 3. *The hard reset's mistake.* Write a hard adjoint with ``d_s`` = 0 and give it to ``check_adjoint``. Read the
-#    note at the end of the table. It leads to lesson 05.
+# 3. *Mistakes as formulas.* For the hard reset, ``ms.resets.hard_reset``, write one adjoint with *no mask* and one
+#    with *no reset path*. Write down yours, true, and the difference, as formulas. Then give both to
+#    ``check_adjoint``. For the second there is a note, too. It leads to lesson 05.
