@@ -15,6 +15,7 @@ To add a layer: a class with ``forward`` and ``backward``, and its name in ``min
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
@@ -139,6 +140,17 @@ class Layer:
         expected = {**self.params, **self.buffers}[name].shape
         if array.shape != expected:
             raise ValueError(f"{name} has shape {list(array.shape)}, expected {list(expected)}")
+
+    def _set_weights(self, name: str, values: Any, shape: tuple[int, ...], fan_in: int, rng: Any) -> None:
+        """Weights as given, or drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
+        if values is None:
+            if not isinstance(rng, np.random.Generator):
+                raise TypeError(
+                    f"{type(self).__name__}: rng must be a generator, e.g. rng=np.random.default_rng(0), got {rng!r}"
+                )
+            bound = 1 / math.sqrt(fan_in)
+            values = rng.uniform(-bound, bound, shape)
+        self._set(name, values, shape)
 
     def _set(self, name: str, values: Array, shape: tuple[int, ...]) -> None:
         """A synaptic parameter, from values of that shape."""

@@ -63,12 +63,7 @@ class Conv2d(Layer):
                 )
         self.stride, self.padding = int(stride), int(padding)
         shape = (int(c_out), int(c_in), *size)
-        if weight is None and not isinstance(rng, np.random.Generator):
-            raise TypeError(f"Conv2d: rng must be a generator, e.g. rng=np.random.default_rng(0), got {rng!r}")
-        if weight is None:
-            bound = 1 / math.sqrt(math.prod(shape[1:]))
-            weight = rng.uniform(-bound, bound, shape)  # type: ignore[union-attr]
-        self._set("weight", weight, shape)
+        self._set_weights("weight", weight, shape, math.prod(shape[1:]), rng)
         if bias is not False:
             self._set("bias", np.zeros(c_out) if bias is True else bias, shape[:1])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -51,13 +50,7 @@ class Linear(Layer):
         for name, n in (("n_in", n_in), ("n_out", n_out)):
             if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
                 raise ValueError(f"Linear: {name} must be a whole number of at least 1, got {n!r}")
-        if weight is not None:
-            self._set("weight", weight, (n_in, n_out))
-        elif isinstance(rng, np.random.Generator):
-            bound = 1 / math.sqrt(n_in)
-            self._set("weight", rng.uniform(-bound, bound, (n_in, n_out)), (n_in, n_out))
-        else:
-            raise TypeError(f"Linear: rng must be a generator, e.g. rng=np.random.default_rng(0), got {rng!r}")
+        self._set_weights("weight", weight, (n_in, n_out), n_in, rng)
         if bias is not False:
             self._set("bias", np.zeros(n_out) if bias is True else bias, (n_out,))
 

@@ -40,8 +40,20 @@ class _Pool2d(Layer):
         self._out_shape(x)
         return x
 
-    def _d_y(self, d_y: Array, cache: PoolCache) -> Array:
-        return as_upstream(d_y, (*cache.shape[:-2], *(n // self.k for n in cache.shape[-2:])), self)
+    def backward(
+        self, d_y: Array, cache: PoolCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
+    ) -> tuple[Array | None, Grads]:
+        """``[T, B, C, H // k, W // k] -> [T, B, C, H, W]``: to each window its gradient; what no window covers gets none."""
+        self._wanted(wrt)
+        d_y = as_upstream(d_y, (*cache.shape[:-2], *(n // self.k for n in cache.shape[-2:])), self)
+        if not input_grad:
+            return None, {}
+        d_x = np.zeros(cache.shape, self.dtype)
+        self._hand_back(d_x, d_y, cache)
+        return d_x, {}
+
+    def _hand_back(self, d_x: Array, d_y: Array, cache: PoolCache) -> None:
+        raise NotImplementedError
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if in_shape is None:
@@ -77,18 +89,10 @@ class MaxPool2d(_Pool2d):
             at[larger] = place  # (pool.1)
         return y, PoolCache(x.shape, at)
 
-    def backward(
-        self, d_y: Array, cache: PoolCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
+    def _hand_back(self, d_x: Array, d_y: Array, cache: PoolCache) -> None:
         """Each gradient goes to where its maximum was; all else gets nothing."""
-        self._wanted(wrt)
-        d_y = self._d_y(d_y, cache)
-        if not input_grad:
-            return None, {}
-        d_x = np.zeros(cache.shape, self.dtype)
         for place, values in enumerate(self._places(d_x)):
             np.copyto(values, d_y, where=cache.at == place)  # (pool.2)
-        return d_x, {}
 
     def twin(  # type: ignore[override]
         self, x: Array, base: PoolCache, fire: str, *, state: Any = None
@@ -114,16 +118,8 @@ class AvgPool2d(_Pool2d):
         y *= self.dtype.type(1 / self.k**2)  # (pool.3)
         return y, PoolCache(x.shape, None)
 
-    def backward(
-        self, d_y: Array, cache: PoolCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
+    def _hand_back(self, d_x: Array, d_y: Array, cache: PoolCache) -> None:
         """Each value of a window gets an equal share."""
-        self._wanted(wrt)
-        d_y = self._d_y(d_y, cache)
-        if not input_grad:
-            return None, {}
-        d_x = np.zeros(cache.shape, self.dtype)
         share = d_y * self.dtype.type(1 / self.k**2)
         for values in self._places(d_x):
             values[...] = share  # (pool.4)
-        return d_x, {}

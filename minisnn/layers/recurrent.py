@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,13 +47,7 @@ class Recurrent(Spiking):
             raise ValueError(f"Recurrent: n must be a whole number of at least 1, got {n!r}")
         if "spikes" in self.dynamics.neuron.state or "recurrent" in self.dynamics.neuron.params:
             raise ValueError("Recurrent: the names 'spikes' (state) and 'recurrent' (parameter) are the layer's own")
-        size, bound = (*self.shape, *self.shape), 1 / math.sqrt(self.shape[0])
-        if recurrent is not None:
-            self._set("recurrent", recurrent, size)
-        elif isinstance(rng, np.random.Generator):
-            self._set("recurrent", rng.uniform(-bound, bound, size), size)
-        else:
-            raise TypeError(f"Recurrent: rng must be a generator, e.g. rng=np.random.default_rng(0), got {rng!r}")
+        self._set_weights("recurrent", recurrent, (*self.shape, *self.shape), self.shape[0], rng)
 
     @property
     def state_names(self) -> tuple[str, ...]:
