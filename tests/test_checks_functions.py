@@ -286,3 +286,10 @@ def test_the_command_checks_the_installation(monkeypatch, capsys):
     ]
     monkeypatch.setattr(module, "check_installation", lambda: iter(picked))
     assert main(["check"]) == 0 and "4 checked" in capsys.readouterr().out
+
+
+def test_a_float32_layer_and_a_difference_nobody_can_explain_are_said():
+    layer = ms.Linear(3, 2, rng=np.random.default_rng(0))
+    with pytest.raises(TypeError, match=r"check_layer: the layer is float32.*layer\.astype\('float64'\)"):
+        ms.checks.check_layer(layer, np.zeros((4, 5, 3)))
+    assert "not explained by a short formula" in str(ms.checks.report.Finding("d_x of mine"))

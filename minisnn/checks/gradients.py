@@ -86,6 +86,11 @@ def check_layer(layer: Layer, x: Array, *, seed: int = 0, **options: Any) -> Rep
     """
     if not isinstance(layer, Layer):
         raise TypeError(f"check_layer(layer, x): expected a ms.Layer, got {layer!r}; plain functions go to check_function")
+    if layer.dtype != np.dtype("float64"):
+        raise TypeError(
+            f"check_layer: the layer is {layer.dtype}; differences need check_layer(layer.astype('float64'), ...): "
+            "single precision cannot tell a wrong gradient from rounding"
+        )
     net = Network(layer=layer)
     report = check_grads(net, x, np.random.default_rng([seed, 1]), weighting, seed=seed, **options)
     report.title = f"gradients of {type(layer).__name__} on {layer.backend}"
@@ -104,8 +109,7 @@ def _refuse(net: Any, x: Any, twins: tuple[str, ...], train: bool, rng: Any, mas
     if net.dtype != np.dtype("float64"):
         raise TypeError(
             f"check_grads: the net is {net.dtype}; differences need check_grads(net.astype('float64'), ...): "
-            "single precision "
-            "cannot tell a wrong gradient from rounding"
+            "single precision cannot tell a wrong gradient from rounding"
         )
     if unknown := [t for t in twins if t not in (*TWINS, "real")]:
         raise ValueError(f"check_grads: unknown twins {unknown}, expected some of {[*TWINS, 'real']}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from typing import Any
 
 __all__ = ["Finding", "GradientError", "Report", "Row"]
@@ -61,6 +62,9 @@ class Finding:
     def __str__(self) -> str:
         formulas = [f"yours {self.yours}"] * bool(self.yours) + [f"true {self.true}"] * bool(self.true)
         formulas += [f"yours - true = {self.difference}"] * bool(self.difference)
+        if not formulas and not self.sentence:
+            hint = "" if find_spec("sympy") else "; with SymPy it may be shown as one: pip install sympy"
+            return f"{self.name}: wrong, and not explained by a short formula in s, u, v, theta, decay and the slope{hint}"
         return f"{self.name}: {', '.join(formulas)}{'; ' * bool(formulas and self.sentence)}{self.sentence}"
 
 
