@@ -19,6 +19,7 @@ import numpy as np
 from .. import layers, losses, neurons, resets, surrogates
 from ..kernels import BACKENDS, backend_problem
 from ..layers.base import Layer
+from ..layers.thresholds import Softplus
 from ..network import Network
 from .adjoint import check_adjoint
 from .functions import check_function, check_loss
@@ -208,11 +209,12 @@ def check_installation() -> Named:
     rng = np.random.default_rng(0)
     for name, loss in losses.LOSSES.items():
         yield f"loss {name}", partial(check_loss, loss, rng.normal(size=(6, 4)), rng.integers(0, 4, 6))
-    x = rng.normal(0.5, 1.0, (5, 3, 4))
+    x, images = rng.normal(0.5, 1.0, (5, 3, 4)), rng.normal(0.5, 1.0, (4, 2, 2, 5, 7))
     for backend in backends:
         for name, layer in _layers(rng, backend).items():
-            if layer.spiking or hasattr(layer, "dynamics") or backend == "numpy":
-                yield f"layer {name} on {backend}", partial(check_layer, layer, x, train=True, rng=rng)
+            if layer.has_state or backend == "numpy":
+                sample = images if name in IMAGES else x
+                yield f"layer {name} on {backend}", partial(check_layer, layer, sample, train=True, rng=rng)
         net = _network(rng, backend)
         yield f"network on {backend}", partial(check_grads, net, x, np.array([0, 1, 1]), losses.cross_entropy)
 
@@ -222,11 +224,21 @@ def _dynamics(neuron: str, reset: str, curve: str, backend: str, draws: int) -> 
     yield f"{neuron}, {reset}, {curve} on {backend}", lambda: check_adjoint(*parts, backend=backend, draws=draws)
 
 
+#: Layers that take images.
+IMAGES = ("convolution", "normalisation", "normalisation over time", "maximum pooling", "average pooling")
+
+
 def _layers(rng: np.random.Generator, backend: str) -> dict[str, Layer]:
     options: dict[str, Any] = {"dtype": "float64", "backend": backend}
     return {
         "linear": layers.Linear(4, 3, bias=True, rng=rng, dtype="float64"),
+        "convolution": layers.Conv2d(2, 3, 3, stride=2, padding=1, bias=True, rng=rng, dtype="float64"),
+        "normalisation": layers.BatchNorm2d(2, scale=0.7, dtype="float64"),
+        "normalisation over time": layers.BatchNorm2d(2, over="time_batch", dtype="float64"),
+        "maximum pooling": layers.MaxPool2d(2, "float64"),
+        "average pooling": layers.AvgPool2d(2, "float64"),
         "lif": layers.LIF(4, threshold=0.6, **options),
+        "lif, softplus": layers.LIF(4, threshold=np.array([0.6]), constraint=Softplus(), **options),
         "recurrent": layers.Recurrent(4, rng=rng, threshold=0.6, **options),
         "membrane readout": layers.MembraneReadout(4, **options),
         "membrane readout, max": layers.MembraneReadout(4, over="max", **options),
