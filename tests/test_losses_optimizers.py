@@ -212,6 +212,9 @@ def test_clipping_scales_all_that_learns_to_one_norm():
     assert np.allclose(net["fc"].weight, 1 - grad / 10) and grad[0, 0] == 3  # the caller's gradient is left alone
     optimizer.step({"fc.weight": grad / 100})
     assert np.allclose(net["fc"].weight, 1 - grad / 10 - grad / 100)  # small ones pass as they are
+    net, optimizer = one([[1.0, 1], [1, 1]], lr=1.0, clip_norm=4.9)
+    optimizer.step({"fc.weight": grad})  # of norm 5: just above
+    assert np.allclose(net["fc"].weight, 1 - grad * 0.98)
     assert ms.optimizers.gradient_norm([grad, grad]) == pytest.approx(50**0.5)
     with pytest.raises(ValueError, match="clip_norm"):
         one([[1.0, 1], [1, 1]], lr=1.0, clip_norm=0)
