@@ -45,19 +45,19 @@ def train(options: argparse.Namespace) -> int:
     if options.resume is not None:
         options, out = _resumed(options), options.resume.parent
     else:
-        chosen = {"steps": 8, "threshold": 1.0} | (PUBLISHED if options.model == "stl-mnist" else {})
-        chosen = (
-            DEFAULTS[options.data] | chosen | {k: v for k, v in DEFAULTS[options.data].items() if k in ("epochs", "steps")}
-        )
+        own = DEFAULTS[options.data]
+        chosen = {"steps": 8, "threshold": 1.0, **own}
+        if options.model == "stl-mnist":
+            chosen |= PUBLISHED | {n: own[n] for n in ("steps",) if n in own}  # a series has its steps
         for name, value in chosen.items():
             if getattr(options, name) is None:
                 setattr(options, name, value)
         out = _out_folder(options.out, f"{options.rule}-seed{options.seed}")
     ms.set_threads(options.threads)
     names = COMPARED if options.rule == "compare" else (options.rule,)
-    # The test set too, so that a missing file is found out now; it is looked at once, at the end.
     if options.model == "stl-mnist" and len(ms.data.SETS[options.data].shape) != 3:
         raise ValueError(f"--model stl-mnist takes images, and {options.data} has none; use --model mlp")
+    # The test set too, so that a missing file is found out now; it is looked at once, at the end.
     data = {s: _load(options.data, s, options.model == "mlp", options.data_dir, options.steps)
             for s in ("train", "validation", "test")}  # fmt: skip
     histories, results = {}, {}

@@ -86,11 +86,7 @@ def check_layer(layer: Layer, x: Array, *, seed: int = 0, **options: Any) -> Rep
     """
     if not isinstance(layer, Layer):
         raise TypeError(f"check_layer(layer, x): expected a ms.Layer, got {layer!r}; plain functions go to check_function")
-    if layer.dtype != np.dtype("float64"):
-        raise TypeError(
-            f"check_layer: the layer is {layer.dtype}; differences need check_layer(layer.astype('float64'), ...): "
-            "single precision cannot tell a wrong gradient from rounding"
-        )
+    _only_float64("check_layer", "layer", layer.dtype)
     net = Network(layer=layer)
     report = check_grads(net, x, np.random.default_rng([seed, 1]), weighting, seed=seed, **options)
     report.title = f"gradients of {type(layer).__name__} on {layer.backend}"
@@ -103,14 +99,18 @@ def weighting(y: Array, weights: Any) -> tuple[float, Array]:
     return float(np.sum(y * weights)), weights
 
 
+def _only_float64(check: str, what: str, dtype: np.dtype) -> None:
+    if dtype != np.dtype("float64"):
+        raise TypeError(
+            f"{check}: the {what} is {dtype}; differences need {check}({what}.astype('float64'), ...): "
+            "single precision cannot tell a wrong gradient from rounding"
+        )
+
+
 def _refuse(net: Any, x: Any, twins: tuple[str, ...], train: bool, rng: Any, masks: Any) -> None:
     if not isinstance(net, Network):
         raise TypeError(f"check_grads: expected a ms.Network, got {net!r}; a single layer goes to check_layer(layer, x)")
-    if net.dtype != np.dtype("float64"):
-        raise TypeError(
-            f"check_grads: the net is {net.dtype}; differences need check_grads(net.astype('float64'), ...): "
-            "single precision cannot tell a wrong gradient from rounding"
-        )
+    _only_float64("check_grads", "net", net.dtype)
     if unknown := [t for t in twins if t not in (*TWINS, "real")]:
         raise ValueError(f"check_grads: unknown twins {unknown}, expected some of {[*TWINS, 'real']}")
     kinds = {name: type(layer).__name__ for name, layer in net.layers.items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..kernels import Base, ScanCache
 from ..kernels.contract import Array
+from .base import Config
 from .spiking import Spiking
 from .stateful import Stateful
 
@@ -89,6 +91,10 @@ class Recurrent(Spiking):
             for name, d in found.items():
                 grads[name] += d
         return d_x if input_grad else None, np.concatenate([d_inner, d_before[None]]), grads
+
+    @classmethod
+    def _own(cls, config: Config, params: Mapping[str, Array]) -> tuple[Any, dict[str, Any]]:
+        return config["shape"][0], {"recurrent": params["recurrent"]}
 
     def _check_saved(self, name: str, array: Array) -> None:
         if name != "recurrent":  # which the constructor has seen

@@ -190,14 +190,19 @@ class Spiking(Stateful):
         made = {n: make(config["k"]) for n, make in surrogates.SURROGATES.items()}
         surrogate = replace(find(config["surrogate"], made, custom), k=config["k"])
         bound = config["constraint"]
-        (shape, *more), arrays = config["shape"], dict(params)
+        shape, own = cls._own(config, params)
         layer = cls(  # small stand-ins for the arrays, which need not keep a constructor's bounds after training
-            shape if "recurrent" in params else (shape, *more), neuron=neuron, reset=reset, surrogate=surrogate, dtype=dtype,
+            shape, neuron=neuron, reset=reset, surrogate=surrogate, dtype=dtype,
             constraint=None if bound is None else CONSTRAINTS[bound[0]](**bound[1]),
             threshold=np.array(1e9), **dict.fromkeys(neuron.params, np.array(0.5)),  # type: ignore[arg-type]
-            **({"recurrent": arrays["recurrent"]} if "recurrent" in arrays else {}),
+            **own,
         )  # fmt: skip
-        return layer._load(arrays)  # type: ignore[return-value]
+        return layer._load(params)  # type: ignore[return-value]
+
+    @classmethod
+    def _own(cls, config: Config, params: Mapping[str, Array]) -> tuple[Any, dict[str, Any]]:
+        """What the constructor takes first, and arrays for which there is no stand-in."""
+        return tuple(config["shape"]), {}
 
     def _describe(self) -> str:
         neuron, reset, surrogate = self.dynamics
