@@ -4,6 +4,7 @@ import ast
 import contextlib
 import io
 import re
+import sys
 import textwrap
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 import minisnn as ms
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
 DOCS = sorted(p for p in (ROOT / "docs").rglob("*.rst") if "_build" not in p.parts)
 PAGES = sorted(p for p in (ROOT / "docs/derivations").glob("*.rst") if p.stem != "index")
 #: How-to pages whose programs print: each is followed by what it prints.
@@ -80,6 +82,32 @@ def test_references_to_equations_and_pages_resolve(page):
     assert set(re.findall(r":eq:`([^`]+)`", text)) <= labels
     names = {re.sub(r".*<(.+)>$", r"\1", name) for name in re.findall(r":doc:`([^`]+)`", text)}
     assert {name for name in names if not name.startswith("/")} <= {p.stem for p in PAGES}
+
+
+@pages
+def test_a_page_has_a_graph_that_is_drawn(page):
+    graphs = pytest.importorskip("graphs", reason="matplotlib")
+    names = re.findall(r"^\.\. graph:: (\w+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert page.stem in names and set(names) <= set(graphs.GRAPHS)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_labels_of_graphs_stand_apart(direction):
+    """No label on another one, none outside; and every arrow is told to those who do not see it."""
+    figures, graphs = pytest.importorskip("figures", reason="matplotlib"), pytest.importorskip("graphs")
+    with figures.matplotlib.rc_context(figures.STYLE):
+        for name, graph in graphs.GRAPHS.items():
+            assert not figures.overlaps(figures.drawing(graph, direction, "light")), name
+            text = figures.description(graph, direction)
+            arrows = [e for e in graph.edges if direction == "forward" or e.backward is not None]
+            assert text.count(" to ") == len(arrows) and not set(text) & set("\\${}"), text
+
+
+def test_a_label_on_another_is_seen():
+    figures = pytest.importorskip("figures", reason="matplotlib")
+    graph = figures.Graph({n: figures.Node((x, 1.0), "u[t]") for n, x in (("a", 1.0), ("b", 1.2), ("c", 4.4))})
+    found = figures.overlaps(figures.drawing(graph, "forward", "light"))
+    assert ("$u[t]$", "$u[t]$") in found and ("$u[t]$", "edge") in found
 
 
 def test_every_page_stands_in_a_table_of_contents():
