@@ -6,6 +6,7 @@ import io
 import re
 import sys
 import textwrap
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,9 +18,8 @@ sys.path.insert(0, str(ROOT / "docs"))
 DOCS = sorted(p for p in (ROOT / "docs").rglob("*.rst") if "_build" not in p.parts)
 PAGES = sorted(p for p in (ROOT / "docs/derivations").glob("*.rst") if p.stem != "index")
 #: How-to pages whose programs print: each is followed by what it prints.
-HOW_TO = [
-    ROOT / f"docs/how_to/{name}.rst" for name in ("add_a_neuron", "add_a_surrogate", "add_a_layer", "reproduce_the_paper")
-]
+PRINTING = "add_a_neuron add_a_surrogate add_a_layer check_a_gradient reproduce_the_paper teach_a_course".split()
+HOW_TO = [ROOT / f"docs/how_to/{name}.rst" for name in PRINTING]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 
 TITLE = re.compile(r"^(\S.*)\n([-=~^])\2{2,}$", re.MULTILINE)
@@ -146,9 +146,12 @@ def test_a_page_prints_what_it_says(page, monkeypatch):
     """On the reference backend, which compiles nothing; numbers to rounding."""
     monkeypatch.setenv("MINISNN_BACKEND", "numpy")
     blocks = [(kind, textwrap.dedent(body).strip()) for kind, body in BLOCK.findall(page.read_text(encoding="utf-8"))]
-    assert [kind for kind, _ in blocks] == ["python", "text"] * (len(blocks) // 2)
-    names = {"__name__": "__main__"}  # programs of one page go on from each other
-    for (_, program), (_, wanted) in zip(blocks[::2], blocks[1::2], strict=True):
+    assert not any(one == two == "text" for (one, _), (two, _) in pairwise([("text", ""), *blocks]))
+    names = {"__name__": "__main__"}  # programs of one page go on from each other; what has no text after it prints nothing
+    for (kind, program), (after, wanted) in pairwise([*blocks, ("python", "")]):
+        if kind == "text":
+            continue
+        wanted = wanted if after == "text" else ""
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(program, page.name, "exec"), names)
