@@ -105,7 +105,7 @@ def _current_lif() -> Graph:
     for tag, t, x in (("", "t", 0.9), ("1", "t+1", 3.35)):
         nodes |= {
             f"x{tag}": Node((x, 3.65), f"x[{t}]", "given", kept=True),
-            f"i{tag}": Node((x, 2.75), f"i[{t}]"),
+            f"i{tag}": Node((x, 2.75), f"i[{t}]", kept=True),
             f"u{tag}": Node((x, 1.65), f"u[{t}]", kept=True),
             f"s{tag}": Node((x, 0.55), f"s[{t}]", "spike", kept=True),
         }

@@ -72,6 +72,7 @@ def test_a_page_has_a_forward_a_backward_the_code_and_a_check(page):
     assert forward < backward < code < check
     assert ":label:" in bodies[titles[forward]] and ":label:" in bodies[titles[backward]]
     assert ".. literalinclude::" in bodies["The code"] and "ms.checks." in bodies["The check"]
+    assert ".. code-block:: text" in bodies["The check"] and "What is cached" in titles
     assert re.search(r"^Sources?: ", parts[-1][1], re.MULTILINE), "the source of the formulas stands at the end"
 
 
