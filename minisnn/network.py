@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -157,16 +158,29 @@ class Network:
         -------
         scores : output of the last layer.   caches : :class:`Caches` for ``backward``.
         """
+        return self._forward(x, False, state, masks, train=train, rng=rng)
+
+    def _forward(
+        self, x: Array, once: bool, state: Mapping[str, Any] | None, masks: Mapping[str, Array] | None, **options: Any
+    ) -> tuple[Array, Caches]:
+        """`forward`; the first half of a training step with `once`: inputs of layers are written over where possible."""
         state, masks = dict(state or {}), dict(masks or {})
         if unknown := set(state) - {n for n, layer in self.layers.items() if layer.has_state}:
             raise ValueError(f"Network: state names {sorted(unknown)}, which have none")
         if unknown := set(masks) - {n for n, layer in self.layers.items() if layer.takes_mask}:
             raise ValueError(f"Network: masks names {sorted(unknown)}, which take none")
 
+        shared = {layer.source for layer in self.layers.values()}
+        spent = False  # whether the input of the next layer is nobody else's
+
         def run(name: str, layer: Layer, x: Array, extra: dict[str, Array]) -> tuple[Array, Any]:
+            nonlocal spent
             if name in masks:
                 extra["mask"] = masks[name]
-            return layer.forward(x, state=state.get(name), train=train, rng=rng, **extra)
+            forward = partial(layer.forward_once, spent=spent) if once else layer.forward
+            found = forward(x, state=state.get(name), **options, **extra)
+            spent = once and layer.gives_away and name not in shared
+            return found
 
         return self.walk(x, run)
 
@@ -217,12 +231,26 @@ class Network:
         for what, names in (("d_state", d_state), ("d_inner", d_inner)):
             if unknown := set(names) - set(self.layers):
                 raise ValueError(f"Network: {what} names {sorted(unknown)}, the layers are {list(self.layers)}")
+        return self.walk_back(d_scores, caches, d_state, d_inner, wrt, input_grad)
+
+    def walk_back(
+        self,
+        d_scores: Array,
+        caches: Mapping[str, Any],
+        d_state: Mapping[str, Any],
+        d_inner: dict[str, Any],
+        wrt: Pattern,
+        input_grad: bool,
+        once: bool = False,
+    ) -> tuple[Array | None, dict[str, Any]]:
+        """The walk of `backward`; with `once` it is the last one on these caches, and writes over what is spent."""
         wanted = [n.split(".") for n in self.params(wrt)]
         order = list(self.layers)
         lowest = 0 if input_grad else min((order.index(name) for name, _ in wanted), default=len(order))
         grads: dict[str, Any] = {}
         states: dict[str, Any] = {}
         d_x: Array | None = d_scores
+        spent = False  # whether nobody else needs d_x
         for i in reversed(range(lowest, len(order))):
             name = order[i]
             layer = self.layers[name]
@@ -230,17 +258,21 @@ class Network:
                 d = np.asarray(d_inner[name])
                 if d.shape != d_x.shape:
                     raise ValueError(f"Network: d_inner[{name!r}] has shape {list(d.shape)}, its output {list(d_x.shape)}")
-                d_x = d_x + d.astype(self.dtype, copy=False)
+                d_x, spent = d_x + d.astype(self.dtype, copy=False), once
             if layer.source is not None:  # its other branch gets the same gradient
                 d_inner[layer.source] = d_x + d_inner[layer.source] if layer.source in d_inner else d_x
+                spent = False
+            d_y = d_x
             with _naming(name):
-                d_x, found = layer.backward(
-                    d_x,
+                back = partial(layer.backward_once, spent=spent) if once else layer.backward
+                d_x, found = back(
+                    d_y,
                     caches[name],
                     d_state=d_state.get(name),
                     wrt=[p for n, p in wanted if n == name],
                     input_grad=input_grad or i > lowest,
                 )
+            spent = once and d_x is not None and (spent or not np.may_share_memory(d_x, d_y))
             if "state" in found:
                 states[name] = found.pop("state")
             grads.update({f"{name}.{p}": d for p, d in found.items()})
@@ -283,11 +315,12 @@ class Network:
         if unknown := set(penalties or ()) - set(spiking):
             raise ValueError(f"loss_and_grads: penalties names {sorted(unknown)}, the spiking layers are {spiking}")
         state, masks = options.pop("state", None), options.pop("masks", None) or {}
+        options = {"train": False, "rng": None, **options}
         steps, total, grads = len(x), 0.0, dict[str, Array]()
         for start in range(0, steps, truncate or max(steps, 1)):
             part = x[start : start + (truncate or steps)]
             cut = {n: m if len(m) == 1 else m[start : start + len(part)] for n, m in masks.items()}
-            scores, caches = self.forward(part, state=state, masks=cut, **options)
+            scores, caches = self._forward(part, True, state, cut, **options)
             value, d_scores = loss(scores, targets)
             if watch is not None:
                 watch(caches)
@@ -300,7 +333,7 @@ class Network:
             if share < 1:
                 d_scores = d_scores * d_scores.dtype.type(share)
                 d_inner = {n: d * share for n, d in d_inner.items()}
-            _, found = self.backward(d_scores, caches, d_inner=d_inner, wrt=wrt, input_grad=False)
+            _, found = self.walk_back(d_scores, caches, {}, d_inner, wrt, False, once=True)
             found.pop("state", None)
             state = caches.state
             grads = {n: grads[n] + d for n, d in found.items()} if grads else found

@@ -15,6 +15,9 @@ from .network import Network, Pattern, Rule
 
 __all__ = ["SGD", "Adam", "Optimizer", "cosine", "exponential", "gradient_norm"]
 
+#: Parameters of fewer entries are left to NumPy, which is as fast for them.
+WORTH_COMPILED = 1 << 14
+
 
 class Optimizer:
     """Base: keeps the live arrays that learn, checks gradients, and updates in place.
@@ -54,6 +57,7 @@ class Optimizer:
         if not self.params:
             raise ValueError(f"{type(self).__name__}: nothing learns: the pattern {pattern!r} chooses no parameter")
         self._known = {*net.params(), "state"}
+        self._backend = net.backend
         self.lr = _number("lr", lr, positive=True)
         self.weight_decay, self.decoupled = _number("weight_decay", weight_decay), bool(decoupled)
         self.clip_norm = None if clip_norm is None else _number("clip_norm", clip_norm, positive=True)
@@ -100,13 +104,12 @@ class Optimizer:
             grad = grads[name] if shrink == 1 else grads[name] * number(shrink)
             if self.weight_decay and self.decoupled:
                 param *= number(1 - lr * self.weight_decay)
-            elif self.weight_decay:
-                grad = grad + number(self.weight_decay) * param
-            self._update(name, param, grad, lr)
+            self._update(name, param, grad, lr, 0.0 if self.decoupled else self.weight_decay)
             if name in self._constraints:
                 self._constraints[name].project(param)
 
-    def _update(self, name: str, param: Array, grad: Array, lr: float) -> None:
+    def _update(self, name: str, param: Array, grad: Array, lr: float, decay: float) -> None:
+        """One parameter, in place; `decay` is that of the coupled penalty."""
         raise NotImplementedError
 
     def moments(self) -> dict[str, dict[str, Array]]:
@@ -134,11 +137,12 @@ class SGD(Optimizer):
         """As in the base."""
         return {"velocity": self.velocity}
 
-    def _update(self, name: str, param: Array, grad: Array, lr: float) -> None:
-        velocity = self.velocity[name]
-        velocity *= velocity.dtype.type(self.momentum)
+    def _update(self, name: str, param: Array, grad: Array, lr: float, decay: float) -> None:
+        velocity, number = self.velocity[name], param.dtype.type
+        grad = grad + number(decay) * param if decay else grad
+        velocity *= number(self.momentum)
         velocity += grad
-        param -= param.dtype.type(lr) * velocity
+        param -= number(lr) * velocity
 
 
 class Adam(Optimizer):
@@ -167,17 +171,25 @@ class Adam(Optimizer):
         """As in the base."""
         return {"mean": self.mean, "square": self.square}
 
-    def _update(self, name: str, param: Array, grad: Array, lr: float) -> None:
+    def _update(self, name: str, param: Array, grad: Array, lr: float, decay: float) -> None:
         mean, square, number = self.mean[name], self.square[name], param.dtype.type
         b1, b2 = self.beta1, self.beta2
+        correction, rate = (1 - b2**self.steps) ** 0.5, lr / (1 - b1**self.steps)
+        if self._backend == "numba" and param.size >= WORTH_COMPILED and param.flags.c_contiguous:
+            from .kernels import update
+
+            numbers = (decay, b1, 1 - b1, b2, 1 - b2, correction, self.eps, rate)
+            update.adam(param, np.ascontiguousarray(grad), mean, square, numbers)
+            return
+        grad = grad + number(decay) * param if decay else grad
         mean *= number(b1)
         mean += number(1 - b1) * grad
         square *= number(b2)
         square += number(1 - b2) * (grad * grad)
         root = np.sqrt(square)
-        root /= number((1 - b2**self.steps) ** 0.5)
+        root /= number(correction)
         root += number(self.eps)
-        param -= number(lr / (1 - b1**self.steps)) * (mean / root)
+        param -= number(rate) * (mean / root)
 
 
 def gradient_norm(grads: Iterable[Array]) -> float:

@@ -8,7 +8,10 @@ import numpy as np
 
 from ..kernels.contract import Array
 
-__all__ = ["CONVS", "LAYERS", "STEPS", "Conv", "Layer", "Step", "clusters", "layer_inputs", "step_inputs"]
+__all__ = [
+    "CONVS", "LAYERS", "NETS", "NET_RATES", "STEPS", "Conv", "Layer", "Step", "clusters", "layer_inputs", "net_inputs",
+    "step_inputs",
+]  # fmt: skip
 
 DECAY, THRESHOLD = 0.5, 1.0
 
@@ -48,6 +51,12 @@ class Conv(NamedTuple):
     size: int
     density: float
 
+
+#: The published network (`minisnn.models.stl_mnist`), with the firing rates that its layers were measured to have after
+#: an epoch of MNIST at width 16: density of the input spikes, then the rates of the four spiking layers.
+NETS = {"stl-mnist": 128, "stl-mnist-16": 16}
+NET_BATCH, NET_STEPS, NET_DENSITY = 50, 4, 0.12
+NET_RATES = {"lif1": 0.043, "lif2": 0.090, "lif3": 0.163, "lif4": 0.101}
 
 LAYERS = {
     "S": Layer(4, 64, 2048),
@@ -90,3 +99,9 @@ def clusters(rng: np.random.Generator, shape: tuple[int, ...], density: float) -
     noise = rng.standard_normal(shape, np.float32)
     smooth = sum(np.roll(noise, move, axis) for axis in (-2, -1) for move in (-1, 0, 1))
     return (smooth > np.quantile(smooth, 1 - density)).view(np.uint8)
+
+
+def net_inputs() -> tuple[Array, Array]:
+    """``(spikes uint8 [T, B, 1, 28, 28], labels [B])``."""
+    rng = np.random.default_rng(28)
+    return clusters(rng, (NET_STEPS, NET_BATCH, 1, 28, 28), NET_DENSITY), rng.integers(0, 10, NET_BATCH)

@@ -9,9 +9,21 @@ import numpy as np
 
 import minisnn as ms
 
-from .cases import CONVS, DECAY, LAYERS, STEPS, THRESHOLD, clusters, layer_inputs, step_inputs
+from .cases import (
+    CONVS,
+    DECAY,
+    LAYERS,
+    NET_RATES,
+    NETS,
+    STEPS,
+    THRESHOLD,
+    clusters,
+    layer_inputs,
+    net_inputs,
+    step_inputs,
+)  # fmt: skip
 
-__all__ = ["OURS", "Job", "make"]
+__all__ = ["OURS", "Job", "make", "trained_net"]
 
 #: Names on the command line: backend, and whether by the calls that may overwrite their inputs.
 OURS = {"minisnn": ("numba", True), "minisnn-pure": ("numba", False), "numpy": ("numpy", False)}
@@ -31,7 +43,7 @@ class Job:
 def make(who: str, kind: str, case: str) -> Job:
     """The job `who` (one of `OURS`) does for that kind of case."""
     backend, fast = OURS[who]
-    return {"layer": _layer, "step": _step, "conv": _conv}[kind](case, backend, fast)
+    return {"layer": _layer, "step": _step, "conv": _conv, "net": _net}[kind](case, backend, fast)
 
 
 def _layer(case: str, backend: str, fast: bool) -> Job:
@@ -62,11 +74,11 @@ def _step(case: str, backend: str, fast: bool) -> Job:
     spikes, labels, first, second = step_inputs(c)
     net = ms.Network(
         fc1=ms.Linear(c.n_in, c.hidden, weight=first),
-        lif1=ms.LIF(c.hidden, decay=DECAY, threshold=THRESHOLD, backend=backend),
+        lif1=ms.LIF(c.hidden, decay=DECAY, threshold=THRESHOLD),
         fc2=ms.Linear(c.hidden, c.n_out, weight=second),
-        lif2=ms.LIF(c.n_out, decay=DECAY, threshold=THRESHOLD, backend=backend),
+        lif2=ms.LIF(c.n_out, decay=DECAY, threshold=THRESHOLD),
         vote=ms.PopulationVote(c.classes),
-    )
+    ).using(backend)
     adam = ms.Adam(net, ms.STL, lr=1e-6)
 
     def run() -> dict[str, Any]:
@@ -83,11 +95,39 @@ def _conv(case: str, backend: str, fast: bool) -> Job:
     x = clusters(rng, (c.images, c.c_in, c.size, c.size), c.density)[None]
     weight = rng.standard_normal((c.c_out, c.c_in, c.k, c.k), np.float32)
     d_y = rng.standard_normal((1, c.images, c.c_out, c.size, c.size), np.float32)
-    layer = ms.Conv2d(c.c_in, c.c_out, c.k, padding=c.k // 2, weight=weight)
+    layer = ms.Conv2d(c.c_in, c.c_out, c.k, padding=c.k // 2, weight=weight).using(backend)
 
     def run() -> dict[str, Any]:
         y, cache = layer.forward(x)
         d_x, grads = layer.backward(d_y, cache, input_grad=c.c_in > 1)
         return {"y": y[0], "d_weight": grads["weight"], **({} if d_x is None else {"d_x": d_x[0]})}
+
+    return Job(run)
+
+
+def trained_net(case: str) -> ms.Network:
+    """The published network without dropout, thresholds set so that its layers fire as a trained one's do."""
+    net = ms.models.stl_mnist(NETS[case], dropout=0.0)
+    x, _ = net_inputs()
+    for name, layer in net.layers.items():
+        if name in NET_RATES:
+            low, high = 0.0, 64.0
+            for _ in range(30):
+                layer.params["threshold"][...] = 0.5 * (low + high)
+                rate = layer.forward(x)[0].mean()
+                low, high = (low, 0.5 * (low + high)) if rate < NET_RATES[name] else (0.5 * (low + high), high)
+        x = layer.forward(x, train=True)[0]
+    return net
+
+
+def _net(case: str, backend: str, fast: bool) -> Job:
+    x, labels = net_inputs()
+    net = trained_net(case).using(backend)
+    adam = ms.Adam(net, ms.STL, lr=1e-6, weight_decay=1e-6)
+
+    def run() -> dict[str, Any]:
+        loss, grads = net.loss_and_grads(x, labels, ms.losses.mse, train=True)
+        adam.step(grads)
+        return {"loss": np.asarray(loss), "d_weight": grads["conv1.weight"], "d_threshold": grads["lif3.threshold"]}
 
     return Job(run)

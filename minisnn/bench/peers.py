@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from .cases import CONVS, DECAY, LAYERS, STEPS, THRESHOLD, clusters, layer_inputs, step_inputs
+import minisnn as ms
+
+from .cases import CONVS, DECAY, LAYERS, STEPS, THRESHOLD, clusters, layer_inputs, net_inputs, step_inputs
 
 __all__ = ["PEERS", "make"]
 
@@ -33,7 +35,7 @@ def make(who: str, kind: str, case: str) -> Job:
     import torch
 
     torch.manual_seed(0)
-    return {"layer": _layer, "step": _step, "conv": _conv}[kind](who, case)
+    return {"layer": _layer, "step": _step, "conv": _conv, "net": _net}[kind](who, case)
 
 
 def _layer(who: str, case: str) -> Job:
@@ -56,12 +58,13 @@ def _layer(who: str, case: str) -> Job:
     return job
 
 
-def neurons(who: str, shape: tuple[int, ...], threshold: float = THRESHOLD) -> tuple[Callable, Any]:
+def neurons(who: str, shape: tuple[int, ...], threshold: Any = THRESHOLD) -> tuple[Callable, Any]:
     """Neurons of a peer that run over time, ``[T, B, ...] -> [T, B, ...]``; and the thresholds that learn, if they do."""
     import torch
 
+    start = torch.from_numpy(np.full(shape, threshold, np.float32))
     if who in ("torch", "torch.compile"):
-        theta = torch.full(shape, threshold, requires_grad=True)
+        theta = start.requires_grad_()
         spike = _torch_spike()
 
         def loop(x: Any, theta: Any) -> Any:
@@ -80,7 +83,7 @@ def neurons(who: str, shape: tuple[int, ...], threshold: float = THRESHOLD) -> t
         from snntorch import surrogate
 
         cell = snntorch.Leaky(
-            beta=DECAY, threshold=torch.full(shape, threshold), learn_threshold=True, reset_mechanism="zero",
+            beta=DECAY, threshold=start, learn_threshold=True, reset_mechanism="zero",
             spike_grad=surrogate.atan(alpha=2.0),
         )  # fmt: skip
 
@@ -96,8 +99,9 @@ def neurons(who: str, shape: tuple[int, ...], threshold: float = THRESHOLD) -> t
         from spikingjelly.activation_based import functional, neuron, surrogate
 
         lif = neuron.LIFNode(
-            tau=1 / (1 - DECAY), decay_input=False, v_threshold=threshold, v_reset=0.0, detach_reset=False, step_mode="m",
-            surrogate_function=surrogate.ATan(alpha=2.0), backend="torch",
+            tau=1 / (1 - DECAY), decay_input=False, v_threshold=float(start.mean()), v_reset=0.0, detach_reset=False,
+            step_mode="m",
+            surrogate_function=surrogate.ATan(alpha=2.0),
         )  # fmt: skip
 
         def run_node(x: Any) -> Any:
@@ -109,7 +113,7 @@ def neurons(who: str, shape: tuple[int, ...], threshold: float = THRESHOLD) -> t
 
     # norse: v += dt * tau_mem_inv * (v_leak - v + x), so that the input is scaled by 1 - decay: the threshold is scaled too.
     p = LIFBoxParameters(
-        tau_mem_inv=torch.tensor(1000 * (1 - DECAY)), v_th=torch.tensor(threshold * (1 - DECAY)), method="super",
+        tau_mem_inv=torch.tensor(1000 * (1 - DECAY)), v_th=start.mean() * (1 - DECAY), method="super",
     )  # fmt: skip
 
     def run_box(x: Any) -> Any:
@@ -184,5 +188,55 @@ def _conv(who: str, case: str) -> Job:
         y = torch.nn.functional.conv2d(x, weight, padding=c.k // 2)
         y.backward(d_y)
         return {"y": y.detach(), "d_weight": weight.grad, **({"d_x": x.grad} if c.c_in > 1 else {})}
+
+    return job
+
+
+def _net(who: str, case: str) -> Job:
+    """The same network, its arrays taken over: all steps at once through convolutions and linear layers."""
+    import torch
+
+    from .ours import trained_net
+
+    net = trained_net(case)
+    spikes, labels = net_inputs()
+    x = torch.from_numpy(spikes).float()
+    wanted = torch.nn.functional.one_hot(torch.from_numpy(labels), 10).float()
+    params = {n: torch.from_numpy(a.copy()).requires_grad_() for n, a in net.params(ms.STL).items()}
+    running = {n: torch.from_numpy(a.copy()) for n, a in net.buffers().items()}
+    runs = {}
+    for i in range(1, 5):
+        run, theta = neurons(who, tuple(net[f"lif{i}"].shape), threshold=net[f"lif{i}"].threshold)
+        runs[i] = run
+        if theta is not None:
+            params[f"lif{i}.threshold"] = theta
+    if who in ("spikingjelly", "norse"):
+        params = {n: p for n, p in params.items() if "threshold" not in n}
+    adam = torch.optim.Adam(list(params.values()), lr=1e-6, weight_decay=1e-6)
+
+    def block(x: Any, i: int) -> Any:
+        steps, batch = x.shape[:2]
+        weight = params[f"conv{i}.weight"]
+        y = torch.nn.functional.conv2d(x.flatten(0, 1), weight, padding=weight.shape[-1] // 2)
+        statistics = running[f"norm{i}.running_mean"], running[f"norm{i}.running_var"]
+        scale = params[f"norm{i}.gamma"], params[f"norm{i}.beta"]
+        y = torch.stack([
+            torch.nn.functional.batch_norm(one, *statistics, *scale, training=True)
+            for one in y.unflatten(0, (steps, batch))
+        ])  # fmt: skip
+        return torch.nn.functional.max_pool2d(runs[i](y).flatten(0, 1), 2).unflatten(0, (steps, batch))
+
+    def job() -> dict[str, Any]:
+        adam.zero_grad()
+        y = block(block(x, 1), 2).flatten(2)
+        for i in (3, 4):
+            y = runs[i](y @ params[f"fc{i - 2}.weight"])
+        scores = y.mean(0).reshape(len(labels), 10, -1).mean(2)
+        loss = torch.nn.functional.mse_loss(scores, wanted)
+        loss.backward()
+        adam.step()
+        found = {"loss": loss.detach(), "d_weight": params["conv1.weight"].grad}
+        theta = params.get("lif3.threshold")
+        return found if theta is None else {**found, "d_threshold": theta.grad}
 
     return job

@@ -74,7 +74,7 @@ def nmnist(
 
 
 def braille(split: str = "train", folder: Folder = None) -> Loaded:
-    """Braille letters under a touch sensor: 1,350 time series of 12 channels in 27 classes (Mueller-Cleve et al. 2022).
+    """Braille letters under a touch sensor: 1,350 time series of 12 channels in 27 classes (Müller-Cleve et al. 2022).
 
     A nearest mean already finds every test letter: it shows that time series work, and compares nothing.
 

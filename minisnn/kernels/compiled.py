@@ -31,7 +31,7 @@ from .contract import FIRES, Array, Base, Dynamics, ScanCache, Wanted, hold, mem
 from .narrow import digest, fingerprint, narrowed
 from .threads import share_out
 
-__all__ = ["CompiledKernel", "cache_folder", "kernel"]
+__all__ = ["CompiledKernel", "cache_folder", "compile_loop", "kernel"]
 
 LANES = 2048
 
@@ -173,7 +173,7 @@ def _compiled(build: Callable, dynamics: Dynamics, dtype: np.dtype, **options: A
                 copies = {n: _jitable(narrowed(f, dtype)) for n, f in used.items()}
                 part = _named(digest((build.__name__, *key[1:])))
                 python_loop, signature = build(part, copies, len(neuron.state), len(neuron.params), dtype.type, **options)
-                loop = _loops[key] = _compile(python_loop, signature)
+                loop = _loops[key] = compile_loop(python_loop, signature)
     return loop
 
 
@@ -196,7 +196,7 @@ def _named(mark: str) -> Callable:
     return name
 
 
-def _compile(python_loop: Callable, signature: tuple) -> Callable:
+def compile_loop(python_loop: Callable, signature: tuple) -> Callable:
     try:
         loop = numba.njit(nogil=True, error_model="numpy", cache=True)(python_loop)
         loop.compile(signature)

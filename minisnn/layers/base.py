@@ -45,8 +45,17 @@ class Layer:
     spiking: ClassVar[bool] = False
     has_state: ClassVar[bool] = False
     takes_mask: ClassVar[bool] = False
+    #: Whether `forward` makes a new output and its cache does not look at it: then the next layer may write over it.
+    gives_away: ClassVar[bool] = False
     #: Name of an earlier layer whose output `forward` takes as ``other`` besides its input; ``None`` for most layers.
     source: str | None = None
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """A class that brings a `forward` or `backward` of its own is not run by an ancestor's `forward_once`."""
+        super().__init_subclass__(**options)
+        for public in ("forward", "backward"):
+            if public in vars(cls) and f"{public}_once" not in vars(cls):
+                setattr(cls, f"{public}_once", vars(Layer)[f"{public}_once"])
 
     def __init__(self, dtype: Any = "float32", backend: str | None = None) -> None:
         self.dtype = float_dtype(dtype)
@@ -78,6 +87,16 @@ class Layer:
         self._spent(consume)
         _, cache = self.forward(x, state=options.pop("state", None))
         return self.backward(d_y, cache, wrt=wrt, **options)
+
+    # In the two runs of a training step nothing escapes, and what is `spent` may be written over.  By default it is not.
+
+    def forward_once(self, x: Array, spent: bool, **options: Any) -> tuple[Array, Any]:
+        """`forward`; where `spent` is true nobody else needs `x`."""
+        return self.forward(x, **options)
+
+    def backward_once(self, d_y: Array, cache: Any, spent: bool, **options: Any) -> tuple[Array | None, Grads]:
+        """`backward` for the last time on this cache; where `spent` is true nobody else needs `d_y`."""
+        return self.backward(d_y, cache, **options)
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Shape of one sample at one step after this layer, ``None`` where unknown; ValueError where it cannot be."""

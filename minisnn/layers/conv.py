@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..kernels.contract import Array
 from .base import Config, Grads, Layer, Names, as_input, as_upstream
+
+if TYPE_CHECKING:
+    from ..kernels import images
 
 __all__ = ["Conv2d", "ConvCache"]
 
@@ -19,10 +22,13 @@ PIECE = 1 << 20
 
 
 class ConvCache(NamedTuple):
-    """Kept: the input ``x`` as it came (spikes stay bytes) and the ``weight`` it met.  Windows are unfolded anew."""
+    """Kept: the input ``x`` as it came (spikes stay bytes), the ``weight`` it met, and the index of its active entries where
+    they were few (:mod:`minisnn.kernels.events`).  Windows are unfolded anew.
+    """
 
     x: Array
     weight: Array
+    events: Any = None
 
 
 class Conv2d(Layer):
@@ -38,6 +44,8 @@ class Conv2d(Layer):
     rng : ``numpy.random.Generator`` for the weights, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), fan_in = c_in * k * k.
     weight : the weights themselves, instead of `rng`.
     """
+
+    gives_away = True
 
     def __init__(
         self,
@@ -72,40 +80,93 @@ class Conv2d(Layer):
         weight = self.params["weight"]
         x = as_input(x, self, (weight.shape[1], "H", "W"))
         _, *out = self._out_shape(x)
+        events = None
+        if self._compiled:
+            y, events = self._forward_compiled(x, weight)
+        else:
+            y = self._forward_unfolded(x, weight, out)
+        if "bias" in self.params:
+            y += self.params["bias"][:, None]
+        return y.reshape(*x.shape[:2], len(weight), *out), ConvCache(x, weight, events)
+
+    def _forward_unfolded(self, x: Array, weight: Array, out: list[int]) -> Array:
+        """``[T * B, c_out, H' * W']``: windows unfolded, a few images at a time."""
         flat = weight.reshape(len(weight), -1)
         y = np.empty((math.prod(x.shape[:2]), len(weight), math.prod(out)), self.dtype)
         for rows, windows in self._windows(x, out):
             product = flat @ windows  # (conv.1)
             y[rows] = product.reshape(len(weight), -1, y.shape[2]).swapaxes(0, 1)
-        if "bias" in self.params:
-            y += self.params["bias"][:, None]
-        return y.reshape(*x.shape[:2], len(weight), *out), ConvCache(x, weight)
+        return y
 
     def backward(
         self, d_y: Array, cache: ConvCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
         """Gradients of the input, and of ``weight`` and ``bias`` summed over time, batch and positions."""
-        x, weight = cache
+        x, weight, events = cache
         wanted = self._wanted(wrt)
         _, *out = self._out_shape(x)
         d_rows = as_upstream(d_y, (*x.shape[:2], len(weight), *out), self).reshape(-1, len(weight), math.prod(out))
-        flat = weight.reshape(len(weight), -1)
         grads: Grads = {}
-        if "weight" in wanted:
-            total = np.zeros_like(flat)
-            for rows, windows in self._windows(x, out):
-                total += _channels_first(d_rows[rows]) @ windows.T  # (conv.2)
-            grads["weight"] = total.reshape(weight.shape)
         if "bias" in wanted:
             grads["bias"] = d_rows.sum(axis=(0, 2))
-        if not input_grad:
-            return None, grads
+        if self._compiled:
+            d_x, d_weight = self._backward_compiled(d_rows, x, weight, events, "weight" in wanted, input_grad)
+        else:
+            d_weight = self._d_weight(d_rows, x, out) if "weight" in wanted else None
+            d_x = self._d_x(d_rows, x, weight, out) if input_grad else None
+        if d_weight is not None:
+            grads["weight"] = d_weight.reshape(weight.shape)
+        return None if d_x is None else d_x.reshape(x.shape), grads
+
+    def _d_weight(self, d_rows: Array, x: Array, out: list[int]) -> Array:
+        total = np.zeros((d_rows.shape[1], math.prod(self.params["weight"].shape[1:])), self.dtype)
+        for rows, windows in self._windows(x, out):
+            total += _channels_first(d_rows[rows]) @ windows.T  # (conv.2)
+        return total
+
+    def _d_x(self, d_rows: Array, x: Array, weight: Array, out: list[int]) -> Array:
+        flat = weight.reshape(len(weight), -1)
         d_x, p = np.empty((len(d_rows), *x.shape[2:]), self.dtype), self.padding
         for rows in _pieces(len(d_rows), flat.shape[1] * math.prod(out)):
             d_windows = flat.T @ _channels_first(d_rows[rows])  # (conv.3)
             folded = self._fold(d_windows.reshape(*weight.shape[1:], -1, *out), self._padded(x.shape[2:]))
             d_x[rows] = folded[:, :, p : p + x.shape[3], p : p + x.shape[4]].swapaxes(0, 1)
-        return d_x.reshape(x.shape), grads
+        return d_x
+
+    # -- the same, compiled: minisnn.kernels.images
+
+    @property
+    def _compiled(self) -> bool:
+        """Square windows that move one by one, and padding inside of them: everything else is left to NumPy."""
+        height, width = self.params["weight"].shape[2:]
+        return self.backend == "numba" and self.stride == 1 and height == width and self.padding < height
+
+    def _grid(self, x: Array) -> images.Grid:
+        from ..kernels import images
+
+        c_in, height, width = x.shape[2:]
+        return images.Grid(math.prod(x.shape[:2]), c_in, height, width, self.params["weight"].shape[2], self.padding)
+
+    def _forward_compiled(self, x: Array, weight: Array) -> tuple[Array, Any]:
+        from ..kernels import events, images
+
+        bits = x.view(np.uint8) if x.dtype == bool else x
+        found = events.index(bits.reshape(-1, math.prod(x.shape[3:])), len(weight))
+        y = images.forward(self._grid(x), bits.reshape(-1, *x.shape[2:]), found, weight)
+        return y.reshape(*y.shape[:2], -1), found
+
+    def _backward_compiled(
+        self, d_rows: Array, x: Array, weight: Array, events: Any, want_weight: bool, want_x: bool
+    ) -> tuple[Array | None, Array | None]:
+        from ..kernels import images
+
+        grid = self._grid(x)
+        d_y = d_rows.reshape(*d_rows.shape[:2], *grid.out)
+        d_full = images.on_full_grid(grid, d_y)
+        d_weight = None
+        if want_weight:
+            d_weight = images.d_weight(grid, x.reshape(-1, *x.shape[2:]), events, d_y, d_full)
+        return images.d_input(grid, d_full, weight) if want_x else None, d_weight
 
     def _windows(self, x: Array, out: list[int]) -> Iterator[tuple[slice, Array]]:
         """Pieces of the images with every window unfolded into a column: ``[c_in * k * k, n * H' * W']``, floats."""

@@ -8,15 +8,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels.contract import Array
+from ..kernels.products import Rows, dense
 from .base import Config, Grads, Layer, Names, as_input, as_upstream
 
 __all__ = ["Linear", "LinearCache"]
 
 
 class LinearCache(NamedTuple):
-    """Kept: the input ``x`` as it came (spikes stay bytes) and the ``weight`` it met."""
+    """Kept: the input ``x`` as it came (spikes stay bytes), its ``rows`` ready for products, the ``weight`` it met."""
 
     x: Array
+    rows: Rows
     weight: Array
 
 
@@ -35,6 +37,8 @@ class Linear(Layer):
         hand over its transpose.
     dtype : "float32" or "float64".
     """
+
+    gives_away = True
 
     def __init__(
         self,
@@ -64,24 +68,25 @@ class Linear(Layer):
         """``[T, B, n_in] -> [T, B, n_out]``; `x` of the layer's dtype, or spikes (uint8, bool)."""
         weight = self.params["weight"]
         x = as_input(x, self, weight.shape[:1])
-        y = _rows(x, self.dtype) @ weight  # (linear.1)
+        rows = Rows(x.reshape(-1, x.shape[2]), self.dtype, weight.shape[1], self.backend)
+        y = rows @ weight  # (linear.1)
         if "bias" in self.params:
             y += self.params["bias"]  # (linear.2)
-        return y.reshape(*x.shape[:2], -1), LinearCache(x, weight)
+        return y.reshape(*x.shape[:2], -1), LinearCache(x, rows, weight)
 
     def backward(
         self, d_y: Array, cache: LinearCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
         """Gradients of the input, and of ``weight`` and ``bias`` summed over time and batch."""
-        x, weight = cache
+        x, rows, weight = cache
         wanted = self._wanted(wrt)
         d_rows = as_upstream(d_y, (*x.shape[:2], weight.shape[1]), self).reshape(-1, weight.shape[1])
         grads = {}
         if "weight" in wanted:
-            grads["weight"] = _rows(x, self.dtype).T @ d_rows  # (linear.3)
+            grads["weight"] = rows.T @ d_rows  # (linear.3)
         if "bias" in wanted:
             grads["bias"] = d_rows.sum(axis=0)  # (linear.4)
-        d_x = (d_rows @ weight.T).reshape(x.shape) if input_grad else None  # (linear.5)
+        d_x = dense(d_rows, weight.T).reshape(x.shape) if input_grad else None  # (linear.5)
         return d_x, grads
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -93,8 +98,3 @@ class Linear(Layer):
     def _describe(self) -> str:
         n_in, n_out = self.params["weight"].shape
         return f"{n_in} -> {n_out}: y = x @ weight" + (" + bias" if "bias" in self.params else "")
-
-
-def _rows(x: Array, dtype: np.dtype) -> Array:
-    """``[T, B, n]`` as ``[T * B, n]`` of floats."""
-    return x.reshape(-1, x.shape[2]).astype(dtype, copy=False)

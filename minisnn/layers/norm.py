@@ -45,6 +45,8 @@ class BatchNorm2d(Layer):
     eps : added to the variance.
     """
 
+    gives_away = True
+
     def __init__(
         self, c: int, *, over: str = "step", scale: float = 1.0, momentum: float = 0.1, eps: float = 1e-5,
         dtype: Any = "float32",
@@ -64,8 +66,14 @@ class BatchNorm2d(Layer):
 
     def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, NormCache]:
         """``[T, B, c, H, W]``, the same shape out; `train`: statistics of the batch instead of the running ones."""
-        gamma, number = self.params["gamma"], self.dtype.type
-        x = as_input(x, self, (len(gamma), "H", "W")).astype(self.dtype, copy=False)
+        return self.forward_once(x, False, train=train)
+
+    def forward_once(self, x: Array, spent: bool, **options: Any) -> tuple[Array, NormCache]:
+        train, gamma, number = options["train"], self.params["gamma"], self.dtype.type
+        given = as_input(x, self, (len(gamma), "H", "W"))
+        x = given.astype(self.dtype, copy=False)
+        if self.backend == "numba":
+            return self._forward_compiled(x, train, spent or x is not given)
         buffers = self.buffers
         if train:
             axes = OVER[self.over]
@@ -77,6 +85,39 @@ class BatchNorm2d(Layer):
         x_hat = (x - mean) * inverse  # (norm.2)
         y = _per_channel(gamma * number(self.scale)) * x_hat + _per_channel(self.params["beta"])  # (norm.3)
         return y, NormCache(x_hat, inverse, gamma, train, buffers)
+
+    # -- the same, compiled: minisnn.kernels.maps sees [G, R, C, M], statistics for each of G groups over R and M
+
+    def _grouped(self, x: Array) -> Array:
+        steps, batch, c, *size = x.shape
+        return x.reshape(*((steps, batch) if self.over == "step" else (1, steps * batch)), c, math.prod(size))
+
+    def _forward_compiled(self, x: Array, train: bool, spent: bool) -> tuple[Array, NormCache]:
+        from ..kernels import maps
+
+        grouped, number, buffers = self._grouped(x), self.dtype.type, self.buffers
+        if train:
+            mean, var = maps.statistics(grouped)
+            buffers = self._updated(mean[:, None], var[:, None], grouped.shape[1] * grouped.shape[3])
+        else:
+            mean, var = buffers["running_mean"][None], buffers["running_var"][None]
+        inverse = 1 / np.sqrt(var + number(self.eps))
+        gain = self.params["gamma"] * number(self.scale)
+        x_hat, y = maps.normalise(grouped, mean, inverse, gain, self.params["beta"], spent and grouped.flags.writeable)
+        return y.reshape(x.shape), NormCache(x_hat.reshape(x.shape), inverse, self.params["gamma"], train, buffers)
+
+    def backward_once(self, d_y: Array, cache: NormCache, spent: bool, **options: Any) -> tuple[Array | None, Grads]:
+        x_hat, inverse, gamma, train, _ = cache
+        wrt, input_grad = options.get("wrt"), options.get("input_grad", True)
+        if self.backend != "numba":
+            return self._backward(d_y, cache, wrt, input_grad)
+        from ..kernels import maps
+
+        wanted, scale = self._wanted(wrt), self.dtype.type(self.scale)
+        d_y = self._grouped(as_upstream(d_y, x_hat.shape, self))
+        d_x, along, sums = maps.normalise_back(d_y, self._grouped(x_hat), inverse, gamma * scale, train, input_grad, spent)
+        found = {"gamma": scale * along.sum(axis=0), "beta": sums.sum(axis=0)}
+        return None if d_x is None else d_x.reshape(x_hat.shape), {n: d for n, d in found.items() if n in wanted}
 
     def _updated(self, mean: Array, var: Array, n: int) -> dict[str, Array]:
         """The running statistics after these, a step at a time."""
@@ -93,6 +134,9 @@ class BatchNorm2d(Layer):
         self, d_y: Array, cache: NormCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
         """Through the statistics too, where the batch gave them."""
+        return self.backward_once(d_y, cache, False, wrt=wrt, input_grad=input_grad)
+
+    def _backward(self, d_y: Array, cache: NormCache, wrt: Names, input_grad: bool) -> tuple[Array | None, Grads]:
         x_hat, inverse, gamma, train, _ = cache
         wanted, scale = self._wanted(wrt), self.dtype.type(self.scale)
         d_y = as_upstream(d_y, x_hat.shape, self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -46,13 +47,9 @@ class _Pool2d(Layer):
         """``[T, B, C, H // k, W // k] -> [T, B, C, H, W]``: to each window its gradient; what no window covers gets none."""
         self._wanted(wrt)
         d_y = as_upstream(d_y, (*cache.shape[:-2], *(n // self.k for n in cache.shape[-2:])), self)
-        if not input_grad:
-            return None, {}
-        d_x = np.zeros(cache.shape, self.dtype)
-        self._hand_back(d_x, d_y, cache)
-        return d_x, {}
+        return self._hand_back(d_y, cache) if input_grad else None, {}
 
-    def _hand_back(self, d_x: Array, d_y: Array, cache: PoolCache) -> None:
+    def _hand_back(self, d_y: Array, cache: PoolCache) -> Array:
         raise NotImplementedError
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -78,9 +75,15 @@ class MaxPool2d(_Pool2d):
     def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, PoolCache]:
         """``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``, of the dtype of `x`."""
         x = self._check(x)
+        place_dtype = np.uint8 if self.k < 16 else np.int32
+        if self.backend == "numba":
+            from ..kernels import maps
+
+            y, at = maps.max_pool(x.reshape(-1, *x.shape[3:]), self.k, place_dtype)
+            return y.reshape(*x.shape[:3], *y.shape[1:]), PoolCache(x.shape, at.reshape(*x.shape[:3], *y.shape[1:]))
         views = self._places(x)
         y = next(views).copy()
-        at = np.zeros(y.shape, np.uint8 if self.k < 16 else np.int32)
+        at = np.zeros(y.shape, place_dtype)
         for place, values in enumerate(views, start=1):
             larger = values > y
             if x.dtype.kind == "f":
@@ -89,10 +92,17 @@ class MaxPool2d(_Pool2d):
             at[larger] = place  # (pool.1)
         return y, PoolCache(x.shape, at)
 
-    def _hand_back(self, d_x: Array, d_y: Array, cache: PoolCache) -> None:
+    def _hand_back(self, d_y: Array, cache: PoolCache) -> Array:
         """Each gradient goes to where its maximum was; all else gets nothing."""
+        if self.backend == "numba":
+            from ..kernels import maps
+
+            images = (math.prod(cache.shape[:3]), *cache.shape[3:])
+            return maps.max_pool_back(d_y, cache.at, images, self.k).reshape(cache.shape)
+        d_x = np.zeros(cache.shape, self.dtype)
         for place, values in enumerate(self._places(d_x)):
             np.copyto(values, d_y, where=cache.at == place)  # (pool.2)
+        return d_x
 
     def twin(  # type: ignore[override]
         self, x: Array, base: PoolCache, fire: str, *, state: Any = None
@@ -108,6 +118,8 @@ class MaxPool2d(_Pool2d):
 class AvgPool2d(_Pool2d):
     """The mean of each window, ``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``."""
 
+    gives_away = True
+
     def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, PoolCache]:
         """``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``, of the layer's dtype."""
         x = self._check(x)
@@ -118,8 +130,10 @@ class AvgPool2d(_Pool2d):
         y *= self.dtype.type(1 / self.k**2)  # (pool.3)
         return y, PoolCache(x.shape, None)
 
-    def _hand_back(self, d_x: Array, d_y: Array, cache: PoolCache) -> None:
+    def _hand_back(self, d_y: Array, cache: PoolCache) -> Array:
         """Each value of a window gets an equal share."""
+        d_x = np.zeros(cache.shape, self.dtype)
         share = d_y * self.dtype.type(1 / self.k**2)
         for values in self._places(d_x):
             values[...] = share  # (pool.4)
+        return d_x

@@ -45,6 +45,8 @@ class Recurrent(Spiking):
         self, n: int, *, rng: np.random.Generator | None = None, recurrent: Array | None = None, **options: Any
     ) -> None:
         super().__init__(n, **options)
+        if self.remember != "all":
+            raise ValueError("Recurrent: remembers all membranes; remember='chunks' is for layers without recurrent weights")
         if len(self.shape) != 1:
             raise ValueError(f"Recurrent: n must be a whole number of at least 1, got {n!r}")
         if "spikes" in self.dynamics.neuron.state or "recurrent" in self.dynamics.neuron.params:
@@ -63,7 +65,7 @@ class Recurrent(Spiking):
         params: Array,
         fire: str,
         base: Base | None,
-        consume: bool = False,
+        consume: bool = False, last: bool = True,
     ) -> tuple[Array, Array, RecurrentScan]:  # fmt: skip
         weight = self.params["recurrent"]
         state0 = self._zeros(x) if state0 is None else state0

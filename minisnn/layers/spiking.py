@@ -17,6 +17,8 @@ from .thresholds import CONSTRAINTS, Constraint, Normal
 
 __all__ = ["LIF", "Spiking", "SpikingCache"]
 
+REMEMBER = ("all", "chunks")
+
 
 class SpikingCache(NamedTuple):
     """What `backward` needs, and what there is to look at after a forward run.
@@ -26,10 +28,14 @@ class SpikingCache(NamedTuple):
     """
 
     spikes: Array
-    u: Array
     state: dict[str, Array]
     scan: Any
     state_given: bool
+
+    @property
+    def u(self) -> Array:
+        """The membrane; a layer that remembers chunks computes it again."""
+        return self.scan.u[0].reshape(self.spikes.shape)
 
 
 class Spiking(Stateful):
@@ -47,6 +53,8 @@ class Spiking(Stateful):
     constraint : ``ms.thresholds.LowerBound(0.1)`` or ``ms.thresholds.Softplus()``; none by default.  Then ``params`` hold
         the raw value that learns, and ``layer.threshold`` is the effective one.
     dtype : "float32" or "float64".   backend : "numba", "numpy", or ``None`` for this machine's default.
+    remember : what a run keeps for its gradient: "all" membranes, or, for many steps, the states at the borders of "chunks"
+        of time, whose steps are run again on the way back: memory as sqrt(T), for about one more forward run.
     **params : the neuron's other parameters by their names, e.g. ``decay_syn=0.8``.
 
     Raises
@@ -69,9 +77,13 @@ class Spiking(Stateful):
         constraint: Constraint | None = None,
         dtype: Any = "float32",
         backend: str | None = None,
+        remember: str = "all",
         **params: Any,
     ) -> None:
         super().__init__(dtype, backend)
+        if remember not in REMEMBER:
+            raise ValueError(f"{type(self).__name__}: remember must be one of {REMEMBER}, got {remember!r}")
+        self.remember = remember
         self._set_up(shape, neuron, reset, surrogates.atan(2.0) if surrogate is None else surrogate)
         if constraint is not None and type(constraint) not in CONSTRAINTS.values():
             raise TypeError(f"{type(self).__name__}: constraint must be one of {list(CONSTRAINTS)}, got {constraint!r}")
@@ -119,11 +131,17 @@ class Spiking(Stateful):
         return np.stack([above >= kink / surrogate.k for kink in (0.0, *kinks)])
 
     def _forward(
-        self, x: Array, state: Mapping[str, Array] | None, fire: str, base: Base | None, consume: bool = False
+        self,
+        x: Array,
+        state: Mapping[str, Array] | None,
+        fire: str,
+        base: Base | None,
+        consume: bool = False,
+        last: bool = True,
     ) -> tuple[Array, SpikingCache]:
-        spikes, after, scan = self._run(x, state, self._lanes(self.threshold), fire, base, consume)
+        spikes, after, scan = self._run(x, state, self._lanes(self.threshold), fire, base, consume, last)
         shape = (*spikes.shape[:2], *self.shape)
-        cache = SpikingCache(spikes.reshape(shape), scan.u[0].reshape(shape), after, scan, state is not None)
+        cache = SpikingCache(spikes.reshape(shape), after, scan, state is not None)
         return cache.spikes, cache
 
     def backward(
@@ -170,8 +188,15 @@ class Spiking(Stateful):
     ) -> tuple[Array | None, Grads]:
         """As in the base; consuming ``"x"`` writes the membrane over it, ``"d_y"`` the gradient of the input."""
         spent = self._spent(consume)
-        _, cache = self._forward(x, state, self.fire, None, "x" in spent)
+        _, cache = self._forward(x, state, self.fire, None, "x" in spent, last=False)
         return self._backward(d_y, cache, d_state, wrt, input_grad, "d_y" in spent)
+
+    def forward_once(self, x: Array, spent: bool, **options: Any) -> tuple[Array, SpikingCache]:
+        return self._forward(x, options.get("state"), self.fire, None, spent)
+
+    def backward_once(self, d_y: Array, cache: Any, spent: bool, **options: Any) -> tuple[Array | None, Grads]:
+        asked = options.get("d_state"), options.get("wrt"), options.get("input_grad", True)
+        return self._backward(d_y, cache, *asked, spent)
 
     def smoothed(self) -> Spiking:
         """The smooth twin: spikes are the surrogate's curve.  It shares its parameter arrays with this layer."""

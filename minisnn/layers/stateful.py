@@ -11,6 +11,7 @@ import numpy as np
 
 from .. import neurons, resets, surrogates
 from ..kernels import Base, Dynamics, ScanCache, Wanted, kernel_of
+from ..kernels.chunks import ChunkedScan, adjoint_in_chunks, scan_in_chunks
 from ..kernels.contract import Array
 from .base import Layer, as_input, as_upstream
 
@@ -35,6 +36,8 @@ class Stateful(Layer):
     """
 
     has_state = True
+    #: What a run keeps for its gradient: "all" membranes, or the states at the borders of "chunks" of time.
+    remember: str = "all"
     shape: tuple[int, ...]
     dynamics: Dynamics
 
@@ -90,15 +93,15 @@ class Stateful(Layer):
         return self.dynamics.neuron.state
 
     def _run(
-        self, x: Array, state: Any, theta: Array, fire: str, base: Base | None, consume: bool = False
+        self, x: Array, state: Any, theta: Array, fire: str, base: Base | None, consume: bool = False, last: bool = True
     ) -> tuple[Array, dict[str, Array], ScanCache]:
-        """``(spikes [T, B, N], state after the last step, cache of the loop)``; no state where the input is consumed."""
+        """``(spikes [T, B, N], state after the last step if `last` asks for it, cache of the loop)``."""
         x = as_input(x, self, self.shape).astype(self.dtype, copy=False)
         lanes = (*x.shape[:2], math.prod(self.shape))
         state0 = self._stacked(state, x.shape[1], "state")
         rest = [self._lanes(self.params[n]) for n in self.dynamics.neuron.params]
         params = np.stack(rest) if rest else np.empty((0, lanes[2]), self.dtype)
-        spikes, state_last, scan = self._scan(x.reshape(lanes), state0, theta, params, fire, base, consume)
+        spikes, state_last, scan = self._scan(x.reshape(lanes), state0, theta, params, fire, base, consume, last)
         return spikes, self._by_name(state_last), scan
 
     def _back(
@@ -131,17 +134,23 @@ class Stateful(Layer):
         fire: str,
         base: Base | None,
         consume: bool = False,
-    ) -> tuple[Array, Array | None, Any]:  # fmt: skip
-        kernel = kernel_of(self.dynamics, self.backend)
-        return kernel.scan(x, state0, theta, params, self.dynamics.surrogate.k, fire, base, consume, not consume)
+        last: bool = True,
+    ) -> tuple[Array, Array | None, Any]:
+        kernel, k = kernel_of(self.dynamics, self.backend), self.dynamics.surrogate.k
+        if self.remember == "chunks" and base is None:
+            return scan_in_chunks(kernel, x, state0, theta, params, k, fire, keep=last)
+        return kernel.scan(x, state0, theta, params, k, fire, base, consume, last)
 
     def _scan_adjoint(
         self, d_spikes: Array, d_last: Array | None, scan: Any, asked: Asked, consume: bool = False
     ) -> tuple[Array | None, Array | None, dict[str, Array]]:
         names = self.dynamics.neuron.params
         wanted = Wanted(asked.x, "threshold" in asked.params, not asked.params.isdisjoint(names), asked.state)
-        kernel = kernel_of(self.dynamics, self.backend)
-        d_x, d_state0, d_theta, d_params = kernel.scan_adjoint(d_spikes, d_last, scan, wanted, consume)
+        if isinstance(scan, ChunkedScan):
+            d_x, d_state0, d_theta, d_params = adjoint_in_chunks(d_spikes, d_last, scan, wanted, consume)
+        else:
+            kernel = kernel_of(self.dynamics, self.backend)
+            d_x, d_state0, d_theta, d_params = kernel.scan_adjoint(d_spikes, d_last, scan, wanted, consume)
         sums: dict[str, Array] = {} if d_theta is None else {"threshold": d_theta}
         if d_params is not None:
             sums |= zip(names, d_params, strict=True)
