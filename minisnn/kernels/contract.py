@@ -41,7 +41,7 @@ from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
 
-__all__ = ["FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "float_dtype", "hold", "membranes"]
+__all__ = ["FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "float_dtype", "hold", "membranes", "over_current"]
 
 Array = Any  # a NumPy array, or a CuPy array on a GPU
 
@@ -131,14 +131,19 @@ def _tangent(smooth: Callable, slope: Callable) -> Callable:
 FIRES = {"step": _step, "smooth": _smooth, "tangent": _tangent}
 
 
-def membranes(x: Array, n_states: int, neuron: Neuron, dtype: Any, consume: bool) -> Array:
-    """Room for every state before the reset, ``[K, T, B, N]``: in the memory of `x` where it is consumed and that is enough.
+def over_current(neuron: Neuron) -> bool:
+    """Whether membranes may lie in the memory of the input current.
 
-    It is not where there is more than one state, or where the adjoint has to see the input current again.
+    Not where there is more than one state, or where the adjoint has to see the current again.
     """
     n_args = neuron.charge_adjoint.__code__.co_argcount
     current = neuron.charge_adjoint.__code__.co_varnames[n_args - 1 - len(neuron.params)]
-    if consume and n_states == 1 and x.dtype == dtype and x.flags.writeable and not reads(neuron.charge_adjoint, current):
+    return len(neuron.state) == 1 and not reads(neuron.charge_adjoint, current)
+
+
+def membranes(x: Array, n_states: int, neuron: Neuron, dtype: Any, consume: bool) -> Array:
+    """Room for every state before the reset, ``[K, T, B, N]``: in the memory of `x` where it is consumed and that can be."""
+    if consume and x.dtype == dtype and x.flags.writeable and over_current(neuron):
         return x[None]
     return np.empty((n_states, *x.shape), dtype)
 

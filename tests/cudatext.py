@@ -1,0 +1,113 @@
+"""CUDA text without a card: compiled by NVRTC, and run on the CPU by g++ through a small header."""
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+
+from minisnn.kernels.cuda import OPTIONS, CudaKernel, Text
+
+SHIM = Path(__file__).parent / "cuda_on_cpu.h"
+GPP = shutil.which("g++")
+SIGNATURE = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
+TYPES = {"unsigned int": ctypes.c_uint32, "float": ctypes.c_float, "double": ctypes.c_double}
+
+
+def headers():
+    """Folders that NVRTC needs: of CuPy, of the CUDA headers that it brings, and of the CUDA runtime's wheel."""
+    import cupy
+    import nvidia
+
+    include = Path(cupy.__file__).parent / "_core/include"
+    cccl = next(include.rglob("libcudacxx"))
+    runtime = [h.parent for root in nvidia.__path__ for h in Path(root).glob("*/include/cuda_fp16.h")]
+    return [include, cccl, *runtime]
+
+
+def cubin(code, arch):
+    """The machine code for one architecture, made by NVRTC; its complaints as an error."""
+    from cupy.cuda import nvrtc
+
+    program = nvrtc.createProgram(code, "kernels.cu", [], [])
+    options = [*OPTIONS, f"--gpu-architecture={arch}", *(f"-I{folder}" for folder in headers())]
+    try:
+        nvrtc.compileProgram(program, options)
+        return nvrtc.getCUBIN(program)
+    except Exception:
+        raise AssertionError(nvrtc.getProgramLog(program)[:3000]) from None
+    finally:
+        nvrtc.destroyProgram(program)
+
+
+def in_one(texts):
+    """Many texts as one program: each in a namespace of its own, its kernel named by its place."""
+    includes, parts = {}, []
+    for i, text in enumerate(texts):
+        lines = text.code.splitlines()
+        includes |= dict.fromkeys(line for line in lines if line.startswith("#include"))
+        body = "\n".join(line for line in lines if not line.startswith("#include"))
+        body = SIGNATURE.sub(rf'extern "C" __global__ void k{i}(\2)', body)
+        parts.append(f"namespace n{i} {{\n{body}\n}}")
+    return "\n".join([*includes, *parts])
+
+
+class OnCPU:
+    """Kernels compiled for the CPU, by their text."""
+
+    def __init__(self, folder):
+        self.folder, self.functions, self.count = Path(folder), {}, 0
+
+    def add(self, texts):
+        """Compile those that are new, in one run of the compiler."""
+        new = [text for text in dict.fromkeys(texts) if text not in self.functions]
+        if not new:
+            return
+        self.count += 1
+        source, library = self.folder / f"k{self.count}.cpp", self.folder / f"k{self.count}.so"
+        code = "\n".join(line for line in in_one(new).splitlines() if not line.startswith("#include"))
+        runs = []
+        for i, text in enumerate(new):
+            parameters = SIGNATURE.search(text.code)[2]
+            names = ", ".join(p.split()[-1].strip("*") for p in parameters.split(","))
+            runs.append(
+                f'extern "C" void run{i}({parameters}, unsigned blocks, unsigned threads) {{\n'
+                "  gridDim.x = blocks; blockDim.x = threads;\n"
+                "  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)\n"
+                f"    for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) n{i}::k{i}({names});\n}}"
+            )
+        source.write_text("\n".join([f'#include "{SHIM}"', code, *runs]), encoding="utf-8")
+        # No contraction: as on the GPU (--fmad=false) and in NumPy, each operation is rounded.
+        command = [GPP, "-std=c++20", "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC", source, "-o", library]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+        assert done.returncode == 0, done.stderr[:3000]
+        loaded = ctypes.CDLL(str(library))
+        for i, text in enumerate(new):
+            self.functions[text] = getattr(loaded, f"run{i}")
+
+    def run(self, text, blocks, threads, arguments):
+        self.add([text])
+        types = [p.strip().rsplit(" ", 1)[0] for p in SIGNATURE.search(text.code)[2].split(",")]
+        given = [
+            a.ctypes.data_as(ctypes.c_void_p) if t.endswith("*") else TYPES[t](a.item())
+            for t, a in zip(types, arguments, strict=True)
+        ]
+        self.functions[text](*given, ctypes.c_uint32(blocks), ctypes.c_uint32(threads))
+
+
+class KernelOnCPU(CudaKernel):
+    """The kernel as it is, on NumPy arrays: `change` may edit the text before it is run."""
+
+    def __init__(self, dynamics, machine, change=None):
+        super().__init__(dynamics)
+        self.machine, self.change = machine, change
+
+    def _arrays(self):
+        return np
+
+    def _run(self, text, blocks, threads, arguments):
+        text = Text(text.name, self.change(text.code)) if self.change else text
+        self.machine.run(text, blocks, threads, arguments)
