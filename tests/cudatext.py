@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from minisnn.kernels.cuda import OPTIONS, CudaKernel, Text
+from minisnn.kernels.cuda import OPTIONS, CudaKernel
+from minisnn.kernels.cuda_text import Text
 
 SHIM = Path(__file__).parent / "cuda_on_cpu.h"
 GPP = shutil.which("g++")
@@ -96,6 +97,37 @@ class OnCPU:
             for t, a in zip(types, arguments, strict=True)
         ]
         self.functions[text](*given, ctypes.c_uint32(blocks), ctypes.c_uint32(threads))
+
+
+def train_by_hand(kernel, xp, epochs):
+    """Accuracy on the digits of two weight matrices and thresholds around one scan; `xp`: numpy or cupy."""
+    import minisnn as ms
+
+    rng, steps, hidden = np.random.default_rng(0), 8, 100
+    data = {split: ms.data.digits(split) for split in ("train", "test")}
+    images, digits = (xp.asarray(a) for a in data["train"])
+    w1 = xp.asarray(rng.normal(0, 0.3, (64, hidden)).astype(np.float32))
+    w2 = xp.asarray(rng.normal(0, 0.1, (hidden, 10)).astype(np.float32))
+    theta, decay = xp.ones(hidden, np.float32), xp.full((1, hidden), 0.5, np.float32)
+
+    def forward(pixels):
+        x = xp.repeat((pixels @ w1)[None], steps, axis=0)
+        spikes, last, cache = kernel.scan(x, xp.zeros((1, *x.shape[1:]), np.float32), theta, decay, 1.3)
+        return spikes.mean(axis=0, dtype=np.float32), last, cache
+
+    for _ in range(epochs):
+        order = rng.permutation(len(images))
+        for rows in np.array_split(order, len(images) // 32):
+            rows = xp.asarray(rows)
+            rate, last, cache = forward(images[rows])
+            error = (rate @ w2 - xp.eye(10, dtype=np.float32)[digits[rows]]) / np.float32(len(rows))
+            d_spikes = xp.repeat((error @ w2.T / np.float32(steps))[None], steps, axis=0)
+            d_x, _, d_theta, _ = kernel.scan_adjoint(d_spikes, xp.zeros_like(last), cache)
+            w2 -= 0.5 * rate.T @ error
+            w1 -= 0.5 * images[rows].T @ d_x.sum(axis=0)
+            theta = theta - 0.5 * d_theta.sum(axis=0)
+    images, digits = (xp.asarray(a) for a in data["test"])
+    return float((forward(images)[0] @ w2).argmax(axis=1).__eq__(digits).mean())
 
 
 class KernelOnCPU(CudaKernel):

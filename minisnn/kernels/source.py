@@ -21,6 +21,7 @@ import inspect
 import linecache
 import types
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ def source_of(function: Function) -> ast.FunctionDef:
     nodes, codes = _parsed(text, code.co_filename)
     for found in codes:
         if found.co_name == code.co_name and computes(found) == computes(code):
-            node = copy.deepcopy(nodes[_place(found)])
+            node = copy.deepcopy(next(nodes[place] for place in _places(found) if place in nodes))
             if isinstance(node, ast.Lambda):
                 return ast.FunctionDef("function", node.args, [ast.Return(node.body)], [])
             return node
@@ -86,12 +87,11 @@ def _parsed(text: str, file: str) -> tuple[dict[tuple[int, int], Any], list[type
     return nodes, codes
 
 
-def _place(code: types.CodeType) -> tuple[int, int]:
-    """A function's line; of a lambda, several of which may share a line, where its value begins."""
+def _places(code: types.CodeType) -> list[tuple[int, int | None]]:
+    """Where to look for a function: its line; for a lambda, several of which may share a line, all places in it."""
     if code.co_name != "<lambda>":
-        return code.co_firstlineno, -1
-    places = (step.positions for step in dis.get_instructions(code) if step.opname not in ("RESUME", "COPY_FREE_VARS"))
-    return min((p.lineno, p.col_offset) for p in places if p and p.lineno and p.col_offset is not None)
+        return [(code.co_firstlineno, -1)]
+    return [(p.lineno, p.col_offset) for p in map(attrgetter("positions"), dis.get_instructions(code)) if p and p.lineno]
 
 
 def spelled_out(function: Function, dtype: np.dtype | None = None, **names: Any) -> Function:
