@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,20 @@ SHIM = Path(__file__).parent / "cuda_on_cpu.h"
 GPP = shutil.which("g++")
 SIGNATURE = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
 TYPES = {"unsigned int": ctypes.c_uint32, "float": ctypes.c_float, "double": ctypes.c_double}
+
+
+def missing_wheels():
+    """Which of NVRTC and the headers that it needs is in no wheel here; found without importing anything."""
+
+    def absent(wheel):
+        for name in (wheel, f"{wheel}-cu12"):
+            try:
+                return not version(name)
+            except PackageNotFoundError:
+                pass
+        return True
+
+    return ", ".join(wheel for wheel in ("nvidia-cuda-nvrtc", "nvidia-cuda-runtime") if absent(wheel))
 
 
 def headers():

@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from cudatext import GPP, SHIM, SIGNATURE, KernelOnCPU, OnCPU, cubin, in_one, train_by_hand
+from cudatext import GPP, SHIM, SIGNATURE, KernelOnCPU, OnCPU, cubin, in_one, missing_wheels, train_by_hand
 from grid import COVERING, FEW, FULL, NEURONS, RESETS, SURROGATES, problem, summed
 
 import minisnn as ms
@@ -14,11 +14,13 @@ from minisnn.kernels import Base, Dynamics, Wanted, kernel_of
 from minisnn.kernels.cuda import CudaKernel
 from minisnn.kernels.cuda_text import adjoint_text, scan_text
 
-MISSING = [n for n in ("cupy", "nvidia") if importlib.util.find_spec(n) is None]
+NO_CUPY = importlib.util.find_spec("cupy") is None
 pytestmark = [
     pytest.mark.cudatext,
-    pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)} (pip install '.[gpu-test]')"),
+    pytest.mark.skipif(NO_CUPY, reason="CuPy is not installed (pip install '.[gpu-test]')"),
 ]
+MISSING = missing_wheels()
+needs_nvrtc = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {MISSING} (pip install '.[gpu-test]')")
 needs_gpp = pytest.mark.skipif(GPP is None, reason="there is no g++ here to compile the text for the CPU")
 PAIRS = [f"{n}-{r}" for n in NEURONS for r in RESETS]
 DTYPES = ["float32", "float64"]
@@ -312,6 +314,7 @@ def test_numbers_of_a_users_neuron_keep_their_digits():
     assert "float small = 0.1f;" in code and "double" not in code
 
 
+@needs_nvrtc
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90"])
 def test_nvrtc_compiles_the_whole_grid(arch):
     texts = [make(FULL[n], "float32") for n in FULL for make in (scan_text, adjoint_text)]
@@ -325,6 +328,7 @@ def test_nvrtc_compiles_the_whole_grid(arch):
     assert found[:4] == b"\x7fELF" and all(f"k{i}\0".encode() in found for i in range(len(texts)))
 
 
+@needs_nvrtc
 def test_nvrtc_refuses_what_is_wrong():
     text = scan_text(PLANTED, "float32")
     with pytest.raises(AssertionError, match="thet"):

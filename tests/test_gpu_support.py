@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from grid import NEURONS, RESETS, SURROGATES
 
 import minisnn as ms
 from minisnn.kernels import BACKENDS, ON_CPU, BackendUnavailable, backend_problem
@@ -94,6 +95,23 @@ def test_numbers_are_computed_and_typed():
         "def function(x, k):\n    middle = _number(0.5)\n"
         f"    return (middle * x * _number(0.1) + (k > _number(1)), _number(-1), _number({np.exp(-0.5).item()!r}))"
     )
+
+
+@pytest.mark.parametrize("name", [*NEURONS, *RESETS, *SURROGATES])
+def test_spelled_out_a_function_computes_the_same(name):
+    """The copy is a Python function, too: it gives the same numbers, in the dtype of its arguments."""
+    pairs = {
+        **{n: (f.charge, f.charge_adjoint) for n, f in ms.neurons.NEURONS.items()},
+        **{n: (f.reset, f.reset_adjoint) for n, f in ms.resets.RESETS.items()},
+        **{n: (f().smooth, f().slope) for n, f in ms.surrogates.SURROGATES.items()},
+    }
+    for function in pairs[name]:
+        for dtype in (np.float32, np.float64):
+            arguments = np.random.default_rng(0).normal(size=(function.__code__.co_argcount, 50)).astype(dtype)
+            found = spelled_out(function, np.dtype(dtype), np=np)(*arguments)
+            expected = function(*arguments)
+            for a, b in zip(*(v if isinstance(v, tuple) else (v,) for v in (found, expected)), strict=True):
+                assert np.asarray(a).dtype == dtype and np.array_equal(a, b)
 
 
 def test_what_is_known_is_left_out_and_the_rest_written_out():

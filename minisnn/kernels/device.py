@@ -35,9 +35,10 @@ def facts() -> Facts:
     try:
         import cupy
         from cupy.cuda import nvrtc, runtime
+
+        found = found._replace(runtime=runtime.runtimeGetVersion())
     except Exception as error:  # CuPy fails in many ways; each is what the user must see
         return found._replace(import_error=f"{type(error).__name__}: {error}")
-    found = found._replace(runtime=runtime.runtimeGetVersion())
     try:
         cupy.cuda.Device().compute_capability  # noqa: B018 - asking is what may fail
     except Exception as error:
