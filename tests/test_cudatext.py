@@ -206,6 +206,15 @@ def test_twins(name, fire, machine):
         assert_agrees(KernelOnCPU(dynamics, machine), moved, fire, base)
 
 
+@needs_gpp
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_loop_of_a_membrane_readout(dtype, machine):
+    """Its surrogate is the membrane itself, and its slope a number."""
+    layer = ms.MembraneReadout(5, dtype=dtype)
+    p = problem(FULL["lif-none-atan"], (6, 4, 5), dtype=dtype)
+    assert_agrees(KernelOnCPU(layer.dynamics, machine), p._replace(theta=np.zeros_like(p.theta)), "smooth")
+
+
 def on_the_threshold(dtype):
     """Membranes of PLANTED that are at their threshold, and one step of the number format below."""
     theta = np.array([0.1, 0.3, 1.0], dtype)
