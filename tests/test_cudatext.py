@@ -34,9 +34,9 @@ RATE = np.float64(0.3)
 
 
 def adaptive_charge(v, w, x, decay, decay_w, gain):
-    small = 0.1  # a local number: the GPU's float64 must not see 0.1f
+    small = tenth = 0.1  # a local number: the GPU's float64 must not see 0.1f
     w_new: float = decay_w * w + small * v
-    return decay * v + x - gain * w_new + RATE * small, w_new
+    return decay * v + x - gain * w_new + RATE * tenth, w_new
 
 
 def adaptive_adjoint(d_u, d_w_new, v, w, x, decay, decay_w, gain):
@@ -318,7 +318,7 @@ def test_numbers_have_the_type_of_the_net(pair):
 def test_numbers_of_a_users_neuron_keep_their_digits():
     code = scan_text(OWN["adaptive"], "float64").code
     assert "double small = 0.1;" in code and "float" not in code.replace("float16", "")
-    assert "(0.3 * small)" in code
+    assert "(0.3 * tenth)" in code
     code = scan_text(OWN["adaptive"], "float32").code
     assert "float small = 0.1f;" in code and "double" not in code
 
@@ -392,6 +392,17 @@ extern "C" void run(long long* tops) {{
         found = {n: top + 1 for (_, n), top in zip(arrays, tops, strict=True)}
         used = {n: v for n, v in found.items() if v}
         assert used == {n: expected[n] for n in used} and len(used) >= 7
+
+
+def walrus_charge(v, x):
+    return (u := v + x) * 0.5 + u
+
+
+def test_what_cupy_cannot_translate_is_said_with_its_line():
+    neuron = ms.Neuron(walrus_charge, lambda d_u, v, x: (1.5 * d_u, 1.5 * d_u), params=())
+    dynamics = Dynamics(neuron, ms.resets.hard, ms.surrogates.atan())
+    with pytest.raises(ms.grammar.GrammarError, match=r"no GPU kernel of walrus_charge\(\).*NamedExpr[^>]*>[^>]*> *return"):
+        scan_text(dynamics, "float32")
 
 
 def test_the_text_is_made_once_for_all_that_is_equal():

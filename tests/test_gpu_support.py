@@ -131,6 +131,14 @@ def test_what_is_known_is_left_out_and_the_rest_written_out():
     assert "a[1 + t] = v[1]" in text and "if" not in text and "a[0] =" not in text
 
 
+def test_assigning_to_several_names_is_one_at_a_time():
+    def function(x):
+        x = y = x + 1
+        return x * y
+
+    assert "    x = x + _number(1)\n    y = x\n" in spelled(function)
+
+
 def test_names_that_cpp_would_misread_are_replaced():
     def function(double, τ):
         int = double * τ

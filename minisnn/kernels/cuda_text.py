@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..grammar import GrammarError
 from ..neurons import Neuron
 from .contract import FIRES, Dynamics, Wanted, hold
 from .narrow import fingerprint
@@ -69,7 +70,11 @@ def _text(name: str, used: dict[str, Callable], neuron: Neuron, number: type, st
         copies = {n: _on_device(spelled_out(f, np.dtype(number), np=cupy)) for n, f in used.items()}
         build, types = _LOOPS[name]
         loop = build(copies, number, stored, len(neuron.state), len(neuron.params), *wishes)
-        _texts[key] = _transpiled(spelled_out(loop, jit=_jit()), types, number, stored)
+        try:
+            _texts[key] = _transpiled(spelled_out(loop, jit=_jit()), types, number, stored)
+        except Exception as error:  # what floor 0 allows and cupyx.jit does not know; its message shows the line
+            functions = ", ".join(f"{f.__name__}()" for f in used.values())
+            raise GrammarError(f"CuPy makes no GPU kernel of {functions}: {type(error).__name__}: {error}") from error
     return _texts[key]
 
 

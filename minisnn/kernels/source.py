@@ -149,6 +149,13 @@ class _Speller(ast.NodeTransformer):
         assert node.value is not None
         return ast.Assign([self.visit(node.target)], self.visit(node.value))
 
+    def visit_Assign(self, node: ast.Assign) -> Any:
+        first, *others = node.targets
+        if others and isinstance(first, ast.Name):  # a = b = value: one at a time
+            read = ast.Name(first.id, ast.Load())
+            return [self.visit(ast.Assign([t], v)) for t, v in [(first, node.value), *((o, read) for o in others)]]
+        return self.generic_visit(node)
+
     def visit_If(self, node: ast.If) -> Any:
         test = self.visit(node.test)
         if isinstance(test, ast.Constant):
