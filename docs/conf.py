@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 
 from docutils import nodes
+from docutils.parsers.rst import Directive
 from sphinx.domains.math import MathDomain
 from sphinx.errors import ExtensionError
 from sphinx.util import inspect
@@ -22,6 +23,7 @@ os.environ["MINISNN_FAST"] = "1"  # lessons run in their short mode while the pa
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import figures  # noqa: E402
+from graphs import GRAPHS  # noqa: E402
 
 import minisnn  # noqa: E402
 
@@ -108,6 +110,28 @@ class TaggedEquations(MathDomain):
         self.equations[labelid] = (docname, labelid)
 
 
+class DrawnGraph(Directive):
+    """``.. graph:: name``: both drawings of a graph of ``graphs.py``, for light and dark pages, and a caption."""
+
+    required_arguments, has_content = 1, True
+
+    def run(self):
+        """Make the figure; the text for those who do not see it is written from the same description."""
+        name = self.arguments[0]
+        if name not in GRAPHS:
+            raise self.error(f"no graph {name!r}; there are {', '.join(GRAPHS)}")
+        figure = nodes.figure(classes=["graph"])
+        for direction in figures.DIRECTIONS:
+            for theme in figures.THEMES:
+                uri, alt = f"/figures/{name}_{direction}_{theme}.svg", figures.description(GRAPHS[name], direction)
+                figure += nodes.image(uri=uri, alt=alt, classes=[f"only-{theme}"])
+        caption = nodes.Element()
+        self.state.nested_parse(self.content, self.content_offset, caption)
+        if caption.children:
+            figure += nodes.caption("", "", *caption[0].children)
+        return [figure]
+
+
 # -- docstrings say "name : what it is" on one line, several of them parted by three spaces; napoleon would take what it is
 # -- for a type
 
@@ -156,6 +180,7 @@ def tidy_blocks(app, doctree):
 def setup(app):
     """Draw the figures, number equations by their tags, and read this project's docstrings."""
     figures.draw(HERE / "figures")
+    app.add_directive("graph", DrawnGraph)
     app.add_domain(TaggedEquations, override=True)
     app.connect("autodoc-process-docstring", spread_entries, priority=100)
     app.connect("autodoc-skip-member", skip_fields)

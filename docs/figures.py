@@ -1,71 +1,224 @@
-"""Figures that are drawn by code when the documentation is built: SVG, once for a light page and once for a dark one."""
+"""Graphs that are drawn by code when the documentation is built: SVG, once for a light page and once for a dark one.
 
+Each graph is a description, nodes at their places and edges between them (:mod:`graphs`), and is drawn twice: forward, what
+is computed from what; and backward, with every arrow reversed and marked by the factor that a gradient is multiplied by on
+its way.  What arrives at a node is added up.
+"""
+
+import re
+from dataclasses import dataclass, field
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 Point = tuple[float, float]
 
-#: Ink, faint ink, paths of the forward run, the surrogate's path; the background is the page's.
+#: Ink, faint ink, paths of the forward run, paths of a spike, paths of a gradient, what is cached; the page itself.
 THEMES = {
-    "light": {"ink": "#1b1f24", "faint": "#8a919b", "along": "#0072b2", "spike": "#d55e00", "page": "#ffffff"},
-    "dark": {"ink": "#e6e8eb", "faint": "#8f98a3", "along": "#63b8ea", "spike": "#ff9d57", "page": "#131416"},
+    "light": {
+        "ink": "#1b1f24",
+        "faint": "#8a919b",
+        "value": "#0072b2",
+        "spike": "#d55e00",
+        "back": "#007a57",
+        "kept": "#e3eef5",
+        "page": "#ffffff",
+    },
+    "dark": {
+        "ink": "#e6e8eb",
+        "faint": "#8f98a3",
+        "value": "#63b8ea",
+        "spike": "#ff9d57",
+        "back": "#4fd1a5",
+        "kept": "#22364a",
+        "page": "#131416",
+    },
 }
+DIRECTIONS = ("forward", "backward")
+TITLE = 0.25  # inches, above the graph
+STYLE = {"svg.fonttype": "path", "svg.hashsalt": "minisnn", "mathtext.fontset": "cm"}
 
 
-def lif_graph(theme: str, steps: int = 3) -> Figure:
-    """What depends on what in a LIF neuron, over a few steps.  Going backward, a gradient takes every arrow in reverse."""
-    colours = THEMES[theme]
-    along, spike = colours["along"], colours["spike"]
-    figure = Figure(figsize=(8.4, 3.8))
+@dataclass(frozen=True)
+class Node:
+    """A value at a place (inches), or a word without a box (kind "word").
+
+    `name` is mathematics without its dollar signs, of a word: text.  `back` is its gradient's name; unless given, d_name.
+    """
+
+    at: Point
+    name: str
+    kind: str = "value"  # "value", "spike", "given" (an input, a parameter), "word"
+    kept: bool = False  # in the cache
+    back: str = ""
+
+    def label(self, direction: str) -> str:
+        """What stands in the box."""
+        if self.kind == "word":
+            return self.back if direction == "backward" and self.back else self.name
+        if direction == "forward":
+            return f"${self.name}$"
+        letter, rest = re.fullmatch(r"(.+?)((?:\[.*\])?)", self.name).groups()
+        return f"${self.back or f'd_{{{letter}}}{rest}'}$"
+
+
+@dataclass(frozen=True)
+class Edge:
+    """An arrow from one node to another; `forward` and `backward` are its words, which are mathematics between dollar signs.
+
+    With `backward` None nothing goes back: the node at its start is a constant when one differentiates.
+    """
+
+    start: str
+    end: str
+    forward: str = ""
+    backward: str | None = ""
+    kind: str = "value"  # "value", "spike", "jump" (dashed: a step, and a surrogate on the way back)
+    side: str = ""  # of the arrow, where the word stands: above, below, left, right, or two of them, as "below right"
+    along: float = 0.5  # how far along the arrow the word stands
+    bend: float = 0.0
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Nodes by name, edges between them, the size of the drawing in inches."""
+
+    nodes: dict[str, Node]
+    edges: list[Edge] = field(default_factory=list)
+    size: Point = (4.4, 3.4)
+
+
+def drawing(graph: Graph, direction: str, theme: str) -> Figure:
+    """One of the two drawings of a graph."""
+    colours, back = THEMES[theme], direction == "backward"
+    width, height = graph.size
+    figure = Figure(figsize=(width, height + TITLE))
+    FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(-1.55, 4.2 * steps - 1.05), ylim=(-2.75, 3.15))
+    axes.set(xlim=(0, width), ylim=(0, height + TITLE))
     axes.axis("off")
-
-    def node(x: float, y: float, letter: str, t: int, colour: str) -> Text:
-        name = f"${letter}[t{t:+d}]$" if t else f"${letter}[t]$"
-        box = {"boxstyle": "round,pad=0.35", "facecolor": colours["page"], "edgecolor": colour, "linewidth": 1.4}
-        return axes.text(x, y, name, ha="center", va="center", fontsize=13, color=colours["ink"], zorder=3, bbox=box)
-
-    def arrow(start: Text | Point, end: Text | Point, colour: str, **style: Any) -> None:
-        ends = [one.get_position() if isinstance(one, Text) else one for one in (start, end)]
-        patches = {p: one.get_bbox_patch() for p, one in (("patchA", start), ("patchB", end)) if isinstance(one, Text)}
-        look = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.6, "shrinkA": 0, "shrinkB": 1, "mutation_scale": 13}
-        # above the nodes: a box knows where it is once it has been drawn
-        axes.annotate("", ends[1], ends[0], zorder=4, arrowprops=look | patches | style)
-
-    def word(x: float, y: float, text: str, colour: str) -> None:
-        axes.text(x, y, text, ha="center", va="center", fontsize=11, color=colour)
-
-    carried: Text | Point = (-1.5, 1.0)
-    for t in range(steps):
-        at = 4.2 * t
-        x = node(at, 2.7, "x", t, colours["faint"])
-        u, s, v = node(at, 1.0, "u", t, along), node(at, -0.8, "s", t, spike), node(at + 2.1, 1.0, "v", t, along)
-        arrow(carried, u, along)
-        word(at - 1.05, 1.3, "decay", along)
-        arrow(x, u, along)
-        arrow(u, s, spike, linestyle="--")
-        word(at - 0.72, 0.1, r"$H(u - \theta)$", spike)
-        arrow(u, v, along)
-        word(at + 1.02, 1.3, r"$1 - s$", along)
-        arrow(s, v, spike)
-        word(at + 1.5, -0.15, "reset", spike)
-        arrow(s, (at, -2.2), spike)
-        word(at, -2.5, "layer above", spike)
-        carried = v
-    arrow(carried, (4.2 * steps - 1.1, 1.0), along)
+    axes.text(0.05, height + TITLE / 2, direction, va="center", fontsize=11, weight="bold", color=colours["ink"])
+    texts: dict[str, Text] = {}
+    for key, node in graph.nodes.items():
+        edge = {"value": colours["value"], "spike": colours["spike"]}.get(node.kind, colours["faint"])
+        fill = colours["kept"] if node.kept and not back else colours["page"]
+        box = {
+            "boxstyle": "round,pad=0.3",
+            "facecolor": fill,
+            "edgecolor": colours["back"] if back else edge,
+            "linewidth": 1.4,
+        }
+        # an input that is constant when one differentiates has no gradient
+        silent = back and all(e.backward is None for e in graph.edges if e.start == key)
+        silent &= any(e.start == key for e in graph.edges)
+        if silent and node.kind != "word":
+            box |= {"edgecolor": colours["faint"], "linestyle": ":"}
+        texts[key] = axes.text(
+            *node.at,
+            node.label("forward" if silent else direction),
+            ha="center",
+            va="center",
+            zorder=3,
+            fontsize=10.5 if node.kind == "word" and not (back and node.back) else 13,
+            color=colours["faint"] if silent or (node.kind == "word" and not (back and node.back)) else colours["ink"],
+            bbox=None if node.kind == "word" else box,
+        )
+    renderer = figure.canvas.get_renderer()
+    for edge in graph.edges:
+        if back and edge.backward is None:
+            continue
+        ends = (edge.end, edge.start) if back else (edge.start, edge.end)
+        colour = colours["back"] if back else colours["value" if edge.kind == "value" else "spike"]
+        _arrow(axes, *(texts[key] for key in ends), colour, edge, edge.bend if not back else -edge.bend, renderer)
+        word = edge.backward if back else edge.forward
+        if word:
+            _word(axes, graph, edge, word, colour)
     return figure
 
 
+def _arrow(axes: Any, start: Text, end: Text, colour: str, edge: Edge, bend: float, renderer: Any) -> None:
+    def patch(text: Text) -> dict[str, Any]:
+        return {"patch": text.get_bbox_patch()} if text.get_bbox_patch() else {}
+
+    look: dict[str, Any] = {"arrowstyle": "-|>", "color": colour, "linewidth": 1.5, "mutation_scale": 12}
+    look |= {"shrinkA": 0 if patch(start) else 9, "shrinkB": 1 if patch(end) else 9}
+    look |= {"linestyle": "--" if edge.kind == "jump" else "-", "connectionstyle": f"arc3,rad={bend}"}
+    for side, text in (("patchA", start), ("patchB", end)):
+        if box := patch(text):
+            text.get_window_extent(renderer)
+            text.update_bbox_position_size(renderer)
+            look[side] = box["patch"]
+    # above the nodes: a box knows where it is once it has been drawn
+    axes.annotate("", end.get_position(), start.get_position(), zorder=4, arrowprops=look)
+
+
+def _word(axes: Any, graph: Graph, edge: Edge, word: str, colour: str) -> None:
+    (x0, y0), (x1, y1) = graph.nodes[edge.start].at, graph.nodes[edge.end].at
+    x, y = x0 + edge.along * (x1 - x0), y0 + edge.along * (y1 - y0)
+    x, y = x + 0.5 * edge.bend * (y1 - y0), y - 0.5 * edge.bend * (x1 - x0)
+    sides = (edge.side or ("above" if abs(x1 - x0) >= abs(y1 - y0) else "right")).split()
+    gap = 0.09 if len(sides) == 1 else 0.04
+    ha, va = "center", "center"
+    if found := {"left", "right"} & set(sides):
+        ha, x = ("right", x - gap) if "left" in found else ("left", x + gap)
+    if found := {"above", "below"} & set(sides):
+        va, y = ("bottom", y + gap) if "above" in found else ("top", y - gap)
+    axes.text(x, y, word, ha=ha, va=va, fontsize=10.5, color=colour, zorder=5)
+
+
+def overlaps(figure: Figure) -> list[tuple[str, str]]:
+    """Pairs of labels that lie on each other, and labels that leave the drawing (paired with "edge")."""
+    renderer = figure.canvas.get_renderer()
+    figure.canvas.draw()
+    boxes = []
+    for text in figure.axes[0].texts:
+        if text.get_text():
+            patch = text.get_bbox_patch()
+            boxes.append((text.get_text(), (patch or text).get_window_extent(renderer)))
+    found = [(a, b) for (a, one), (b, two) in combinations(boxes, 2) if Bbox.intersection(one, two) is not None]
+    inside = figure.bbox
+    return found + [(a, "edge") for a, box in boxes if box.x0 < 0 or box.y0 < 0 or box.x1 > inside.x1 or box.y1 > inside.y1]
+
+
+def _plain(text: str) -> str:
+    """Mathematics as it would be read out."""
+    text = re.sub(r"\\(?:mathit|mathsf|mathrm)\{([^{}]*)\}", r"\1", text)
+    text = re.sub(r"\\hat\{([^{}]*)\}", r"hat-\1", text)
+    text = re.sub(r"\\dfrac\{([^{}]*)\}\{([^{}]*)\}", r"(\1)/(\2) ", text)
+    text = text.replace(r"\cdots", "...").replace(r"\vdots", "...").replace(r"\cdot", "times ")
+    text = re.sub(r"\\[;,! ]", " ", text)
+    return re.sub(r"\s+", " ", re.sub(r"[${}\\]", "", text)).strip()
+
+
+def description(graph: Graph, direction: str) -> str:
+    """What a drawing shows, in words: its text for those who do not see it."""
+    arrows = []
+    for edge in graph.edges:
+        word = edge.backward if direction == "backward" else edge.forward
+        if word is None:
+            continue
+        ends = (edge.start, edge.end) if direction == "forward" else (edge.end, edge.start)
+        arrow = " to ".join(_plain(graph.nodes[key].label(direction)) for key in ends)
+        arrows.append(f"{arrow} ({_plain(word)})" if word else arrow)
+    return f"{direction.capitalize()}: " + "; ".join(arrows) + "."
+
+
 def draw(folder: Path) -> None:
-    """Write all figures to `folder`, for both kinds of page."""
+    """Write all graphs to `folder`, in both directions and for both kinds of page."""
+    from graphs import GRAPHS
+
     folder.mkdir(exist_ok=True)
-    with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": "minisnn", "mathtext.fontset": "cm"}):
-        for theme in THEMES:
-            lif_graph(theme).savefig(folder / f"lif_graph_{theme}.svg", transparent=True, metadata={"Date": None})
+    with matplotlib.rc_context(STYLE):
+        for name, graph in GRAPHS.items():
+            for direction in DIRECTIONS:
+                for theme in THEMES:
+                    path = folder / f"{name}_{direction}_{theme}.svg"
+                    drawing(graph, direction, theme).savefig(path, transparent=True, metadata={"Date": None})

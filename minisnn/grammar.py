@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import dis
 import types
+from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import numpy as np
 
-__all__ = ["FUNCTIONS", "GrammarError", "check", "numbers_of", "reads"]
+__all__ = ["FUNCTIONS", "GrammarError", "check", "dependencies", "numbers_of"]
 
 #: The functions of NumPy that a floor-0 function may call.
 FUNCTIONS = ("exp", "arctan", "tanh", "sqrt", "log", "cos", "sin", "maximum", "minimum")
@@ -64,10 +66,12 @@ def numbers_of(function: Any) -> dict[str, Any]:
     return found | {n: cell.cell_contents for n, cell in cells}
 
 
-def reads(function: Any, argument: str) -> bool:
-    """Whether `function` looks at that argument at all."""
-    loads = (step.argval for step in dis.get_instructions(function) if step.opname.startswith("LOAD_FAST"))
-    return any(argument in (arg if isinstance(arg, tuple) else (arg,)) for arg in loads)
+@lru_cache(maxsize=512)
+def dependencies(function: Any) -> tuple[frozenset[int], ...]:
+    """For each result of `function` the positions of the arguments it is computed from."""
+    result = function(*(_Probe(sources={i}) for i in range(function.__code__.co_argcount)))
+    values = result if isinstance(result, tuple) else (result,)
+    return tuple(getattr(value, "sources", frozenset()) for value in values)
 
 
 def _is_number(value: Any) -> bool:
@@ -138,10 +142,10 @@ def _check_global(function: types.FunctionType, name: str, variable: str) -> Non
 class _Probe:
     """A stand-in for a number or for the result of a comparison, which refuses what a backend would refuse."""
 
-    __slots__ = ("is_comparison",)
+    __slots__ = ("is_comparison", "sources")
 
-    def __init__(self, is_comparison: bool = False) -> None:
-        self.is_comparison = is_comparison
+    def __init__(self, is_comparison: bool = False, sources: Iterable[int] = ()) -> None:
+        self.is_comparison, self.sources = is_comparison, frozenset(sources)
 
     def _combine(self, other: Any) -> _Probe:
         if self.is_comparison and (isinstance(other, bool) or getattr(other, "is_comparison", False)):
@@ -149,10 +153,10 @@ class _Probe:
                 "combines two comparisons, which widens float32 in a compiled loop; "
                 "multiply a number by each in turn, e.g. k*(x <= 0.5)*(x >= -0.5)"
             )
-        return _Probe()
+        return _Probe(sources=_sources(self, other))
 
     def _compare(self, other: Any) -> _Probe:
-        return _Probe(is_comparison=True)
+        return _Probe(True, _sources(self, other))
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = __truediv__ = __rtruediv__ = _combine
     __lt__ = __le__ = __gt__ = __ge__ = __eq__ = __ne__ = _compare  # type: ignore[assignment]
@@ -161,7 +165,7 @@ class _Probe:
     def __neg__(self) -> _Probe:
         if self.is_comparison:
             raise GrammarError("negates a comparison; write -1.0*(x > 0)")
-        return _Probe()
+        return _Probe(sources=self.sources)
 
     __pos__ = __neg__
 
@@ -175,7 +179,12 @@ class _Probe:
             raise GrammarError(f"uses np.{ufunc.__name__}")
         if any(getattr(i, "is_comparison", False) for i in inputs):
             raise GrammarError(f"hands a comparison to np.{ufunc.__name__}; multiply it by 1.0 first")
-        return _Probe()
+        return _Probe(sources=_sources(*inputs))
+
+
+def _sources(*values: Any) -> frozenset[int]:
+    """From which arguments these values come; numbers come from none."""
+    return frozenset().union(*(getattr(value, "sources", ()) for value in values))
 
 
 def _check_results(function: types.FunctionType, name: str, n_args: int, n_results: int) -> None:

@@ -28,9 +28,9 @@ hypothesis.settings.load_profile("ci")
 #: Rooms of the house (DESIGN 1) and how many lines of code each may have.
 BUDGETS = {
     "floor 0": (["neurons.py", "resets.py", "surrogates.py", "grammar.py"], 300),
-    "kernels": ([f"kernels/{n}.py" for n in "__init__ compiled contract narrow reference threads".split()], 700),
+    "kernels": ([f"kernels/{n}.py" for n in "__init__ compiled contract narrow pool reference threads".split()], 700),
     # The loop, what makes a source readable for the GPU's compiler, and finding out what a machine lacks (issue 8).
-    "kernels: GPU": ([f"kernels/{n}.py" for n in "cuda cuda_text device source".split()], 500),
+    "kernels: GPU": ([f"kernels/{n}.py" for n in "cuda cuda_text device source".split()], 510),
     "layers to optimizers": (["layers/*.py", "network.py", "losses.py", "optimizers.py"], 1600),
     "everything above": (
         [
@@ -49,6 +49,7 @@ BUDGETS = {
         ],
         1500,
     ),
+    "bench": (["bench/*.py"], 500),
     # Verdicts are what must be right; explanations and tools were budgeted with them at 1,000 and outgrew it (issue 4).
     "checks": (
         [

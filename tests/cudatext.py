@@ -127,17 +127,17 @@ def train_by_hand(kernel, xp, epochs):
 
     def forward(pixels):
         x = xp.repeat((pixels @ w1)[None], steps, axis=0)
-        spikes, last, cache = kernel.scan(x, xp.zeros((1, *x.shape[1:]), np.float32), theta, decay, 1.3)
-        return spikes.mean(axis=0, dtype=np.float32), last, cache
+        spikes, _, cache = kernel.scan(x, None, theta, decay, 1.3, last=False)
+        return spikes.mean(axis=0, dtype=np.float32), cache
 
     for _ in range(epochs):
         order = rng.permutation(len(images))
         for rows in np.array_split(order, len(images) // 32):
             rows = xp.asarray(rows)
-            rate, last, cache = forward(images[rows])
+            rate, cache = forward(images[rows])
             error = (rate @ w2 - xp.eye(10, dtype=np.float32)[digits[rows]]) / np.float32(len(rows))
             d_spikes = xp.repeat((error @ w2.T / np.float32(steps))[None], steps, axis=0)
-            d_x, _, d_theta, _ = kernel.scan_adjoint(d_spikes, xp.zeros_like(last), cache)
+            d_x, _, d_theta, _ = kernel.scan_adjoint(d_spikes, None, cache)
             w2 -= 0.5 * rate.T @ error
             w1 -= 0.5 * images[rows].T @ d_x.sum(axis=0)
             theta = theta - 0.5 * d_theta.sum(axis=0)

@@ -24,7 +24,7 @@ FLOORS = [
     {"losses", "optimizers"},
     {"encode", "data", "models", "checkpoint", "train", "plot"},
     {"checks"},
-    {"teach"},
+    {"teach", "bench"},
     {"cli", "jobs"},
     {"__main__", "__init__"},
 ]
@@ -43,6 +43,9 @@ ALLOWED = {
     "hypothesis",
     *sys.stdlib_module_names,
 }
+
+#: What the benchmark compares with, where it is installed.
+PEERS = {"torch", "snntorch", "spikingjelly", "norse"}
 
 
 def imports(path):
@@ -69,7 +72,8 @@ def test_imports_go_down_only(path):
     floor = FLOOR[parts[0]]
     for name, level, _ in imports(path):
         if not level:
-            assert name.split(".")[0] in ALLOWED, name
+            allowed = ALLOWED | PEERS if parts == ("bench", "peers") else ALLOWED
+            assert name.split(".")[0] in allowed, name
             continue
         base = parts[: len(parts) - level + (path.name == "__init__.py" and 0)]
         target = (*base, *name.split("."))[0]
@@ -82,7 +86,7 @@ def test_imports_go_down_only(path):
 def test_heavy_packages_are_imported_late(path):
     """numba only in the module that is the Numba backend, the others inside the functions that need them."""
     for name, level, at_top in imports(path):
-        if not level and at_top and name.split(".")[0] in ("cupy", "cupyx", "matplotlib", "tqdm", "numba", "pooch"):
+        if not level and at_top and name.split(".")[0] in ("cupy", "cupyx", "matplotlib", "tqdm", "numba", "pooch", *PEERS):
             assert path.name == "compiled.py" and name.split(".")[0] == "numba"
 
 

@@ -127,6 +127,11 @@ def machine(tmp_path_factory):
     for name, dtype in itertools.product(FEW, DTYPES):
         texts += [scan_text(FULL[name], dtype, "smooth"), adjoint_text(FULL[name], dtype, True)]
         texts += [scan_text(FULL[name], dtype, "tangent", FULL[name].reset.stop, based=True)]
+    some = FULL["current_lif-hard-atan"]
+    texts += [adjoint_text(some, "float32", wanted=Wanted(*w)) for w in itertools.product((True, False), repeat=4)]
+    for dynamics in (some, FULL["lif-hard-atan"]):
+        texts += [scan_text(dynamics, "float32", given=False), scan_text(dynamics, "float32", last=False)]
+        texts += [adjoint_text(dynamics, "float32", given=False, given_last=False)]
     for direction, old, new in FAULTS:
         text = {"scan": scan_text, "adjoint": adjoint_text}[direction](PLANTED, "float32")
         texts.append(text._replace(code=planted(direction, old, new)(text.code)))
@@ -255,13 +260,30 @@ def test_a_planted_fault_is_caught(fault, machine):
 def test_what_is_not_wanted_is_not_given(machine):
     dynamics = FULL["current_lif-hard-atan"]
     p, kernel = problem(dynamics, dtype="float32"), KernelOnCPU(dynamics, machine)
-    cache = kernel.scan(*p[:5])[2]
+    spikes, _, cache = kernel.scan(*p[:5])
+    found = kernel.scan(*p[:5], last=False)
+    assert found[1] is None and np.array_equal(found[0], spikes) and np.array_equal(found[2].u, cache.u)
     whole = kernel.scan_adjoint(p.d_spikes, p.d_state_last, cache)
-    for wanted in itertools.product((True, False), repeat=3):
-        some = kernel.scan_adjoint(p.d_spikes, p.d_state_last, cache, Wanted(*wanted))
-        assert np.array_equal(some[1], whole[1])
-        for found, expected, asked in zip((some[0], *some[2:]), (whole[0], *whole[2:]), wanted, strict=True):
+    for wanted in itertools.starmap(Wanted, itertools.product((True, False), repeat=4)):
+        some = kernel.scan_adjoint(p.d_spikes, p.d_state_last, cache, wanted)
+        asked_for = (wanted.x, wanted.state, wanted.theta, wanted.params)
+        for found, expected, asked in zip(some, whole, asked_for, strict=True):
             assert (found is None) == (not asked) and (found is None or np.array_equal(found, expected))
+
+
+@needs_gpp
+@pytest.mark.parametrize("name", ["lif-hard-atan", "current_lif-hard-atan"])
+def test_a_state_that_nobody_gave_is_zero(name, machine):
+    p, kernel = problem(FULL[name], dtype="float32"), KernelOnCPU(FULL[name], machine)
+    nothing = np.zeros_like(p.state0)
+    expected, given = kernel.scan(p.x, nothing, *p[2:5]), kernel.scan(p.x, None, *p[2:5])
+    assert given[2].state0 is None and np.array_equal(given[0], expected[0]) and np.array_equal(given[1], expected[1])
+    back = [
+        kernel.scan_adjoint(p.d_spikes, d_last, scan[2]) for scan, d_last in ((expected, nothing), (given, None))
+    ]  # fmt: skip
+    assert all(np.array_equal(a, b) for a, b in zip(*back, strict=True))
+    empty = kernel.scan(p.x[:0].copy(), None, *p[2:5])
+    assert not empty[1].any() and not kernel.scan_adjoint(p.d_spikes[:0].copy(), None, empty[2])[1].any()
 
 
 @needs_gpp

@@ -4,7 +4,9 @@ import ast
 import contextlib
 import io
 import re
+import sys
 import textwrap
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -12,12 +14,12 @@ import pytest
 import minisnn as ms
 
 ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "docs"))
 DOCS = sorted(p for p in (ROOT / "docs").rglob("*.rst") if "_build" not in p.parts)
 PAGES = sorted(p for p in (ROOT / "docs/derivations").glob("*.rst") if p.stem != "index")
 #: How-to pages whose programs print: each is followed by what it prints.
-HOW_TO = [
-    ROOT / f"docs/how_to/{name}.rst" for name in ("add_a_neuron", "add_a_surrogate", "add_a_layer", "reproduce_the_paper")
-]
+PRINTING = "add_a_neuron add_a_surrogate add_a_layer check_a_gradient reproduce_the_paper teach_a_course".split()
+HOW_TO = [ROOT / f"docs/how_to/{name}.rst" for name in PRINTING]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 
 TITLE = re.compile(r"^(\S.*)\n([-=~^])\2{2,}$", re.MULTILINE)
@@ -70,6 +72,7 @@ def test_a_page_has_a_forward_a_backward_the_code_and_a_check(page):
     assert forward < backward < code < check
     assert ":label:" in bodies[titles[forward]] and ":label:" in bodies[titles[backward]]
     assert ".. literalinclude::" in bodies["The code"] and "ms.checks." in bodies["The check"]
+    assert ".. code-block:: text" in bodies["The check"] and "What is cached" in titles
     assert re.search(r"^Sources?: ", parts[-1][1], re.MULTILINE), "the source of the formulas stands at the end"
 
 
@@ -80,6 +83,32 @@ def test_references_to_equations_and_pages_resolve(page):
     assert set(re.findall(r":eq:`([^`]+)`", text)) <= labels
     names = {re.sub(r".*<(.+)>$", r"\1", name) for name in re.findall(r":doc:`([^`]+)`", text)}
     assert {name for name in names if not name.startswith("/")} <= {p.stem for p in PAGES}
+
+
+@pages
+def test_a_page_has_a_graph_that_is_drawn(page):
+    graphs = pytest.importorskip("graphs", reason="matplotlib")
+    names = re.findall(r"^\.\. graph:: (\w+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert page.stem in names and set(names) <= set(graphs.GRAPHS)
+
+
+@pytest.mark.parametrize("direction", ["forward", "backward"])
+def test_labels_of_graphs_stand_apart(direction):
+    """No label on another one, none outside; and every arrow is told to those who do not see it."""
+    figures, graphs = pytest.importorskip("figures", reason="matplotlib"), pytest.importorskip("graphs")
+    with figures.matplotlib.rc_context(figures.STYLE):
+        for name, graph in graphs.GRAPHS.items():
+            assert not figures.overlaps(figures.drawing(graph, direction, "light")), name
+            text = figures.description(graph, direction)
+            arrows = [e for e in graph.edges if direction == "forward" or e.backward is not None]
+            assert text.count(" to ") == len(arrows) and not set(text) & set("\\${}"), text
+
+
+def test_a_label_on_another_is_seen():
+    figures = pytest.importorskip("figures", reason="matplotlib")
+    graph = figures.Graph({n: figures.Node((x, 1.0), "u[t]") for n, x in (("a", 1.0), ("b", 1.2), ("c", 4.4))})
+    found = figures.overlaps(figures.drawing(graph, "forward", "light"))
+    assert ("$u[t]$", "$u[t]$") in found and ("$u[t]$", "edge") in found
 
 
 def test_every_page_stands_in_a_table_of_contents():
@@ -118,9 +147,12 @@ def test_a_page_prints_what_it_says(page, monkeypatch):
     """On the reference backend, which compiles nothing; numbers to rounding."""
     monkeypatch.setenv("MINISNN_BACKEND", "numpy")
     blocks = [(kind, textwrap.dedent(body).strip()) for kind, body in BLOCK.findall(page.read_text(encoding="utf-8"))]
-    assert [kind for kind, _ in blocks] == ["python", "text"] * (len(blocks) // 2)
-    names = {"__name__": "__main__"}  # programs of one page go on from each other
-    for (_, program), (_, wanted) in zip(blocks[::2], blocks[1::2], strict=True):
+    assert not any(one == two == "text" for (one, _), (two, _) in pairwise([("text", ""), *blocks]))
+    names = {"__name__": "__main__"}  # programs of one page go on from each other; what has no text after it prints nothing
+    for (kind, program), (after, wanted) in pairwise([*blocks, ("python", "")]):
+        if kind == "text":
+            continue
+        wanted = wanted if after == "text" else ""
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile(program, page.name, "exec"), names)

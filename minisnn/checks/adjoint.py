@@ -113,7 +113,9 @@ def _forward_differs(dynamics: Dynamics, problems: list[Problem], backend: str) 
         if wrong.any():
             return [f"the forward run on {backend} leaves the equations u = charge, s = (u >= theta), v = reset at step "
                     f"t = {int(np.argmax(wrong))}, before any gradient is taken"]  # fmt: skip
-        if not np.allclose(last, np.stack([np.broadcast_to(v, last[0].shape) for v in expected.last]), rtol=1e-9):
+        if last is None or not np.allclose(
+            last, np.stack([np.broadcast_to(v, last[0].shape) for v in expected.last]), rtol=1e-9
+        ):
             return [f"the forward run on {backend} returns another last state than the equations do"]
     return []
 

@@ -24,6 +24,9 @@ import numpy as np
 from numba import types
 from numba.extending import register_jitable
 
+from ..grammar import dependencies
+from ..neurons import Neuron
+from . import pool
 from .contract import FIRES, Array, Base, Dynamics, ScanCache, Wanted, hold, membranes
 from .narrow import digest, fingerprint, narrowed
 from .threads import share_out
@@ -60,36 +63,42 @@ class CompiledKernel:
         self.dynamics = dynamics
 
     def scan(
-        self, x: Array, state0: Array, theta: Array, params: Array, k: float,
-        fire: str = "step", base: Base | None = None, consume: bool = False,
-    ) -> tuple[Array, Array, ScanCache]:  # fmt: skip
+        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float,
+        fire: str = "step", base: Base | None = None, consume: bool = False, last: bool = True,
+    ) -> tuple[Array, Array | None, ScanCache]:  # fmt: skip
         held = self.dynamics.reset.stop if base else ()
         base = base or Base(x, x, theta)  # nothing looks at it then: any arrays of the right shapes will do
-        u = membranes(x, len(state0), self.dynamics.neuron, x.dtype, consume)
-        spikes = np.empty(x.shape, np.uint8 if fire == "step" else x.dtype)
-        state_last = np.empty_like(state0)
+        u = membranes(x, self.dynamics.neuron, x.dtype, consume)
+        spikes = pool.empty(x.shape, np.uint8 if fire == "step" else x.dtype)
+        state_last = pool.empty((len(u), *x.shape[1:]), x.dtype) if last else None
         loop = _compiled(_scan_loop, self.dynamics, x.dtype, fire=fire, held=held)
         _run_tiles(
-            loop, x.shape, _flat(x), _flat(state0), _rows_of(theta, params), x.dtype.type(k),
+            loop, x.shape, _flat(x), _states(state0, x), _rows_of(theta, params), x.dtype.type(k),
             _flat(base.u), _flat(base.spikes.astype(x.dtype, copy=False)), base.theta[None],
-            _flat(u), _flat(spikes), _flat(state_last),
+            _flat(u), _flat(spikes), _states(state_last, x),
         )  # fmt: skip
         return spikes, state_last, ScanCache(x, u, spikes, state0, theta, params, k)
 
     def scan_adjoint(
-        self, d_spikes: Array, d_state_last: Array, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
-    ) -> tuple[Array | None, Array, Array | None, Array | None]:
+        self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
+    ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
         x, u, spikes, state0, theta, params, k = cache
         wanted = wanted._replace(params=wanted.params and len(params) > 0)
-        # Where d_x is not wanted nothing touches it, and it takes no memory.
-        d_x = d_spikes if consume and d_spikes.flags.writeable else np.empty_like(x)
-        d_state0 = np.empty_like(state0)
-        d_rows = np.empty((1 + len(params), plan(*x.shape[1:]).chunks, len(theta)), x.dtype)
+        if consume and d_spikes.flags.writeable:
+            d_x = d_spikes
+        else:  # where it is not wanted nothing touches it, and it takes no memory
+            d_x = pool.empty_like(x) if wanted.x else np.empty_like(x)
+        d_state0 = pool.empty((len(u), *x.shape[1:]), x.dtype) if wanted.state else None
+        n_sums = 1 + len(params) if wanted.params else 1
+        d_rows = np.empty((n_sums, plan(*x.shape[1:]).chunks, len(theta)), x.dtype)
         soft = spikes.dtype != np.uint8
-        loop = _compiled(_adjoint_loop, self.dynamics, x.dtype, soft_spikes=soft, wanted=wanted)
+        loop = _compiled(
+            _adjoint_loop, self.dynamics, x.dtype, soft_spikes=soft, wanted=wanted._replace(state=True),
+            looks_back=_looks_back(self.dynamics.neuron, wanted),
+        )  # fmt: skip
         _run_tiles(
-            loop, x.shape, _flat(d_spikes), _flat(d_state_last), _flat(x), _flat(u), _flat(spikes), _flat(state0),
-            _rows_of(theta, params), x.dtype.type(k), _flat(d_x), _flat(d_state0), d_rows,
+            loop, x.shape, _flat(d_spikes), _states(d_state_last, x), _flat(x), _flat(u), _flat(spikes), _states(state0, x),
+            _rows_of(theta, params), x.dtype.type(k), _flat(d_x), _states(d_state0, x), d_rows,
         )  # fmt: skip
         no_params = not wanted.params and len(params) > 0
         return (
@@ -103,6 +112,19 @@ class CompiledKernel:
 def _rows_of(theta: Array, params: Array) -> Array:
     """Thresholds and parameters as the rows of one array ``[1 + Q, N]``."""
     return np.concatenate([theta[None], params])
+
+
+def _looks_back(neuron: Neuron, wanted: Wanted) -> bool:
+    """Whether any gradient that is wanted depends on the state before the charge."""
+    k = len(neuron.state)
+    needed = [*range(k), *([k] if wanted.x else []), *(range(k + 1, k + 1 + len(neuron.params)) if wanted.params else [])]
+    depends = dependencies(neuron.charge_adjoint)
+    return any(k <= argument < 2 * k for result in needed for argument in depends[result])
+
+
+def _states(states: Array | None, x: Array) -> Array:
+    """``[K, B, N]`` with lanes side by side; without rows where there is none, and then nothing is read or written."""
+    return np.empty((0, math.prod(x.shape[1:])), x.dtype) if states is None else _flat(states)
 
 
 def _flat(a: Array) -> Array:
@@ -185,49 +207,53 @@ def _compile(python_loop: Callable, signature: tuple) -> Callable:
     return loop
 
 
-# -- small helpers for any number of states and parameters: the compiler unrolls them
+# -- scratch: everything a tile keeps between steps stands in one array, row after row.  The compiler can then see that the
+# -- rows do not overlap, and makes vector code; it could not for separate arrays (three times slower).
+
+#: From one row of the scratch to the next: not a power of two, or all rows would meet in the same few lines of the cache.
+PITCH = LANES + 80
 
 
 @cache
-def _gather(count: int) -> Callable:
-    """gather(a, n) -> (a[0, n], ..., a[count - 1, n])."""
+def _gather(count: int, first: int) -> Callable:
+    """gather(w, n) -> values of lane n in `count` rows of the scratch from row `first` on."""
     if count == 0:
 
-        def gather(a, n):
+        def gather(w, n):
             return ()
 
     else:
-        others, last = _gather(count - 1), count - 1
+        others, last = _gather(count - 1, first), (first + count - 1) * PITCH
 
-        def gather(a, n):
-            return others(a, n) + (a[last, n],)  # noqa: RUF005 - Numba reads no starred tuple
+        def gather(w, n):
+            return others(w, n) + (w[last + n],)  # noqa: RUF005 - Numba reads no starred tuple
 
-    return _named(str(count))(gather)
+    return _named(f"{count}_{first}")(gather)
 
 
 @cache
-def _put(count: int, add: bool = False) -> Callable:
-    """put(a, n, values): a[i, n] becomes values[i], or grows by it, for i < count."""
+def _put(count: int, first: int, add: bool = False) -> Callable:
+    """put(w, n, values): lane n of `count` rows from row `first` on becomes the values, or grows by them."""
     if count == 0:
 
-        def put(a, n, values):
+        def put(w, n, values):
             pass
 
     else:
-        others, last = _put(count - 1, add), count - 1
+        others, at, last = _put(count - 1, first, add), (first + count - 1) * PITCH, count - 1
         if add:
 
-            def put(a, n, values):
-                others(a, n, values)
-                a[last, n] += values[last]
+            def put(w, n, values):
+                others(w, n, values)
+                w[at + n] += values[last]
 
         else:
 
-            def put(a, n, values):
-                others(a, n, values)
-                a[last, n] = values[last]
+            def put(w, n, values):
+                others(w, n, values)
+                w[at + n] = values[last]
 
-    return _named(f"{count}{add}")(put)
+    return _named(f"{count}_{first}_{add}")(put)
 
 
 @register_jitable
@@ -246,70 +272,53 @@ def _row(a, t, lo, hi):
 
 
 @register_jitable
-def _scratch(like, rows, size):
-    return np.zeros((rows, size), like.dtype)
+def _clear(w, first, rows):
+    for n in range(first * PITCH, (first + rows) * PITCH):
+        w[n] = 0
 
 
 @register_jitable
-def _load(scratch, a, lo, hi):
-    """Lanes `lo` to `hi` of every row of `a` ``[rows, L]``."""
+def _read(w, row, a):
+    """One row of the scratch becomes `a`."""
+    for n in range(a.shape[0]):
+        w[row * PITCH + n] = a[n]
+
+
+@register_jitable
+def _write(a, w, row):
+    for n in range(a.shape[0]):
+        a[n] = w[row * PITCH + n]
+
+
+@register_jitable
+def _load(w, first, a, lo, hi):
+    """Lanes `lo` to `hi` of every row of `a` ``[rows, L]``; without rows nothing is read."""
     for i in range(a.shape[0]):
-        for n in range(hi - lo):
-            scratch[i, n] = a[i, lo + n]
+        _read(w, first + i, a[i, lo:hi])
 
 
 @register_jitable
-def _store(a, lo, hi, scratch):
+def _store(a, lo, hi, w, first):
     for i in range(a.shape[0]):
-        for n in range(hi - lo):
-            a[i, lo + n] = scratch[i, n]
+        _write(a[i, lo:hi], w, first + i)
 
 
 @register_jitable
-def _load_step(scratch, a, t, lo, hi):
-    """Lanes `lo` to `hi` of step `t` of every row of `a` ``[rows, T, L]``."""
-    for i in range(a.shape[0]):
-        _load_row(scratch[i], a[i, t, lo:hi])
-
-
-@register_jitable
-def _store_step(a, t, lo, hi, scratch):
-    for i in range(a.shape[0]):
-        _store_row(a[i, t, lo:hi], scratch[i])
-
-
-@register_jitable
-def _load_row(scratch, row):
-    for n in range(row.shape[0]):
-        scratch[n] = row[n]
-
-
-@register_jitable
-def _store_row(row, scratch):
-    for n in range(row.shape[0]):
-        row[n] = scratch[n]
-
-
-@register_jitable
-def _spread(lanes, rows, n0, width, group):
+def _spread(w, first, rows, n0, width, group):
     """Rows of N values, from `n0` on, laid out for `group` rows of the batch side by side."""
     for i in range(rows.shape[0]):
         for g in range(group):
-            for n in range(width):
-                lanes[i, g * width + n] = rows[i, n0 + n]
+            _read(w[g * width :], first + i, rows[i, n0 : n0 + width])
 
 
 @register_jitable
-def _collect(sums, chunk, n0, lanes, width, group):
-    """The adjoint of `_spread`: into `sums` ``[rows, P, N]``, added up over the batch rows side by side; empties `lanes`."""
+def _collect(sums, chunk, n0, w, first, width, group):
+    """The adjoint of `_spread`: into `sums` ``[rows, P, N]``, added up over the batch rows side by side."""
     for i in range(sums.shape[0]):
-        for n in range(width):
-            sums[i, chunk, n0 + n] = lanes[i, n]
+        _write(sums[i, chunk, n0 : n0 + width], w, first + i)
         for g in range(1, group):
             for n in range(width):
-                sums[i, chunk, n0 + n] += lanes[i, g * width + n]
-        for n in range(lanes.shape[1]):
-            lanes[i, n] = 0
+                sums[i, chunk, n0 + n] += w[(first + i) * PITCH + g * width + n]
 
 
 # -- the loops.  Each builder returns a Python function for Numba and the signature to compile it for
@@ -325,41 +334,44 @@ def _scan_loop(
     charge = f["charge"]
     spike = part(FIRES[fire](f.get("smooth", charge), f.get("slope", charge)))  # "step" looks at neither
     reset = part(hold(f["reset"], held))
-    gather_state, gather_params, put_state = _gather(n_states), _gather(n_params), _put(n_states)
+    theta, base_theta, rows_in_use = n_states, n_states + 1 + n_params, n_states + 2 + n_params
+    gather_state, gather_params, put_state = _gather(n_states, 0), _gather(n_params, theta + 1), _put(n_states, 0)
     as_tuple = _bare if n_states == 1 else _same
 
     @part
-    def charge_row(v, x, params):
+    def charge_row(w, x):
         for n in range(x.shape[0]):
-            put_state(v, n, as_tuple(charge(*((*gather_state(v, n), x[n], *gather_params(params, n))))))
+            put_state(w, n, as_tuple(charge(*((*gather_state(w, n), x[n], *gather_params(w, n))))))
 
     @part
-    def fire_row(membrane, theta, k, spikes, u0, s0, theta0):
-        for n in range(spikes.shape[0]):
-            s = number(spike(membrane[n], theta[n], k, u0[n], s0[n], theta0[n]))
-            spikes[n] = s
-            membrane[n] = reset(membrane[n], s, theta[n], u0[n], s0[n], theta0[n])
+    def fire_row(w, k, u, spikes, u0, s0):
+        for n in range(u.shape[0]):
+            membrane, at = w[n], w[theta * PITCH + n]
+            s = number(spike(membrane, at, k, u0[n], s0[n], w[base_theta * PITCH + n]))
+            u[n], spikes[n] = membrane, s
+            w[n] = reset(membrane, s, at, u0[n], s0[n], w[base_theta * PITCH + n])
 
     def scan(x, state0, rows, k, u0, s0, theta0, u, spikes, state_last, n_rows, width, group, chunk, pieces, first, last):
-        n_lanes, size = rows.shape[1], width * group
-        v, tile = _scratch(x, n_states, size), _scratch(x, 1 + n_params, size)
-        tile0 = _scratch(x, 1, size)
+        n_lanes = rows.shape[1]
+        w = np.zeros(rows_in_use * PITCH, x.dtype)
         for number_of_tile in range(first, last):
             piece, part = number_of_tile % pieces, number_of_tile // pieces
             n0 = piece * width
             wide = min(width, n_lanes - n0)
-            _spread(tile, rows, n0, wide, group)
-            _spread(tile0, theta0, n0, wide, group)
+            _spread(w, theta, rows, n0, wide, group)
+            _spread(w, base_theta, theta0, n0, wide, group)
             for row in range(part * chunk, min(part * chunk + chunk, n_rows), group):
                 lo = row * n_lanes + n0
                 hi = lo + wide * min(group, n_rows - row)
-                _load(v, state0, lo, hi)
+                _clear(w, 0, n_states)
+                _load(w, 0, state0, lo, hi)
                 for t in range(x.shape[0]):
-                    charge_row(v, _row(x, t, lo, hi), tile[1:])
-                    _store_step(u, t, lo, hi, v)
+                    charge_row(w, _row(x, t, lo, hi))
+                    for i in range(1, n_states):
+                        _write(u[i, t, lo:hi], w, i)
                     base_u, base_s = _row(u0, t, lo, hi), _row(s0, t, lo, hi)
-                    fire_row(v[0], tile[0], k, _row(spikes, t, lo, hi), base_u, base_s, tile0[0])
-                _store(state_last, lo, hi, v)
+                    fire_row(w, k, u[0, t, lo:hi], _row(spikes, t, lo, hi), base_u, base_s)
+                _store(state_last, lo, hi, w, 0)
 
     real = numba.from_dtype(np.dtype(number))
     stored = types.uint8 if fire == "step" else real
@@ -369,63 +381,69 @@ def _scan_loop(
 
 
 def _adjoint_loop(
-    part: Callable, f: dict, n_states: int, n_params: int, number: type, soft_spikes: bool, wanted: Wanted
+    part: Callable, f: dict, n_states: int, n_params: int, number: type, soft_spikes: bool, wanted: Wanted, looks_back: bool
 ) -> tuple[Callable, tuple]:
     charge_adjoint, reset, reset_adjoint, slope = f["charge_adjoint"], f["reset"], f["reset_adjoint"], f["slope"]
-    gather_state, gather_params, put_state = _gather(n_states), _gather(n_params), _put(n_states)
-    add_params = _put(n_params, True)
+    theta, sums = n_states, n_states + 1 + n_params
+    past = sums + 1 + n_params
+    rows_in_use = past + n_states
+    gather_adjoint, gather_past, put_adjoint = _gather(n_states, 0), _gather(n_states, past), _put(n_states, 0)
+    gather_params, add_params = _gather(n_params, theta + 1), _put(n_params, sums + 1, True)
     after_states = n_states + 1
-    want_x, want_theta, want_params = wanted
+    want_x, want_theta, want_params, _ = wanted
 
     @part
-    def reset_row(membrane, spikes, theta):
-        for n in range(spikes.shape[0]):
-            membrane[n] = reset(membrane[n], number(spikes[n]), theta[n])
-
-    @part
-    def fire_row(d_v, d_theta, u, spikes, d_spikes, theta, k):
+    def fire_row(w, k, u, spikes, d_spikes):
         for n in range(u.shape[0]):
-            d_u, d_s, d_theta_t = reset_adjoint(d_v[n], u[n], number(spikes[n]), theta[n])
-            g = (d_s + d_spikes[n]) * slope(u[n] - theta[n], k)  # (lif.7)
-            d_v[n] = d_u + g
+            at = w[theta * PITCH + n]
+            d_u, d_s, d_theta_t = reset_adjoint(w[n], u[n], number(spikes[n]), at)
+            g = (d_s + d_spikes[n]) * slope(u[n] - at, k)  # (lif.7)
+            w[n] = d_u + g
             if want_theta:
-                d_theta[n] += d_theta_t - g  # (lif.11)
+                w[sums * PITCH + n] += d_theta_t - g  # (lif.11)
 
     @part
-    def charge_row(d_v, d_x, d_params, before, x, params):
+    def reset_row(w, u, spikes):
+        for n in range(u.shape[0]):
+            w[past * PITCH + n] = reset(u[n], number(spikes[n]), w[theta * PITCH + n])
+
+    @part
+    def charge_row(w, x, d_x):
         for n in range(x.shape[0]):
-            adjoints = charge_adjoint(*(gather_state(d_v, n) + gather_state(before, n) + (x[n],) + gather_params(params, n)))
-            put_state(d_v, n, adjoints)
+            adjoints = charge_adjoint(*(gather_adjoint(w, n) + gather_past(w, n) + (x[n],) + gather_params(w, n)))
+            put_adjoint(w, n, adjoints)
             if want_x:
                 d_x[n] = adjoints[n_states]
             if want_params:
-                add_params(d_params, n, adjoints[after_states:])
+                add_params(w, n, adjoints[after_states:])
 
     def adjoint(d_spikes, d_state_last, x, u, spikes, state0, rows, k, d_x, d_state0, d_rows,
                 n_rows, width, group, chunk, pieces, first, last):  # fmt: skip
-        n_lanes, size = rows.shape[1], width * group
-        d_v, before = _scratch(x, n_states, size), _scratch(x, n_states, size)
-        tile, d_tile = _scratch(x, 1 + n_params, size), _scratch(x, 1 + n_params, size)
+        n_lanes = rows.shape[1]
+        w = np.zeros(rows_in_use * PITCH, x.dtype)
         for number_of_tile in range(first, last):
             piece, part = number_of_tile % pieces, number_of_tile // pieces
             n0 = piece * width
             wide = min(width, n_lanes - n0)
-            _spread(tile, rows, n0, wide, group)
+            _spread(w, theta, rows, n0, wide, group)
+            _clear(w, sums, 1 + n_params)
             for row in range(part * chunk, min(part * chunk + chunk, n_rows), group):
                 lo = row * n_lanes + n0
                 hi = lo + wide * min(group, n_rows - row)
-                _load(d_v, d_state_last, lo, hi)
+                _clear(w, 0, n_states)
+                _load(w, 0, d_state_last, lo, hi)
                 for t in range(x.shape[0] - 1, -1, -1):
-                    if t > 0:
-                        _load_step(before, u, t - 1, lo, hi)
-                        reset_row(before[0], _row(spikes, t - 1, lo, hi), tile[0])
-                    else:
-                        _load(before, state0, lo, hi)
-                    membrane, s, d_s = u[0, t, lo:hi], _row(spikes, t, lo, hi), _row(d_spikes, t, lo, hi)
-                    fire_row(d_v[0], d_tile[0], membrane, s, d_s, tile[0], k)
-                    charge_row(d_v, _row(d_x, t, lo, hi), d_tile[1:], before, _row(x, t, lo, hi), tile[1:])
-                _store(d_state0, lo, hi, d_v)
-            _collect(d_rows, part, n0, d_tile, wide, group)
+                    fire_row(w, k, u[0, t, lo:hi], _row(spikes, t, lo, hi), _row(d_spikes, t, lo, hi))
+                    if looks_back and t > 0:
+                        reset_row(w, u[0, t - 1, lo:hi], _row(spikes, t - 1, lo, hi))
+                        for i in range(1, n_states):
+                            _read(w, past + i, u[i, t - 1, lo:hi])
+                    elif looks_back:
+                        _clear(w, past, n_states)
+                        _load(w, past, state0, lo, hi)
+                    charge_row(w, _row(x, t, lo, hi), _row(d_x, t, lo, hi))
+                _store(d_state0, lo, hi, w, 0)
+            _collect(d_rows, part, n0, w, sums, wide, group)
 
     real = numba.from_dtype(np.dtype(number))
     stored = real if soft_spikes else types.uint8

@@ -10,7 +10,7 @@ Shapes, for T steps, B samples, N lanes (neurons), K states and Q parameters:
 ==================  ==============  ======================================================================
 x, d_x              ``[T, B, N]``   input current
 spikes, d_spikes    ``[T, B, N]``   ``uint8`` 0 or 1; of the net's float dtype in a twin
-state0, state_last  ``[K, B, N]``   before the first step, and after the reset of the last
+state0, state_last  ``[K, B, N]``   before the first step, and after the reset of the last; ``None`` for zeros
 theta               ``[N]``         threshold of each lane
 params              ``[Q, N]``      parameters of each lane, in the order of ``neuron.params``
 d_theta             ``[P, N]``      P partial sums over batch rows: add them up
@@ -36,10 +36,11 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ..grammar import reads
+from ..grammar import dependencies
 from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
+from . import pool
 
 __all__ = ["FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "float_dtype", "hold", "membranes", "over_current"]
 
@@ -63,18 +64,19 @@ class Base(NamedTuple):
 
 
 class Wanted(NamedTuple):
-    """Which gradients :meth:`Kernel.scan_adjoint` is to compute besides that of the initial state."""
+    """Which gradients :meth:`Kernel.scan_adjoint` is to compute."""
 
     x: bool = True
     theta: bool = True
     params: bool = True
+    state: bool = True  #: of the initial state
 
 
 class ScanCache(NamedTuple):
     """What the adjoint needs of the forward run.
 
     Kept: the input ``x``, every state after the charge and before the reset (``u``, ``[K, T, B, N]``; ``u[0]`` is the
-    membrane), the ``spikes``, the initial state, and thresholds, parameters and steepness as they were.
+    membrane), the ``spikes``, the initial state (``None`` for zeros), and thresholds, parameters and steepness as they were.
     Recomputed: the membrane after the reset, ``v[t-1]`` = reset of ``u[0][t-1]``: one cheap operation against a fourth
     of the memory.
     """
@@ -82,7 +84,7 @@ class ScanCache(NamedTuple):
     x: Array
     u: Array
     spikes: Array
-    state0: Array
+    state0: Array | None
     theta: Array
     params: Array
     k: float
@@ -92,14 +94,14 @@ class Kernel(Protocol):
     """The time loop of one neuron, reset and surrogate, and its adjoint."""
 
     def scan(
-        self, x: Array, state0: Array, theta: Array, params: Array, k: float,
-        fire: str = "step", base: Base | None = None, consume: bool = False,
-    ) -> tuple[Array, Array, ScanCache]:  # fmt: skip
-        """Run T steps: ``(spikes, state_last, cache)``."""
+        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float,
+        fire: str = "step", base: Base | None = None, consume: bool = False, last: bool = True,
+    ) -> tuple[Array, Array | None, ScanCache]:  # fmt: skip
+        """Run T steps: ``(spikes, state_last, cache)``; `state_last` is ``None`` unless `last` asks for it."""
 
     def scan_adjoint(
-        self, d_spikes: Array, d_state_last: Array, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
-    ) -> tuple[Array | None, Array, Array | None, Array | None]:
+        self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
+    ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
         """Go back over the T steps: ``(d_x, d_state0, d_theta, d_params)``."""
 
 
@@ -136,16 +138,15 @@ def over_current(neuron: Neuron) -> bool:
 
     Not where there is more than one state, or where the adjoint has to see the current again.
     """
-    n_args = neuron.charge_adjoint.__code__.co_argcount
-    current = neuron.charge_adjoint.__code__.co_varnames[n_args - 1 - len(neuron.params)]
-    return len(neuron.state) == 1 and not reads(neuron.charge_adjoint, current)
+    n_states = len(neuron.state)
+    return n_states == 1 and not any(2 * n_states in arguments for arguments in dependencies(neuron.charge_adjoint))
 
 
-def membranes(x: Array, n_states: int, neuron: Neuron, dtype: Any, consume: bool) -> Array:
+def membranes(x: Array, neuron: Neuron, dtype: Any, consume: bool) -> Array:
     """Room for every state before the reset, ``[K, T, B, N]``: in the memory of `x` where it is consumed and that can be."""
     if consume and x.dtype == dtype and x.flags.writeable and over_current(neuron):
         return x[None]
-    return np.empty((n_states, *x.shape), dtype)
+    return pool.empty((len(neuron.state), *x.shape), dtype)
 
 
 def hold(reset: Callable, stop: tuple[str, ...]) -> Callable:

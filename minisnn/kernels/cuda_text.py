@@ -32,7 +32,10 @@ class Text(NamedTuple):
 # -- the text: once for each thing computed, dtype and wish
 
 
-def scan_text(dynamics: Dynamics, dtype: Any, fire: str = "step", held: tuple[str, ...] = (), based: bool = False) -> Text:
+def scan_text(
+    dynamics: Dynamics, dtype: Any, fire: str = "step", held: tuple[str, ...] = (), based: bool = False,
+    given: bool = True, last: bool = True,
+) -> Text:  # fmt: skip
     """The CUDA text of the time loop of these dynamics.
 
     Parameters
@@ -42,21 +45,33 @@ def scan_text(dynamics: Dynamics, dtype: Any, fire: str = "step", held: tuple[st
     fire : a key of ``FIRES``.
     held : arguments of the reset that keep the values of a base run.
     based : whether there is a base run.
+    given : whether there is an initial state; else it is zero.
+    last : whether the last state is wanted.
     """
     neuron, reset, surrogate = dynamics
     used = {"charge": neuron.charge, "reset": reset.reset, "smooth": surrogate.smooth, "slope": surrogate.slope}
     number = np.dtype(dtype).type
-    return _text("scan", used, neuron, number, np.uint8 if fire == "step" else number, fire, held, based)
+    return _text("scan", used, neuron, number, np.uint8 if fire == "step" else number, fire, held, based, given, last)
 
 
-def adjoint_text(dynamics: Dynamics, dtype: Any, soft_spikes: bool = False, wanted: Wanted = Wanted()) -> Text:
-    """The CUDA text of the adjoint of that loop; `soft_spikes`: they are stored in the net's dtype, not as bytes."""
+def adjoint_text(
+    dynamics: Dynamics, dtype: Any, soft_spikes: bool = False, wanted: Wanted = Wanted(),
+    given: bool = True, given_last: bool = True,
+) -> Text:  # fmt: skip
+    """The CUDA text of the adjoint of that loop.
+
+    Parameters
+    ----------
+    soft_spikes : whether spikes are stored in the net's dtype, not as bytes.
+    wanted : the gradients that are wanted.
+    given, given_last : whether there are an initial state, and a gradient of the last one; else they are zero.
+    """
     neuron, reset, surrogate = dynamics
     wanted = wanted._replace(params=wanted.params and len(neuron.params) > 0)
     used = {"charge_adjoint": neuron.charge_adjoint, "reset": reset.reset, "reset_adjoint": reset.reset_adjoint}
     used |= {"slope": surrogate.slope}
     number = np.dtype(dtype).type
-    return _text("adjoint", used, neuron, number, number if soft_spikes else np.uint8, wanted)
+    return _text("adjoint", used, neuron, number, number if soft_spikes else np.uint8, wanted, given, given_last)
 
 
 _texts: dict[tuple, Text] = {}
@@ -105,15 +120,9 @@ def _transpiled(loop: Callable, types: str, number: type, stored: type) -> Text:
 
 
 def _scan_loop(
-    f: dict[str, Any],
-    number: type,
-    stored: type,
-    n_states: int,
-    n_params: int,
-    fire: str,
-    held: tuple[str, ...],
-    based: bool,
-) -> Callable:
+    f: dict[str, Any], number: type, stored: type, n_states: int, n_params: int,
+    fire: str, held: tuple[str, ...], based: bool, given: bool, last: bool,
+) -> Callable:  # fmt: skip
     charge = f["charge"]
     spike = _on_device(spelled_out(FIRES[fire](f["smooth"], f["slope"])))
     reset = _on_device(spelled_out(hold(f["reset"], held)))
@@ -128,7 +137,8 @@ def _scan_loop(
         n = lane % n_lanes
         th = theta[n]
         p = (*(params[i * np.int64(n_lanes) + n] for i in range(n_params)),)
-        v = (*(state0[i * lanes + lane] for i in range(n_states)),)
+        zero = number(0)
+        v = (*(state0[i * lanes + lane] if given else zero for i in range(n_states)),)
         for t in range(n_steps):
             at = t * lanes + lane
             if n_states == 1:
@@ -141,15 +151,25 @@ def _scan_loop(
             s = number(spike(v[0], th, k, *(base[i] for i in range(3))))
             spikes[at] = stored(s)
             v = (reset(v[0], s, th, *(base[i] for i in range(3))), *(v[i] for i in range(1, n_states)))
-        for i in range(n_states):
-            state_last[i * lanes + lane] = v[i]
+        if last:
+            for i in range(n_states):
+                state_last[i * lanes + lane] = v[i]
 
     return scan
 
 
-def _adjoint_loop(f: dict[str, Any], number: type, stored: type, n_states: int, n_params: int, wanted: Wanted) -> Callable:
+def _adjoint_loop(
+    f: dict[str, Any],
+    number: type,
+    stored: type,
+    n_states: int,
+    n_params: int,
+    wanted: Wanted,
+    given: bool,
+    given_last: bool,
+) -> Callable:
     charge_adjoint, reset, reset_adjoint, slope = f["charge_adjoint"], f["reset"], f["reset_adjoint"], f["slope"]
-    want_x, want_theta, want_params = wanted
+    want_x, want_theta, want_params, want_state = wanted
     jit: Any = None
 
     def adjoint(d_spikes, d_state_last, x, u, spikes, state0, theta, params, k, d_x, d_state0, d_theta, d_params,
@@ -162,9 +182,9 @@ def _adjoint_loop(f: dict[str, Any], number: type, stored: type, n_states: int, 
         n = lane % n_lanes
         th = theta[n]
         p = (*(params[i * np.int64(n_lanes) + n] for i in range(n_params)),)
-        d_v = (*(d_state_last[i * lanes + lane] for i in range(n_states)),)
-        d_th = number(0)
-        d_p = (*(d_th for i in range(n_params)),)
+        zero = d_th = number(0)
+        d_p = (*(zero for i in range(n_params)),)
+        d_v = (*(d_state_last[i * lanes + lane] if given_last else zero for i in range(n_states)),)
         charged = (*(u[i * size + size - lanes + lane] for i in range(n_states)),)
         s = number(spikes[size - lanes + lane])
         for back in range(n_steps):
@@ -176,7 +196,7 @@ def _adjoint_loop(f: dict[str, Any], number: type, stored: type, n_states: int, 
                 s = number(spikes[at - lanes])
                 before = (reset(charged[0], s, th), *(charged[i] for i in range(1, n_states)))
             else:
-                before = (*(state0[i * lanes + lane] for i in range(n_states)),)
+                before = (*(state0[i * lanes + lane] if given else zero for i in range(n_states)),)
             adjoints = charge_adjoint(
                 d_u + g, *(d_v[i] for i in range(1, n_states)), *(before[i] for i in range(n_states)), x[at],
                 *(p[i] for i in range(n_params)),
@@ -188,8 +208,9 @@ def _adjoint_loop(f: dict[str, Any], number: type, stored: type, n_states: int, 
                 d_th = d_th + (d_theta_t - g)  # (lif.11)
             if want_params:
                 d_p = (*(d_p[i] + adjoints[n_states + 1 + i] for i in range(n_params)),)
-        for i in range(n_states):
-            d_state0[i * lanes + lane] = d_v[i]
+        if want_state:
+            for i in range(n_states):
+                d_state0[i * lanes + lane] = d_v[i]
         if want_theta:
             d_theta[lane] = d_th
         if want_params:

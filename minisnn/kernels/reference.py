@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..neurons import Neuron
 from .contract import FIRES, Array, Base, Dynamics, ScanCache, Wanted, hold, membranes
 from .narrow import for_numpy
 
@@ -17,16 +18,18 @@ class ReferenceKernel:
         self.neuron, self.reset, self.surrogate = dynamics
 
     def scan(
-        self, x: Array, state0: Array, theta: Array, params: Array, k: float,
-        fire: str = "step", base: Base | None = None, consume: bool = False,
-    ) -> tuple[Array, Array, ScanCache]:  # fmt: skip
+        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float,
+        fire: str = "step", base: Base | None = None, consume: bool = False, last: bool = True,
+    ) -> tuple[Array, Array | None, ScanCache]:  # fmt: skip
+        given = state0
+        state0 = zeros(self.neuron, x) if given is None else given
         dtype = np.result_type(x, state0, theta, params)  # complex where a check takes a complex step
         charge, reset = for_numpy(self.neuron.charge, dtype), for_numpy(self.reset.reset, dtype)
         spike = FIRES[fire](for_numpy(self.surrogate.smooth, dtype), for_numpy(self.surrogate.slope, dtype))
         held_reset = hold(reset, self.reset.stop if base else ())
         k = x.real.dtype.type(k)
 
-        u = membranes(x, len(state0), self.neuron, dtype, consume)
+        u = membranes(x, self.neuron, dtype, consume)
         spikes = np.empty(x.shape, np.uint8 if fire == "step" else dtype)
         state = tuple(state0)
         for t in range(len(x)):
@@ -39,12 +42,13 @@ class ReferenceKernel:
             spikes[t] = s
             s = s.astype(dtype)
             state = (held_reset(membrane, s, theta, base_u, base_s, base_theta), *others)
-        return spikes, np.stack(state).astype(dtype), ScanCache(x, u, spikes, state0, theta, params, k)
+        return spikes, np.stack(state).astype(dtype) if last else None, ScanCache(x, u, spikes, given, theta, params, k)
 
     def scan_adjoint(
-        self, d_spikes: Array, d_state_last: Array, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
-    ) -> tuple[Array | None, Array, Array | None, Array | None]:
+        self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
+    ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
         x, u, spikes, state0, theta, params, k = cache
+        state0 = zeros(self.neuron, x) if state0 is None else state0
         dtype, n_states, k = x.dtype, len(state0), x.dtype.type(k)
         charge_adjoint = for_numpy(self.neuron.charge_adjoint, dtype)
         reset, reset_adjoint = for_numpy(self.reset.reset, dtype), for_numpy(self.reset.reset_adjoint, dtype)
@@ -53,7 +57,7 @@ class ReferenceKernel:
         d_x = d_spikes if consume and d_spikes.flags.writeable else np.empty_like(x)
         d_theta = np.zeros(x.shape[1:], dtype)
         d_params = np.zeros((len(params), *x.shape[1:]), dtype)
-        d_v, *d_others = d_state_last
+        d_v, *d_others = zeros(self.neuron, x) if d_state_last is None else d_state_last
         for t in reversed(range(len(x))):
             membrane, s = u[0, t], spikes[t].astype(dtype)
             if t:
@@ -74,10 +78,15 @@ class ReferenceKernel:
             row[...] = value
         return (
             d_x if wanted.x else None,
-            d_state0,
+            d_state0 if wanted.state else None,
             d_theta.sum(axis=0, keepdims=True) if wanted.theta else None,
             d_params.sum(axis=1, keepdims=True) if wanted.params else None,
         )
+
+
+def zeros(neuron: Neuron, x: Array) -> Array:
+    """A state, or the gradient of one, that nobody gave: ``[K, B, N]``."""
+    return np.zeros((len(neuron.state), *x.shape[1:]), x.dtype)
 
 
 kernel = ReferenceKernel

@@ -12,7 +12,7 @@ from ..kernels import ScanCache
 from ..kernels.contract import Array
 from ..surrogates import Surrogate
 from .base import Config, Grads, Names, as_upstream
-from .stateful import Stateful, find, formula
+from .stateful import Asked, Stateful, find, formula
 
 __all__ = ["MembraneReadout", "ReadoutCache"]
 
@@ -95,10 +95,7 @@ class MembraneReadout(Stateful):
         d_u = np.zeros_like(cache.u)
         d_scores = as_upstream(d_y, cache.u.shape[1:], self)
         np.put_along_axis(d_u, cache.at[None], d_scores[None], axis=0)  # (readouts.5)
-        grads: Grads
-        d_x, d_state0, grads = self._back(d_u, d_state, cache.scan, self._wanted(wrt), input_grad)
-        if cache.state_given:
-            grads["state"] = d_state0
+        d_x, grads = self._back(d_u, d_state, cache.scan, Asked(self._wanted(wrt), input_grad, cache.state_given))
         return None if d_x is None else d_x.reshape(cache.u.shape), grads
 
     def config(self) -> dict[str, Any]:

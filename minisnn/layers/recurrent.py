@@ -11,7 +11,7 @@ from ..kernels import Base, ScanCache
 from ..kernels.contract import Array
 from .base import Config
 from .spiking import Spiking
-from .stateful import Stateful
+from .stateful import Asked, Stateful
 
 __all__ = ["Recurrent"]
 
@@ -56,9 +56,17 @@ class Recurrent(Spiking):
         return (*self.dynamics.neuron.state, "spikes")
 
     def _scan(
-        self, x: Array, state0: Array, theta: Array, params: Array, fire: str, base: Base | None, consume: bool = False
-    ) -> tuple[Array, Array, RecurrentScan]:
+        self,
+        x: Array,
+        state0: Array | None,
+        theta: Array,
+        params: Array,
+        fire: str,
+        base: Base | None,
+        consume: bool = False,
+    ) -> tuple[Array, Array, RecurrentScan]:  # fmt: skip
         weight = self.params["recurrent"]
+        state0 = self._zeros(x) if state0 is None else state0
         inner, before = state0[:-1], state0[-1]
         steps, all_spikes = [], []
         for t in range(len(x)):
@@ -74,23 +82,28 @@ class Recurrent(Spiking):
         return spikes, np.concatenate([inner, before[None]]), kept
 
     def _scan_adjoint(
-        self, d_spikes: Array, d_last: Array, scan: RecurrentScan, wanted: set[str], input_grad: bool, consume: bool = False
+        self, d_spikes: Array, d_last: Array | None, scan: RecurrentScan, asked: Asked, consume: bool = False
     ) -> tuple[Array | None, Array, dict[str, Array]]:
+        d_last = self._zeros(scan.x) if d_last is None else d_last
         d_inner, d_before = d_last[:-1], d_last[-1]
         d_x = np.empty_like(scan.x)
-        grads: dict[str, Array] = {n: np.zeros_like(self.params[n]) for n in wanted}
+        grads: dict[str, Array] = {n: np.zeros_like(self.params[n]) for n in asked.params}
+        all_of_a_step = asked._replace(x=True, state=True)
         for t in reversed(range(len(scan.steps))):
             d_s = (d_spikes[t] + d_before)[None]  # (recurrent.2)
-            d_current, d_inner, found = Stateful._scan_adjoint(self, d_s, d_inner, scan.steps[t], wanted, True)
+            d_current, d_inner, found = Stateful._scan_adjoint(self, d_s, d_inner, scan.steps[t], all_of_a_step)
             assert d_current is not None
             d_x[t] = d_current[0]
             d_before = d_x[t] @ scan.weight.T  # (recurrent.3)
-            if "recurrent" in wanted:
+            if "recurrent" in asked.params:
                 before = scan.spikes[t - 1].astype(self.dtype, copy=False) if t else scan.spikes_before
                 grads["recurrent"] += before.T @ d_x[t]  # (recurrent.4)
             for name, d in found.items():
                 grads[name] += d
-        return d_x if input_grad else None, np.concatenate([d_inner, d_before[None]]), grads
+        return d_x if asked.x else None, np.concatenate([d_inner, d_before[None]]), grads
+
+    def _zeros(self, x: Array) -> Array:
+        return np.zeros((len(self.state_names), *x.shape[1:]), self.dtype)
 
     @classmethod
     def _own(cls, config: Config, params: Mapping[str, Array]) -> tuple[Any, dict[str, Any]]:

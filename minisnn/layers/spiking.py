@@ -12,7 +12,7 @@ from .. import neurons, resets, surrogates
 from ..kernels import Base
 from ..kernels.contract import Array
 from .base import Config, Grads, Names, as_upstream
-from .stateful import DEFAULT_DECAY, Stateful, find, formula
+from .stateful import DEFAULT_DECAY, Asked, Stateful, find, formula
 from .thresholds import CONSTRAINTS, Constraint, Normal
 
 __all__ = ["LIF", "Spiking", "SpikingCache"]
@@ -151,12 +151,10 @@ class Spiking(Stateful):
         self, d_y: Array, cache: SpikingCache, d_state: Any, wrt: Any, input_grad: bool, consume: bool = False
     ) -> tuple[Array | None, Grads]:
         d_spikes = as_upstream(d_y, cache.spikes.shape, self)
-        grads: Grads
-        d_x, d_state0, grads = self._back(d_spikes, d_state, cache.scan, self._wanted(wrt), input_grad, consume)
+        asked = Asked(self._wanted(wrt), input_grad, cache.state_given)
+        d_x, grads = self._back(d_spikes, d_state, cache.scan, asked, consume)
         if self.constraint is not None and "threshold" in grads:
             grads["threshold"] = self.constraint.adjoint(grads["threshold"], self.params["threshold"])
-        if cache.state_given:
-            grads["state"] = d_state0
         return None if d_x is None else d_x.reshape(cache.spikes.shape), grads
 
     def vjp(  # type: ignore[override]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,14 @@ __all__ = ["DEFAULT_DECAY", "Stateful", "find", "formula", "out_of_bounds"]
 
 #: Leak of a parameter called ``decay...`` that was not given: the STL-SNN authors' value.
 DEFAULT_DECAY = 0.5
+
+
+class Asked(NamedTuple):
+    """What a walk back is asked for: the parameters' names, and whether the input's and the initial state's gradients."""
+
+    params: set[str]
+    x: bool
+    state: bool
 
 
 class Stateful(Layer):
@@ -84,49 +92,60 @@ class Stateful(Layer):
     def _run(
         self, x: Array, state: Any, theta: Array, fire: str, base: Base | None, consume: bool = False
     ) -> tuple[Array, dict[str, Array], ScanCache]:
-        """``(spikes [T, B, N], state after the last step, cache of the loop)``."""
+        """``(spikes [T, B, N], state after the last step, cache of the loop)``; no state where the input is consumed."""
         x = as_input(x, self, self.shape).astype(self.dtype, copy=False)
         lanes = (*x.shape[:2], math.prod(self.shape))
-        if state is None:
-            state0 = np.zeros((len(self.state_names), *lanes[1:]), self.dtype)
-        else:
-            state0 = np.stack(self._state_arrays(state, x.shape[1], "state")).reshape(-1, *lanes[1:])
+        state0 = self._stacked(state, x.shape[1], "state")
         rest = [self._lanes(self.params[n]) for n in self.dynamics.neuron.params]
         params = np.stack(rest) if rest else np.empty((0, lanes[2]), self.dtype)
         spikes, state_last, scan = self._scan(x.reshape(lanes), state0, theta, params, fire, base, consume)
-        after = {n: s.reshape(-1, *self.shape) for n, s in zip(self.state_names, state_last, strict=True)}
-        return spikes, after, scan
+        return spikes, self._by_name(state_last), scan
 
     def _back(
-        self, d_spikes: Array, d_state: Any, scan: Any, wanted: set[str], input_grad: bool, consume: bool = False
-    ) -> tuple[Array | None, dict[str, Array], dict[str, Array]]:
-        """``(d_x [T, B, N], gradient of the initial state, gradients of the parameters)``."""
-        lanes = scan.x.shape
-        if d_state is None:
-            d_last = np.zeros((len(self.state_names), *lanes[1:]), self.dtype)
-        else:
-            d_last = np.stack(self._state_arrays(d_state, lanes[1], "d_state")).reshape(-1, *lanes[1:])
-        d_x, d_state0, grads = self._scan_adjoint(d_spikes.reshape(lanes), d_last, scan, wanted, input_grad, consume)
-        before = {n: d.reshape(-1, *self.shape) for n, d in zip(self.state_names, d_state0, strict=True)}
-        return d_x, before, {n: grads[n] for n in self.params if n in grads}
+        self, d_spikes: Array, d_state: Any, scan: Any, asked: Asked, consume: bool = False
+    ) -> tuple[Array | None, dict[str, Any]]:
+        """``(d_x [T, B, N], gradients of the parameters, and of the initial state as "state" if asked for)``."""
+        d_last = self._stacked(d_state, scan.x.shape[1], "d_state")
+        d_x, d_state0, grads = self._scan_adjoint(d_spikes.reshape(scan.x.shape), d_last, scan, asked, consume)
+        found: dict[str, Any] = {n: grads[n] for n in self.params if n in grads}
+        return d_x, found | {"state": self._by_name(d_state0)} if asked.state else found
+
+    def _stacked(self, state: Any, batch: int, what: str) -> Array | None:
+        """A state given by name as ``[K, B, N]``; ``None``, for zeros, if none was."""
+        if state is None:
+            return None
+        return np.stack(self._state_arrays(state, batch, what)).reshape(-1, batch, math.prod(self.shape))
+
+    def _by_name(self, states: Array | None) -> dict[str, Array]:
+        """The opposite of `_stacked`."""
+        if states is None:
+            return {}
+        return {n: s.reshape(-1, *self.shape) for n, s in zip(self.state_names, states, strict=True)}
 
     def _scan(
-        self, x: Array, state0: Array, theta: Array, params: Array, fire: str, base: Base | None, consume: bool = False
-    ) -> tuple[Array, Array, Any]:
+        self,
+        x: Array,
+        state0: Array | None,
+        theta: Array,
+        params: Array,
+        fire: str,
+        base: Base | None,
+        consume: bool = False,
+    ) -> tuple[Array, Array | None, Any]:  # fmt: skip
         kernel = kernel_of(self.dynamics, self.backend)
-        return kernel.scan(x, state0, theta, params, self.dynamics.surrogate.k, fire, base, consume)
+        return kernel.scan(x, state0, theta, params, self.dynamics.surrogate.k, fire, base, consume, not consume)
 
     def _scan_adjoint(
-        self, d_spikes: Array, d_last: Array, scan: Any, wanted: set[str], input_grad: bool, consume: bool = False
-    ) -> tuple[Array | None, Array, dict[str, Array]]:
+        self, d_spikes: Array, d_last: Array | None, scan: Any, asked: Asked, consume: bool = False
+    ) -> tuple[Array | None, Array | None, dict[str, Array]]:
         names = self.dynamics.neuron.params
-        asked = Wanted(input_grad, "threshold" in wanted, not wanted.isdisjoint(names))
+        wanted = Wanted(asked.x, "threshold" in asked.params, not asked.params.isdisjoint(names), asked.state)
         kernel = kernel_of(self.dynamics, self.backend)
-        d_x, d_state0, d_theta, d_params = kernel.scan_adjoint(d_spikes, d_last, scan, asked, consume)
+        d_x, d_state0, d_theta, d_params = kernel.scan_adjoint(d_spikes, d_last, scan, wanted, consume)
         sums: dict[str, Array] = {} if d_theta is None else {"threshold": d_theta}
         if d_params is not None:
             sums |= zip(names, d_params, strict=True)
-        return d_x, d_state0, {n: self._of_shape(sums[n], self.params[n]) for n in sums if n in wanted}
+        return d_x, d_state0, {n: self._of_shape(sums[n], self.params[n]) for n in sums if n in asked.params}
 
     def _lanes(self, param: Array) -> Array:
         """A parameter of any shape that broadcasts, laid out as one value per neuron ``[N]``."""

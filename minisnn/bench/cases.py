@@ -1,0 +1,92 @@
+"""What is timed: the sizes, and inputs that are the same numbers for everybody."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ..kernels.contract import Array
+
+__all__ = ["CONVS", "LAYERS", "STEPS", "Conv", "Layer", "Step", "clusters", "layer_inputs", "step_inputs"]
+
+DECAY, THRESHOLD = 0.5, 1.0
+
+
+class Layer(NamedTuple):
+    """A layer of LIF neurons over ``[T, B, N]``."""
+
+    steps: int
+    batch: int
+    n: int
+
+    @property
+    def size(self) -> int:
+        """Elements of one array."""
+        return self.steps * self.batch * self.n
+
+
+class Step(NamedTuple):
+    """A training step of two fully connected layers, input spikes of that density, a population vote."""
+
+    n_in: int
+    hidden: int
+    n_out: int
+    classes: int
+    steps: int
+    batch: int
+    density: float
+
+
+class Conv(NamedTuple):
+    """A convolution of `images` with windows k x k and padding that keeps the size; ``density`` of its input spikes."""
+
+    images: int
+    c_in: int
+    c_out: int
+    k: int
+    size: int
+    density: float
+
+
+LAYERS = {
+    "S": Layer(4, 64, 2048),
+    "M": Layer(16, 128, 1024),
+    "L": Layer(100, 128, 512),
+    "X": Layer(300, 64, 256),
+    "C": Layer(4, 50, 100352),
+}
+STEPS = {
+    "784-1024-100": Step(784, 1024, 100, 10, 8, 128, 0.13),
+    "700-256-20": Step(700, 256, 20, 20, 100, 128, 0.02),
+}
+CONVS = {
+    "1-128": Conv(200, 1, 128, 5, 28, 0.13),
+    "128-128": Conv(200, 128, 128, 5, 14, 0.10),
+}
+
+
+def layer_inputs(case: Layer) -> tuple[Array, Array]:
+    """Input current and gradient of the spikes, float32 ``[T, B, N]``; about one neuron in five fires."""
+    rng = np.random.default_rng(case.n)
+    x = rng.standard_normal((case.steps, case.batch, case.n), np.float32)
+    x *= np.float32(0.7)
+    x += np.float32(0.3)
+    return x, rng.standard_normal(x.shape, np.float32)
+
+
+def step_inputs(case: Step) -> tuple[Array, Array, Array, Array]:
+    """``(spikes uint8 [T, B, n_in], labels [B], weight1, weight2)``."""
+    rng = np.random.default_rng(case.n_in)
+    spikes = (rng.random((case.steps, case.batch, case.n_in), np.float32) < case.density).view(np.uint8)
+    scale = 1.5 / np.sqrt(case.n_in * case.density)
+    first = rng.normal(0.2 * scale, scale, (case.n_in, case.hidden)).astype(np.float32)
+    second = rng.normal(0.02, 0.15, (case.hidden, case.n_out)).astype(np.float32)
+    return spikes, rng.integers(0, case.classes, case.batch), first, second
+
+
+def clusters(rng: np.random.Generator, shape: tuple[int, ...], density: float) -> Array:
+    """Spikes uint8 ``[..., H, W]`` of that density in patches, as feature maps have them: smoothed noise, cut off."""
+    noise = rng.standard_normal(shape, np.float32)
+    smooth = sum(np.roll(noise, move, axis) for axis in (-2, -1) for move in (-1, 0, 1))
+    return (smooth > np.quantile(smooth, 1 - density)).view(np.uint8)

@@ -1,0 +1,188 @@
+"""The other libraries, each as its documentation says to use it: whole sequences for linear layers, their own neurons.
+
+Everything here returns a function without arguments that runs once, and what it computed, for comparing.  torch and the
+libraries are imported where they are used: each runs in a process of its own (see `worker`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from .cases import CONVS, DECAY, LAYERS, STEPS, THRESHOLD, clusters, layer_inputs, step_inputs
+
+__all__ = ["PEERS", "make"]
+
+Job = Callable[[], dict[str, Any]]
+
+#: Who there is to compare with: the module that must be installed.
+PEERS = {
+    "torch": "torch",
+    "torch.compile": "torch",
+    "snntorch": "snntorch",
+    "spikingjelly": "spikingjelly",
+    "norse": "norse",
+}
+
+
+def make(who: str, kind: str, case: str) -> Job:
+    """A job of one peer; it returns arrays by name each time it is run."""
+    import torch
+
+    torch.manual_seed(0)
+    return {"layer": _layer, "step": _step, "conv": _conv}[kind](who, case)
+
+
+def _layer(who: str, case: str) -> Job:
+    import torch
+
+    n = LAYERS[case].n
+    x, d_y = (torch.from_numpy(a) for a in layer_inputs(LAYERS[case]))
+    x.requires_grad_()
+    run, theta = neurons(who, (n,))
+    learns = [x] if theta is None else [x, theta]
+
+    def job() -> dict[str, Any]:
+        for leaf in learns:
+            leaf.grad = None
+        spikes = run(x)
+        spikes.backward(d_y)
+        found = {"spikes": spikes.detach(), "d_x": x.grad}
+        return found if theta is None else {**found, "d_threshold": theta.grad}
+
+    return job
+
+
+def neurons(who: str, shape: tuple[int, ...], threshold: float = THRESHOLD) -> tuple[Callable, Any]:
+    """Neurons of a peer that run over time, ``[T, B, ...] -> [T, B, ...]``; and the thresholds that learn, if they do."""
+    import torch
+
+    if who in ("torch", "torch.compile"):
+        theta = torch.full(shape, threshold, requires_grad=True)
+        spike = _torch_spike()
+
+        def loop(x: Any, theta: Any) -> Any:
+            v, found = torch.zeros_like(x[0]), []
+            for current in x:
+                u = DECAY * v + current
+                s = spike(u - theta)
+                v = u - s * u
+                found.append(s)
+            return torch.stack(found)
+
+        compiled = torch.compile(loop) if who == "torch.compile" else loop
+        return lambda x: compiled(x, theta), theta
+    if who == "snntorch":
+        import snntorch
+        from snntorch import surrogate
+
+        cell = snntorch.Leaky(
+            beta=DECAY, threshold=torch.full(shape, threshold), learn_threshold=True, reset_mechanism="zero",
+            spike_grad=surrogate.atan(alpha=2.0),
+        )  # fmt: skip
+
+        def run(x: Any) -> Any:
+            mem, found = cell.init_leaky(), []
+            for current in x:
+                s, mem = cell(current, mem)
+                found.append(s)
+            return torch.stack(found)
+
+        return run, cell.threshold
+    if who == "spikingjelly":
+        from spikingjelly.activation_based import functional, neuron, surrogate
+
+        lif = neuron.LIFNode(
+            tau=1 / (1 - DECAY), decay_input=False, v_threshold=threshold, v_reset=0.0, detach_reset=False, step_mode="m",
+            surrogate_function=surrogate.ATan(alpha=2.0), backend="torch",
+        )  # fmt: skip
+
+        def run_node(x: Any) -> Any:
+            functional.reset_net(lif)
+            return lif(x)
+
+        return run_node, None
+    from norse.torch.functional.lif_box import LIFBoxFeedForwardState, LIFBoxParameters, lif_box_feed_forward_step
+
+    # norse: v += dt * tau_mem_inv * (v_leak - v + x), so that the input is scaled by 1 - decay: the threshold is scaled too.
+    p = LIFBoxParameters(
+        tau_mem_inv=torch.tensor(1000 * (1 - DECAY)), v_th=torch.tensor(threshold * (1 - DECAY)), method="super",
+    )  # fmt: skip
+
+    def run_box(x: Any) -> Any:
+        state, found = LIFBoxFeedForwardState(v=torch.zeros_like(x[0])), []
+        for current in x:
+            s, state = lif_box_feed_forward_step(current, state, p, dt=0.001)
+            found.append(s)
+        return torch.stack(found)
+
+    return run_box, None
+
+
+def _torch_spike() -> Callable:
+    import torch
+
+    class Spike(torch.autograd.Function):
+        """The step forward, the slope of the atan surrogate (k = 2) backward: the authors' own."""
+
+        @staticmethod
+        def forward(ctx: Any, above: Any) -> Any:
+            ctx.save_for_backward(above)
+            return (above >= 0).to(above.dtype)
+
+        @staticmethod
+        def backward(ctx: Any, d_s: Any) -> Any:
+            (above,) = ctx.saved_tensors
+            return d_s / (1 + (math.pi * above) ** 2)
+
+    return Spike.apply
+
+
+def _step(who: str, case: str) -> Job:
+    import torch
+
+    c = STEPS[case]
+    spikes, labels, *weights = step_inputs(c)
+    x = torch.from_numpy(spikes).float()
+    wanted = torch.nn.functional.one_hot(torch.from_numpy(labels), c.classes).float()
+    linear = []
+    for weight in weights:
+        layer = torch.nn.Linear(*weight.shape, bias=False)
+        with torch.no_grad():
+            layer.weight.copy_(torch.from_numpy(weight.T.copy()))
+        linear.append(layer)
+    (run1, theta1), (run2, theta2) = neurons(who, (c.hidden,)), neurons(who, (c.n_out,))
+    learns = [layer.weight for layer in linear] + [t for t in (theta1, theta2) if t is not None]
+    adam = torch.optim.Adam(learns, lr=1e-6)
+
+    def job() -> dict[str, Any]:
+        adam.zero_grad()
+        scores = run2(linear[1](run1(linear[0](x)))).mean(0).reshape(c.batch, c.classes, -1).mean(2)
+        loss = torch.nn.functional.mse_loss(scores, wanted)
+        loss.backward()
+        adam.step()
+        return {"loss": loss.detach(), "d_weight": linear[0].weight.grad.T}
+
+    return job
+
+
+def _conv(who: str, case: str) -> Job:
+    import torch
+
+    c = CONVS[case]
+    rng = np.random.default_rng(0)
+    x = torch.from_numpy(clusters(rng, (c.images, c.c_in, c.size, c.size), c.density)).float()
+    weight = torch.from_numpy(rng.standard_normal((c.c_out, c.c_in, c.k, c.k), np.float32)).requires_grad_()
+    d_y = torch.from_numpy(rng.standard_normal((c.images, c.c_out, c.size, c.size), np.float32))
+    x.requires_grad_(c.c_in > 1)  # no gradient for the lowest layer
+
+    def job() -> dict[str, Any]:
+        x.grad = weight.grad = None
+        y = torch.nn.functional.conv2d(x, weight, padding=c.k // 2)
+        y.backward(d_y)
+        return {"y": y.detach(), "d_weight": weight.grad, **({"d_x": x.grad} if c.c_in > 1 else {})}
+
+    return job

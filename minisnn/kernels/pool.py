@@ -1,0 +1,83 @@
+"""Arrays from memory that is used again: fresh memory has to be fetched from the system page by page, which takes as long as
+filling it.
+
+A buffer is handed out again only when the last array on it is gone: every view of a lent array holds on to its lease, and a
+weak reference tells when that goes.  So nothing is ever overwritten that anybody can still see, caches and results included.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any
+
+import numpy as np
+
+Array = Any
+
+__all__ = ["empty", "empty_like", "held", "release"]
+
+#: Arrays below this many bytes are left to NumPy, which is as fast for them.
+SMALL = 1 << 16
+#: Buffers not lent that are kept, in bytes at most; beyond it the oldest goes back to the system.
+KEPT = 1 << 30
+
+_free: dict[int, Array] = {}  # by their id, the longest unused first
+_lent: dict[int, tuple[weakref.ref, Array]] = {}
+
+
+class _Lease:
+    """What a lent array is based on: NumPy lets every view hold on to it, and to nothing behind it."""
+
+    __array_interface__: dict[str, Any]
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> Array:
+    """As ``np.empty``, from the pool where that is worth it."""
+    dtype = np.dtype(dtype)
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if n_bytes < SMALL:
+        return np.empty(shape, dtype)
+    buffer = _take(n_bytes)
+    key, lease = id(buffer), _Lease()
+    lease.__array_interface__ = {
+        "data": buffer.__array_interface__["data"],
+        "shape": shape,
+        "typestr": dtype.str,
+        "version": 3,
+    }
+    _lent[key] = weakref.ref(lease, lambda _: _give_back(key)), buffer
+    return np.asarray(lease)
+
+
+def empty_like(array: Array) -> Array:
+    """As ``np.empty_like`` for a C-contiguous array."""
+    return empty(array.shape, array.dtype)
+
+
+def held() -> int:
+    """Bytes that are kept and not lent."""
+    return sum(buffer.size for buffer in _free.copy().values())
+
+
+def release() -> None:
+    """Give all memory that is not in use back to the system."""
+    _free.clear()
+
+
+# Garbage may be collected, and a buffer come back, in the middle of any of these lines; another thread may run between any
+# two: each step is one operation on a dict, which nothing interrupts.
+
+
+def _take(n_bytes: int) -> Array:
+    """A free buffer that fits and is not much too large, the last used first; else a new one."""
+    for key, buffer in reversed(_free.copy().items()):
+        if n_bytes <= buffer.size <= n_bytes + n_bytes // 4 and _free.pop(key, None) is not None:
+            return buffer
+    return np.empty(n_bytes, np.uint8)
+
+
+def _give_back(key: int) -> None:
+    _free[key] = _lent.pop(key)[1]
+    while held() > KEPT:
+        _free.pop(next(iter(_free.copy()), key), None)
