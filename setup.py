@@ -25,7 +25,10 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
-        "gpu": ["cupy-cuda13x>=13.6"],
+        # CuPy and the CUDA libraries that it calls, for a driver that knows CUDA 13; minisnn info says what fits others.
+        "gpu": ["cupy-cuda13x[ctk]>=14"],
+        # What makes the CUDA text and compiles it without a card.  CuPy and NVRTC: one major version of CUDA.
+        "gpu-test": ["cupy-cuda13x>=14", "nvidia-cuda-nvrtc>=13,<14", "nvidia-cuda-runtime>=13,<14"],
         "data": ["pooch>=1.8"],
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "sympy>=1.12", "pooch>=1.8"],
         "symbolic": ["sympy>=1.12"],

@@ -16,7 +16,8 @@ import minisnn as ms
 from . import checkpoint as checkpoints
 from . import jobs
 from .checks import command
-from .kernels import BACKENDS, backend_problem, default_backend
+from .kernels import BACKENDS, ON_CPU, backend_problem, default_backend
+from .kernels.device import describe
 
 __all__ = ["main"]
 
@@ -95,7 +96,7 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--lr", type=_positive, default=None, help=f"learning rate of Adam (default: {chosen['lr']})")
     train.add_argument("--threshold", type=_positive, default=None, help="at the start (default: 1; stl-mnist: 2)")
     train.add_argument("--seed", type=_natural, default=0, help="the run is a function of it (default: 0)")
-    train.add_argument("--backend", choices=list(BACKENDS), default=None, help="time loops (default: the best there is)")
+    train.add_argument("--backend", choices=ON_CPU, default=None, help="time loops (default: the best there is)")
     train.add_argument("--threads", type=_whole, default=None, help="of the compiled loops (default: all CPUs)")
     train.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write (default: runs/RULE-seedN)")
     train.add_argument("--resume", type=Path, default=None, metavar="FILE",
@@ -144,11 +145,12 @@ def _info(options: argparse.Namespace) -> int:
         problem = backend_problem(name)
         mark = " (default)" if problem is None and name == default_backend() else ""
         print(f"{'backend':<12} {name}: {'ready' + mark if problem is None else problem}")
-    print(f"{'backend':<12} cupy: not part of this version")
     print(f"{'threads':<12} {ms.get_threads()} for compiled loops (minisnn.set_threads, MINISNN_THREADS)")
     print(f"{'BLAS':<12} {checkpoints.environment()['blas']}")
     if backend_problem("numba") is None:
         from .kernels.compiled import cache_folder
 
         print(f"{'cache':<12} {cache_folder()} (NUMBA_CACHE_DIR moves it)")
+    for name, text in describe().items():
+        print(f"{name:<12} {text}")
     return 0

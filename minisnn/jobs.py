@@ -227,7 +227,7 @@ def versions() -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"minisnn": ms.__version__, "python": platform.python_version()}
-    for package in ("numpy", "numba", "matplotlib", "cupy"):
+    for package in ("numpy", "numba", "matplotlib"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -34,6 +34,7 @@ ALLOWED = {
     "numpy",
     "numba",
     "cupy",
+    "cupyx",
     "matplotlib",
     "tqdm",
     "pooch",
@@ -87,7 +88,7 @@ def test_imports_go_down_only(path):
 def test_heavy_packages_are_imported_late(path):
     """numba only in the modules of the Numba backend, the others inside the functions that need them."""
     for name, level, at_top in imports(path):
-        if not level and at_top and name.split(".")[0] in ("cupy", "matplotlib", "tqdm", "numba", "pooch", *PEERS):
+        if not level and at_top and name.split(".")[0] in ("cupy", "cupyx", "matplotlib", "tqdm", "numba", "pooch", *PEERS):
             assert path.parent.name == "kernels" and path.stem in COMPILED and name.split(".")[0] == "numba"
 
 

@@ -301,6 +301,41 @@ assert engine["numpy"] > 1.2 * engine["numba"]
 # the program is 1.7 times as fast, not five. Measure before you optimize: in lesson 08 it was one line about threads of
 # the matrix library (the first one after ``import os``) that made a run many times shorter on some machines.
 #
+# Another machine: a GPU
+# ----------------------
+# A GPU has thousands of slow workers. Which loop suits it? Each neuron of each sample gets a worker of its own, a *thread*,
+# with time inside it: the order that was slow above. Here it is right. Neighbouring threads are neighbouring neurons, and
+# they run side by side, so that together they read whole lines of memory.
+#
+# The loop is written in CUDA, which is C++. Nobody wrote the next text: CuPy makes it from the Python source of the
+# engine's loop and of ``lif_charge``. No GPU is needed to read it. (``v`` is a tuple because a neuron may have several
+# states; ``held`` and ``base`` serve the twins of lesson 04.)
+
+try:
+    import cupy
+except ImportError:
+    cupy = None
+    print("CuPy is not installed; with it, this cell prints the CUDA text: pip install '.[gpu-test]'")
+
+if cupy:
+    import inspect
+
+    from minisnn.kernels import Dynamics
+    from minisnn.kernels.cuda_text import scan_text
+
+    text = scan_text(Dynamics(ms.neurons.lif, ms.resets.hard, ms.surrogates.atan()), "float32").code
+    print(inspect.getsource(ms.neurons.lif_charge))
+    print(text[text.index("__device__ float lif_charge") :])
+    assert "return ((decay * v) + x);" in text and "(u >= theta)" in text, "the same formula"
+    assert "double" not in text, "and no number in it is wider than the others"
+
+# %%
+# Find the line that is ``decay * v + x``, the comparison, and the reset. ``lane`` is the thread's neuron, ``at`` its place
+# in ``[T, B, N]``: from one step to the next it jumps over ``lanes`` = ``B * N`` numbers, as in ``time_inside``.
+#
+# How do you trust a program that you cannot run? The engine's tests compile this very text for the CPU and compare bits, as
+# you did above. (What has and has not been tried on a real card: :doc:`/how_to/use_a_gpu`.)
+#
 # What you should take with you
 # -----------------------------
 # One source, several loops. First the same bits, then the clock, and the clock after the first call.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from .. import layers, losses, neurons, resets, surrogates
-from ..kernels import BACKENDS, backend_problem
+from ..kernels import ON_CPU, backend_problem
 from ..layers.base import Layer
 from ..layers.thresholds import Softplus
 from ..network import Network
@@ -200,7 +200,7 @@ def check_installation() -> Named:
     pairs = [(n, r) for n in neurons.NEURONS for r in resets.RESETS]
     for i, (n, r) in enumerate(pairs):
         yield from _dynamics(n, r, curves[i % len(curves)], "numpy", draws=2)
-    backends = [name for name in BACKENDS if backend_problem(name) is None]
+    backends = [name for name in ON_CPU if backend_problem(name) is None]
     for backend in backends:
         some = max(len(neurons.NEURONS), len(resets.RESETS), len(curves)) if backend != "numpy" else 0
         for i in range(some):

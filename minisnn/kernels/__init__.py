@@ -10,7 +10,7 @@ from typing import Any
 from .contract import Base, Dynamics, Kernel, ScanCache, Wanted
 
 __all__ = [
-    "BACKENDS", "BackendUnavailable", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "backend_problem",
+    "BACKENDS", "ON_CPU", "BackendUnavailable", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "backend_problem",
     "check_backend", "default_backend", "kernel_of",
 ]  # fmt: skip
 
@@ -18,7 +18,10 @@ __all__ = [
 BACKENDS = {
     "numba": ("minisnn.kernels.compiled", "pip install numba"),
     "numpy": ("minisnn.kernels.reference", "pip install numpy"),
+    "cupy": ("minisnn.kernels.cuda", "pip install 'cupy-cuda13x[ctk]'"),
 }
+#: Those that compute on NumPy arrays.
+ON_CPU = tuple(name for name in BACKENDS if name != "cupy")
 
 
 class BackendUnavailable(ImportError):
@@ -29,7 +32,8 @@ class BackendUnavailable(ImportError):
 def _load(name: str) -> tuple[Any, str | None]:
     module, cure = BACKENDS[name]
     try:
-        return importlib.import_module(module), None
+        found = importlib.import_module(module)
+        return found, found.problem() if hasattr(found, "problem") else None
     except Exception as error:  # whatever hinders it, an import error deep inside included, is what the user must see
         return None, f"{type(error).__name__}: {error} (install it with: {cure})"
 

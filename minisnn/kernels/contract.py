@@ -42,7 +42,7 @@ from ..resets import Reset
 from ..surrogates import Surrogate
 from . import pool
 
-__all__ = ["FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "float_dtype", "hold", "membranes"]
+__all__ = ["FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "float_dtype", "hold", "membranes", "over_current"]
 
 Array = Any  # a NumPy array, or a CuPy array on a GPU
 
@@ -133,16 +133,20 @@ def _tangent(smooth: Callable, slope: Callable) -> Callable:
 FIRES = {"step": _step, "smooth": _smooth, "tangent": _tangent}
 
 
-def membranes(x: Array, neuron: Neuron, dtype: Any, consume: bool) -> Array:
-    """Room for every state before the reset, ``[K, T, B, N]``: in the memory of `x` where it is consumed and that is enough.
+def over_current(neuron: Neuron) -> bool:
+    """Whether membranes may lie in the memory of the input current.
 
-    It is not where there is more than one state, or where the adjoint has to see the input current again.
+    Not where there is more than one state, or where the adjoint has to see the current again.
     """
     n_states = len(neuron.state)
-    seen_again = any(2 * n_states in arguments for arguments in dependencies(neuron.charge_adjoint))
-    if consume and n_states == 1 and x.dtype == dtype and x.flags.writeable and not seen_again:
+    return n_states == 1 and not any(2 * n_states in arguments for arguments in dependencies(neuron.charge_adjoint))
+
+
+def membranes(x: Array, neuron: Neuron, dtype: Any, consume: bool) -> Array:
+    """Room for every state before the reset, ``[K, T, B, N]``: in the memory of `x` where it is consumed and that can be."""
+    if consume and x.dtype == dtype and x.flags.writeable and over_current(neuron):
         return x[None]
-    return pool.empty((n_states, *x.shape), dtype)
+    return pool.empty((len(neuron.state), *x.shape), dtype)
 
 
 def hold(reset: Callable, stop: tuple[str, ...]) -> Callable:

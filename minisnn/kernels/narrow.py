@@ -19,7 +19,7 @@ import numpy as np
 
 from ..grammar import numbers_of
 
-__all__ = ["digest", "fingerprint", "for_numpy", "narrowed"]
+__all__ = ["computes", "digest", "fingerprint", "for_numpy", "narrowed"]
 
 Function = Any  # a plain Python function: the grammar has made sure of it
 
@@ -31,11 +31,12 @@ def fingerprint(function: Function) -> tuple[Any, ...]:
     same in every process.
     """
     numbers = tuple((n, type(v).__name__, repr(v)) for n, v in numbers_of(function).items())
-    return _computes(function.__code__), numbers
+    return computes(function.__code__), numbers
 
 
 @lru_cache(maxsize=512)
-def _computes(code: types.CodeType) -> tuple[Any, ...]:
+def computes(code: types.CodeType) -> tuple[Any, ...]:
+    """Equal for code that does the same with the same names."""
     constants = tuple(repr(c) for c in code.co_consts if not isinstance(c, str))  # the docstring is not code
     return code.co_code, code.co_argcount, constants, code.co_names, code.co_freevars
 

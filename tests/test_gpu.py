@@ -1,0 +1,141 @@
+"""The GPU backend on a card.  Everything that needs none is in test_cudatext.py."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from cudatext import train_by_hand
+from grid import FEW, FULL, NEURONS, RESETS, SURROGATES, problem, relative, summed
+from test_cudatext import OWN
+
+from minisnn.kernels import Base, ScanCache, backend_problem, kernel_of
+
+PROBLEM = backend_problem("cupy")
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(PROBLEM is not None, reason=f"no GPU: {PROBLEM}")]
+#: A GPU's exp and arctan are rounded in their own way, and numbers too small for float32 are 0 there.
+TOLERANCE = {"float64": 1e-12, "float32": 1e-5}
+
+
+def there(value):
+    import cupy
+
+    return cupy.asarray(value) if isinstance(value, np.ndarray) else value
+
+
+def back(values):
+    return tuple(v.get() for v in values)
+
+
+def assert_agrees(dynamics, dtype, shape=(12, 5, 300), fire="step"):
+    p, tolerance = problem(dynamics, shape, dtype=dtype), TOLERANCE[dtype]
+    reference, kernel = kernel_of(dynamics, "numpy"), kernel_of(dynamics, "cupy")
+    spikes, last, cache = reference.scan(*p[:5])
+    base = None
+    if fire == "tangent":
+        base = Base(cache.u[0], cache.spikes, p.theta)
+        p = p._replace(x=p.x + np.asarray(0.01, dtype))
+    if fire != "step":
+        spikes, last, cache = reference.scan(*p[:5], fire=fire, base=base)
+    found, found_last, found_cache = kernel.scan(*map(there, p[:5]), fire=fire, base=base and Base(*map(there, base)))
+    found, found_last, u = back((found, found_last, found_cache.u))
+    if fire == "step":  # a lane that came near its threshold may have gone another way
+        clear = (np.abs(cache.u[0] - p.theta) > 10 * tolerance * np.abs(cache.u[0]).max()).all(axis=0)
+        assert clear.mean() > 0.9
+        assert np.array_equal(found[:, clear], spikes[:, clear])
+        assert relative(u[:, :, clear], cache.u[:, :, clear]) <= tolerance
+        assert relative(found_last[:, clear], last[:, clear]) <= tolerance
+    else:
+        assert relative(found, spikes) <= tolerance and relative(u, cache.u) <= tolerance
+    # Adjoints from the reference's spikes and membranes.
+    expected = summed(reference.scan_adjoint(p.d_spikes, p.d_state_last, cache))
+    gradients = kernel.scan_adjoint(there(p.d_spikes), there(p.d_state_last), ScanCache(*map(there, cache)))
+    for a, b in zip(summed(back(gradients)), expected, strict=True):
+        assert a.dtype == dtype and relative(a, b) <= tolerance
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("pair", [f"{n}-{r}" for n in NEURONS for r in RESETS])
+def test_conformance(pair, dtype):
+    for surrogate in SURROGATES:
+        assert_agrees(FULL[f"{pair}-{surrogate}"], dtype)
+
+
+@pytest.mark.parametrize("fire", ["smooth", "tangent"])
+@pytest.mark.parametrize("name", FEW)
+def test_twins(name, fire):
+    assert_agrees(FULL[name], "float64", fire=fire)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", OWN)
+def test_a_users_neuron(name, dtype):
+    assert_agrees(OWN[name], dtype)
+
+
+def test_without_exp_the_bits_are_those_of_the_reference():
+    """No fused multiply-add: additions and multiplications are rounded as elsewhere."""
+    p = problem(FULL["lif-soft-fast_sigmoid"], (50, 33, 257), dtype="float32")
+    reference, kernel = (kernel_of(FULL["lif-soft-fast_sigmoid"], b) for b in ("numpy", "cupy"))
+    spikes, last, cache = reference.scan(*p[:5])
+    found = kernel.scan(*map(there, p[:5]))
+    for a, b in zip(back((*found[:2], found[2].u)), (spikes, last, cache.u), strict=True):
+        assert np.array_equal(a, b)
+
+
+def test_the_same_bits_every_time():
+    p = problem(FULL["lif-hard-atan"], (20, 64, 1000), dtype="float32")
+    kernel = kernel_of(FULL["lif-hard-atan"], "cupy")
+    x, d_spikes, d_last = there(p.x), there(p.d_spikes), there(p.d_state_last)
+    runs = []
+    for _ in range(3):
+        spikes, last, cache = kernel.scan(x, *map(there, p[1:5]))
+        runs.append(back((spikes, last, cache.u, *kernel.scan_adjoint(d_spikes, d_last, cache))))
+    assert all(np.array_equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
+
+
+def test_training_reaches_the_same_accuracy():
+    import cupy
+
+    dynamics = FULL["lif-hard-atan"]
+    expected = train_by_hand(kernel_of(dynamics, "numpy"), np, epochs=5)
+    found = train_by_hand(kernel_of(dynamics, "cupy"), cupy, epochs=5)
+    assert expected > 0.85 and abs(found - expected) < 0.02
+
+
+def test_memory_comes_back_after_an_error():
+    import cupy
+
+    pool, kernel = cupy.get_default_memory_pool(), kernel_of(FULL["lif-hard-atan"], "cupy")
+    p = problem(FULL["lif-hard-atan"], (20, 64, 1000), dtype="float32")
+    arguments = tuple(map(there, p[:5]))
+    kernel.scan(*arguments)  # compiled, and what that takes is taken
+    pool.free_all_blocks()
+    before, limit = pool.used_bytes(), pool.get_limit()
+    pool.set_limit(size=pool.total_bytes() + p.x.nbytes // 2)
+    try:
+        with pytest.raises(cupy.cuda.memory.OutOfMemoryError):
+            kernel.scan(*arguments)
+    finally:
+        pool.set_limit(size=limit)
+    assert pool.used_bytes() == before
+    assert back(kernel.scan(*arguments)[:1])[0].any()
+
+
+def test_more_than_two_to_the_31_numbers():
+    import cupy
+
+    kernel, shape = kernel_of(FULL["lif-hard-atan"], "cupy"), (3, 30_000, 24_000)
+    assert np.prod(shape) > 2**31
+    if cupy.cuda.Device().mem_info[0] < 32e9:
+        pytest.skip("takes 32 GB of the card's memory")
+    x = cupy.zeros(shape, np.float32)
+    x[-1, -1, -1] = 2.0
+    state0, theta = cupy.zeros((1, *shape[1:]), np.float32), cupy.ones(shape[2], np.float32)
+    spikes, _, cache = kernel.scan(x, state0, theta, cupy.full((1, shape[2]), 0.5, np.float32), 2.0, consume=True)
+    assert spikes[-1, -1, -1] == 1 and int(spikes.sum(dtype=np.int64)) == 1 and cache.u[0, -1, -1, -1] == 2
+
+
+def test_info_runs_a_kernel():
+    done = subprocess.run([sys.executable, "-m", "minisnn", "info"], capture_output=True, text=True)
+    assert done.returncode == 0 and "compute capability" in done.stdout and "those of the reference" in done.stdout
