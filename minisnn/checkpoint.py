@@ -19,6 +19,7 @@ import numpy as np
 
 from . import files
 from .kernels.contract import Array
+from .kernels.place import host
 from .network import Network
 from .optimizers import Optimizer
 
@@ -96,7 +97,7 @@ def restore(path: str | Path, net: Network, optimizer: Optimizer, setup: Mapping
     if difference := _difference(found.get("environment"), environment(), "environment"):
         warnings.warn(f"{path}: {difference}; the last bits of the run may differ from now on", stacklevel=4)
     for name, array in targets.items():
-        array[...] = arrays[name]
+        array[...] = np.asarray(arrays[name], like=array)
     optimizer.steps = found["steps"]
     return progress
 
@@ -126,7 +127,7 @@ def _difference(stored: Any, ours: Any, where: str) -> str | None:
 def digest(*arrays: Array) -> str:
     """A check sum of data, so that a run does not go on with other data unawares."""
     total = 0
-    for array in arrays:
+    for array in map(host, arrays):
         total = zlib.crc32(f"{array.dtype}{array.shape}".encode(), total)
         total = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, total)
     return f"{total:08x}"

@@ -16,7 +16,7 @@ import minisnn as ms
 from . import checkpoint as checkpoints
 from . import jobs
 from .checks import command
-from .kernels import BACKENDS, ON_CPU, backend_problem, default_backend
+from .kernels import BACKENDS, backend_problem, default_backend
 from .kernels.device import describe
 
 __all__ = ["main"]
@@ -96,7 +96,8 @@ def _add_train(commands: Any) -> None:
     train.add_argument("--lr", type=_positive, default=None, help=f"learning rate of Adam (default: {chosen['lr']})")
     train.add_argument("--threshold", type=_positive, default=None, help="at the start (default: 1; stl-mnist: 2)")
     train.add_argument("--seed", type=_natural, default=0, help="the run is a function of it (default: 0)")
-    train.add_argument("--backend", choices=ON_CPU, default=None, help="time loops (default: the best there is)")
+    train.add_argument("--backend", choices=list(BACKENDS), default=None,
+                       help="time loops (default: the best on the CPU); cupy: all of it on a GPU")  # fmt: skip
     train.add_argument("--threads", type=_whole, default=None, help="of the compiled loops (default: all CPUs)")
     train.add_argument("--out", type=Path, default=None, metavar="DIR", help="where to write (default: runs/RULE-seedN)")
     train.add_argument("--resume", type=Path, default=None, metavar="FILE",

@@ -1,4 +1,7 @@
-"""Encoders: from values in [0, 1], or from data that have a time axis, to input over time, ``[B, ...] -> [T, B, ...]``."""
+"""Encoders: from values in [0, 1], or from data that have a time axis, to input over time, ``[B, ...] -> [T, B, ...]``.
+
+Images on a GPU are encoded there: what is random is drawn by CuPy's generator, whose seed is drawn from `rng`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from .kernels.contract import Array
+from .kernels.place import uniform, xp_of
 
 __all__ = [
     "ENCODERS", "Bernoulli", "Constant", "Encoder", "Frames", "Latency", "bernoulli", "constant", "frames", "latency",
@@ -40,7 +44,7 @@ def bernoulli(images: Array, *, steps: int, rng: np.random.Generator) -> Array:
     images, steps = _checked(images, steps)
     if not isinstance(rng, np.random.Generator):
         raise TypeError(f"bernoulli: rng must be a generator, e.g. rng=np.random.default_rng(0), got {rng!r}")
-    chance = rng.random((steps, *images.shape), dtype=np.float32)
+    chance = uniform(rng, (steps, *images.shape), like=images)
     return (chance < images).view(np.uint8)
 
 
@@ -76,7 +80,7 @@ def latency(images: Array, *, steps: int) -> Array:
     values = images.astype(np.float64)
     first = np.where(values > 0, np.floor((1 - values) * steps), steps)
     first = np.where(values > 0, np.minimum(first, steps - 1), first)  # a tiny value fires last
-    time = np.arange(steps).reshape(-1, *(1 for _ in values.shape))
+    time = np.arange(steps, like=values).reshape(-1, *(1 for _ in values.shape))
     return (first == time).view(np.uint8)
 
 
@@ -92,7 +96,7 @@ def frames(images: Array, *, steps: int | None = None) -> Array:
     -------
     values : ``[T, B, ...]``, of the dtype of `images`; whole numbers above 1 are no spikes and become float32.
     """
-    images = np.asarray(images)
+    images = _as_array(images)
     if images.ndim < 2 or images.size == 0:
         raise ValueError(f"frames must be [B, T, ...] with at least one sample and step, got shape {list(images.shape)}")
     if steps is not None and images.shape[1] != _steps(steps):
@@ -100,7 +104,7 @@ def frames(images: Array, *, steps: int | None = None) -> Array:
     if images.dtype.kind not in "fbiu" or not (images.min() >= 0 and np.isfinite(images.max())):
         raise ValueError(f"frames must be finite and not negative, got {images.dtype} {images.min()} to {images.max()}")
     is_plain = images.dtype.kind in "fb" or (images.dtype == np.uint8 and images.max() <= 1)
-    return np.ascontiguousarray(images.swapaxes(0, 1), dtype=images.dtype if is_plain else np.float32)
+    return np.ascontiguousarray(images.swapaxes(0, 1), dtype=images.dtype if is_plain else np.float32, like=images)
 
 
 class Bernoulli:
@@ -169,8 +173,12 @@ def _steps(steps: Any) -> int:
     return int(steps)
 
 
+def _as_array(images: Any) -> Array:
+    return images if xp_of(images) is not np else np.asarray(images)
+
+
 def _checked(images: Any, steps: Any) -> tuple[Array, int]:
-    images = np.asarray(images)
+    images = _as_array(images)
     if images.ndim < 1 or images.shape[0] == 0:
         raise ValueError(f"images must be [B, ...] with at least one sample, got shape {list(images.shape)}")
     if images.dtype.kind not in "fbiu" or not (images.min() >= 0 and images.max() <= 1):

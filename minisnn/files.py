@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from .kernels.place import host
 from .version import __version__
 
 __all__ = ["FORMAT", "FileError", "array_from", "read", "replacing", "write"]
@@ -50,7 +51,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write(path: str | Path, kind: str, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Path:
-    """Write a file of that `kind`; the same content gives the same bytes."""
+    """Write a file of that `kind`; the same content gives the same bytes, wherever the arrays are."""
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
@@ -60,7 +61,7 @@ def write(path: str | Path, kind: str, header: Mapping[str, Any], arrays: Mappin
         for name, array in content.items():
             entry = zipfile.ZipInfo(f"{name}.npy")  # its date is 1980: a file is a function of its content
             with file.open(entry, "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.asarray(array), version=(1, 0), allow_pickle=False)
+                np.lib.format.write_array(stream, np.asarray(host(array)), version=(1, 0), allow_pickle=False)
     return path
 
 

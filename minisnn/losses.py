@@ -2,6 +2,8 @@
 
 Penalties on the spikes of an inner layer are callables of the spikes, ``value, d_spikes = penalty(spikes)``: hand them to
 ``fit(..., penalties={"lif1": ...})``, or their gradient to ``net.backward(..., d_inner={"lif1": d_spikes})``.
+
+Scores on a GPU take targets from anywhere; the number that comes back is a float, for which the GPU is waited for.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from .kernels.contract import Array
+from .kernels.place import xp_of
 
 __all__ = ["LOSSES", "FiringRate", "Silence", "accuracy", "cross_entropy", "mse"]
 
@@ -108,7 +111,8 @@ LOSSES = {"mse": mse, "cross_entropy": cross_entropy}
 
 
 def _checked(scores: Any, targets: Any) -> tuple[Array, Array]:
-    scores, targets = np.asarray(scores), np.asarray(targets)
+    scores = scores if xp_of(scores) is not np else np.asarray(scores)
+    targets = np.asarray(targets, like=scores)  # to the GPU where the scores are there
     if scores.ndim != 2 or scores.dtype.kind != "f":
         raise ValueError(f"scores must be floats [B, C], got {scores.dtype} {list(scores.shape)}")
     if len(scores) == 0:
@@ -125,12 +129,10 @@ def _checked(scores: Any, targets: Any) -> tuple[Array, Array]:
             f"there are {len(targets)} labels for scores of {len(scores)} samples: minisnn is time-first, "
             "did you pass [B, T, ...] to forward?"
         )
-    if targets.min() < 0 or targets.max() >= scores.shape[1]:
+    if not ((targets >= 0) & (targets < scores.shape[1])).all():  # one look, for which a GPU has to be waited for
         raise ValueError(f"labels must lie in 0 to {scores.shape[1] - 1}, got {targets.min()} to {targets.max()}")
     return scores, targets
 
 
 def _one_hot(labels: Array, scores: Array) -> Array:
-    rows = np.zeros_like(scores)
-    rows[np.arange(len(labels)), labels] = 1
-    return rows
+    return (labels[:, None] == np.arange(scores.shape[1], like=scores)).astype(scores.dtype)

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 
 from . import files
-from .kernels import check_backend
+from .kernels import check_backend, default_backend
 from .kernels.contract import Array, float_dtype
+from .kernels.place import moved
 from .layers import LAYERS, Layer
 from .layers.thresholds import Constraint
 
@@ -58,6 +59,9 @@ class Network:
 
     ``net = ms.Network(fc1=ms.Linear(64, 128, rng=rng), lif1=ms.LIF(128), vote=ms.PopulationVote(10))``
 
+    A network is on the CPU or on a GPU as a whole.  To its GPU it moves inputs, masks and targets that are not there yet; states
+    and gradients have to be; what it returns stays there.
+
     Raises
     ------
     ValueError : shapes or dtypes of neighbouring layers do not fit; the message names the layers.
@@ -80,7 +84,8 @@ class Network:
             raise TypeError(f"Network: one float dtype per net, got {', '.join(f'{n} {d}' for n, d in dtypes.items())}")
         self.dtype = next(iter(dtypes.values()))
         # Layers without parameters follow the net's dtype: nobody should have to say it ten times.
-        self.layers = {n: layer if layer.params else layer.astype(self.dtype) for n, layer in layers.items()}
+        layers = {n: layer if layer.params else layer.astype(self.dtype) for n, layer in layers.items()}
+        self.layers = _in_one_place(layers)
         shape = None
         shapes: dict[str, Any] = {}
         for name, layer in self.layers.items():
@@ -182,7 +187,7 @@ class Network:
             spent = once and layer.gives_away and name not in shared
             return found
 
-        return self.walk(x, run)
+        return self.walk(self._here(x), run)
 
     def walk(
         self, x: Array, run: Callable[[str, Layer, Array, dict[str, Array]], tuple[Array, Any]]
@@ -255,7 +260,7 @@ class Network:
             name = order[i]
             layer = self.layers[name]
             if name in d_inner and d_x is not None:
-                d = np.asarray(d_inner[name])
+                d = np.asarray(d_inner[name], like=d_x)
                 if d.shape != d_x.shape:
                     raise ValueError(f"Network: d_inner[{name!r}] has shape {list(d.shape)}, its output {list(d_x.shape)}")
                 d_x, spent = d_x + d.astype(self.dtype, copy=False), once
@@ -316,6 +321,7 @@ class Network:
             raise ValueError(f"loss_and_grads: penalties names {sorted(unknown)}, the spiking layers are {spiking}")
         state, masks = options.pop("state", None), options.pop("masks", None) or {}
         options = {"train": False, "rng": None, **options}
+        x = self._here(x)
         steps, total, grads = len(x), 0.0, dict[str, Array]()
         for start in range(0, steps, truncate or max(steps, 1)):
             part = x[start : start + (truncate or steps)]
@@ -340,13 +346,13 @@ class Network:
         return total, grads
 
     def predict(self, x: Array) -> Array:
-        """The class with the highest score, of equal ones the first: ``[T, B, ...] -> [B]``, int64."""
+        """The class with the highest score, of equal ones the first: ``[T, B, ...] -> [B]``, int64, where the network is."""
         return self.forward(x)[0].argmax(axis=1)
 
     def accuracy(self, x: Array, labels: Array) -> float:
         """Share of the samples ``[T, B, ...]`` whose prediction is their label ``[B]``."""
-        labels = np.asarray(labels)
         found = self.predict(x)
+        labels = np.asarray(labels, like=found)
         if labels.shape != found.shape:
             raise ValueError(f"accuracy: labels must be class numbers {list(found.shape)}, got shape {list(labels.shape)}")
         return float(np.mean(found == labels))
@@ -397,7 +403,11 @@ class Network:
     # -- the same network, otherwise
 
     def using(self, backend: str) -> Network:
-        """The same network on another backend; both share their parameter arrays."""
+        """The same network on another backend: on the CPU all share their parameter arrays, a GPU has its own.
+
+        ``net.using("cupy")`` copies them to the GPU, ``using("numba")`` or ``using("numpy")`` of a network there back.  An
+        optimizer belongs to the network that it was made for.
+        """
         check_backend(backend)
         return self._map(lambda layer: layer.using(backend))
 
@@ -410,13 +420,17 @@ class Network:
         """The smooth twin: every spike is the surrogate's curve.  It shares its parameter arrays with this network."""
         return self._map(lambda layer: layer.smoothed())
 
+    def _here(self, x: Any) -> Array:
+        """An input where the network is: to its GPU goes what is not there; a CPU's first layer says what is wrong with `x`."""
+        return moved(x, "cupy") if self.backend == "cupy" else x
+
     def _map(self, change: Callable[[Layer], Layer]) -> Network:
         return Network(**{name: change(layer) for name, layer in self.layers.items()})
 
     @property
     def backend(self) -> str:
-        """The backend of the spiking layers; several are joined by ``+``."""
-        found = {layer.backend for layer in self.layers.values() if layer.spiking}
+        """The backend of the spiking layers; several are joined by ``+``.  On a GPU it is that of all."""
+        found = {layer.backend for layer in self.layers.values() if layer.spiking or layer.backend == "cupy"}
         return "+".join(sorted(found)) or "numpy"
 
     def __getitem__(self, name: str) -> Layer:
@@ -459,6 +473,17 @@ def from_file(
     except Exception as error:  # the header may hold anything
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise files.FileError(f"{path}: no network can be made of it: {kind}{error}") from None
+
+
+def _in_one_place(layers: dict[str, Layer]) -> dict[str, Layer]:
+    """On the CPU or on a GPU as a whole: layers that name no backend follow those that do."""
+    named = {name: layer._backend for name, layer in layers.items() if layer._backend}
+    if len({backend == "cupy" for backend in named.values()}) > 1:
+        raise ValueError(
+            f"Network: one device per net, got {', '.join(f'{n} {b}' for n, b in named.items())}: net.using(...)"
+        )
+    backend = next(iter(named.values()), None) or default_backend()
+    return {n: layer.using(backend) if "cupy" in (backend, layer.backend) else layer for n, layer in layers.items()}
 
 
 class _naming:

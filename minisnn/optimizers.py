@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .kernels.contract import Array
+from .kernels.place import xp_of
 from .network import Network, Pattern, Rule
 
 __all__ = ["SGD", "Adam", "Optimizer", "cosine", "exponential", "gradient_norm"]
@@ -79,7 +80,7 @@ class Optimizer:
 
         Raises
         ------
-        ValueError : a gradient is missing, has a name the net does not know, or not its parameter's shape or dtype.
+        ValueError : a gradient is missing, has a name the net does not know, or not its parameter's shape, dtype or device.
         Nothing is changed then.
         """
         if unknown := set(grads) - self._known:
@@ -88,11 +89,11 @@ class Optimizer:
             if name not in grads:
                 raise ValueError(f"{type(self).__name__}.step: no gradient for {name!r}; got {', '.join(grads)}")
             grad = grads[name]
-            if getattr(grad, "shape", None) != param.shape or grad.dtype != param.dtype:
-                got = f"{grad.dtype} {list(grad.shape)}" if isinstance(grad, np.ndarray) else repr(grad)
+            is_array = isinstance(grad, xp_of(grad).ndarray)
+            if not is_array or (xp_of(grad), grad.shape, grad.dtype) != (xp_of(param), param.shape, param.dtype):
+                got = _about(grad) if is_array else repr(grad)
                 raise ValueError(
-                    f"{type(self).__name__}.step: the gradient of {name} is {got}, "
-                    f"the parameter {param.dtype} {list(param.shape)}"
+                    f"{type(self).__name__}.step: the gradient of {name} is {got}, the parameter {_about(param)}"
                 )
         self.steps += 1
         shrink = 1.0
@@ -193,8 +194,12 @@ class Adam(Optimizer):
 
 
 def gradient_norm(grads: Iterable[Array]) -> float:
-    """Euclidean norm over all entries of several gradients."""
-    return math.sqrt(sum(float(np.vdot(g, g)) for g in grads))
+    """Euclidean norm over all entries of several gradients; a GPU adds up before it is waited for."""
+    return math.sqrt(sum(np.vdot(g, g).astype(np.float64) for g in grads))
+
+
+def _about(array: Array) -> str:
+    return f"{array.dtype} {list(array.shape)}" + (" on the GPU" if xp_of(array) is not np else "")
 
 
 # -- schedules: factors on the rate by epoch.  They are values with a repr, so that a checkpoint can tell one from another.

@@ -10,6 +10,7 @@ import numpy as np
 
 from .files import replacing
 from .kernels.contract import Array
+from .kernels.place import host
 from .layers import Layer, Spiking
 from .layers.spiking import SpikingCache
 from .train import History
@@ -48,7 +49,7 @@ def thresholds(before: Mapping[str, Array], after: Mapping[str, Array]) -> Figur
     """
     figure, axes = _axes(1, len(after), (4.2 * len(after), 3.6))
     for panel, (name, values) in zip(np.atleast_1d(axes), after.items(), strict=True):
-        start = np.ravel(before[name])
+        start, values = np.ravel(host(before[name])), host(values)
         both = np.concatenate([start, np.ravel(values)])
         spread = max(np.ptp(both), 0.02)
         bins = np.linspace(both.min() - 0.05 * spread, both.min() + 1.05 * spread, 33)
@@ -88,9 +89,8 @@ def raster(layer: Layer, cache: SpikingCache, *, sample: int = 0, neuron: int | 
     """
     if not isinstance(layer, Spiking):
         raise TypeError(f"raster: layer must be a spiking layer, got {layer!r}")
-    steps, theta = len(cache.u), np.broadcast_to(layer.threshold, layer.shape).ravel()
-    u = cache.u[:, sample].reshape(steps, -1)
-    spikes = np.asarray(cache.spikes)[:, sample].reshape(steps, -1)
+    steps, theta = len(cache.spikes), np.broadcast_to(host(layer.threshold), layer.shape).ravel()
+    u, spikes = (host(a[:, sample]).reshape(steps, -1) for a in (cache.u, cache.spikes))
     shown = min(max(most, 1), spikes.shape[1])
     if neuron is None:  # one that does both: the rate nearest to a half
         neuron = int(np.abs(spikes[:, :shown].mean(axis=0) - 0.5).argmin())

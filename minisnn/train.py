@@ -16,6 +16,7 @@ from . import checkpoint as checkpoints
 from .checkpoint import Progress
 from .encode import Encoder
 from .kernels.contract import Array
+from .kernels.place import array_for, host
 from .layers import Layer
 from .layers.stateful import Stateful
 from .losses import accuracy, mse
@@ -115,7 +116,7 @@ def fit(
     Parameters
     ----------
     net, optimizer : the network, and the optimizer made for it: what it holds is what learns.
-    data : ``(images [n, ...], labels [n])``.
+    data : ``(images [n, ...], labels [n])``; to a network on a GPU they move once, all of them.
     epochs, batch : number of epochs, samples per batch (the last batch of an epoch may be smaller).
     encoder : from images to input over time, e.g. ``ms.encode.Bernoulli(8)``.
     loss : ``loss(scores, labels) -> (number, d_scores)``.
@@ -148,7 +149,7 @@ def fit(
 
     images, labels = _checked(net, optimizer, data, epochs, batch, keep)
     if isinstance(validation, tuple):
-        held_out: tuple[Array, Array] | None = (np.asarray(validation[0]), np.asarray(validation[1]))
+        held_out: tuple[Array, Array] | None = _pair(net, validation, "fit: validation")
     else:
         images, labels, held_out = _split(images, labels, validation, seed)
     if keep == "best" and held_out is None:
@@ -214,7 +215,7 @@ def _train_epoch(
 ) -> dict[str, Any]:  # fmt: skip
     """One pass through the data, a step a batch: the epoch's row of the history."""
     encoder, loss, batch, seed, truncate, penalties = recipe
-    order = np.random.default_rng([seed, epoch, 0, SHUFFLE]).permutation(len(images))
+    order = np.asarray(np.random.default_rng([seed, epoch, 0, SHUFFLE]).permutation(len(images)), like=images)
     tally = _Tally(net, loss)
     for i, start in enumerate(range(0, len(images), batch)):
         rows = order[start : start + batch]
@@ -255,8 +256,7 @@ def evaluate(
     seed: int = 0,
 ) -> tuple[float, float]:
     """Mean loss and accuracy on ``(images, labels)``, with the same encoded spikes for the same seed."""
-    images, labels = np.asarray(data[0]), np.asarray(data[1])
-    _same_length(images, labels, "evaluate")
+    images, labels = _pair(net, data, "evaluate")
     total, right = 0.0, 0.0
     for i, start in enumerate(range(0, len(images), batch)):
         rows = slice(start, start + batch)
@@ -272,10 +272,11 @@ def _check_finite(
 ) -> None:  # fmt: skip
     problem = None if np.isfinite(value) else f"the loss became {value}"
     layer = "loss"
-    for name in list(reversed(list(grads))) if problem is None else []:
-        if not np.isfinite(grads[name]).all():  # a membrane that is not a number never fires: the loss need not show it
-            problem, layer = f"the gradient of {name} is not finite", name.partition(".")[0]
-            break
+    # A membrane that is not a number never fires: the loss need not show it.  One question to a GPU, which has to be waited for.
+    finite = {name: np.isfinite(grads[name]).all() for name in reversed(grads)}
+    if problem is None and not np.stack(list(finite.values())).all():
+        name = next(n for n, yes in finite.items() if not yes)
+        problem, layer = f"the gradient of {name} is not finite", name.partition(".")[0]
     if problem is not None:
         for name, array in net.buffers().items():
             array[...] = buffers[name]
@@ -293,12 +294,12 @@ class _Tally:
         self.samples, self.batches, self.steps, self.answers = 0, 0, 0, 0
         self.loss, self.right = 0.0, 0.0
         self.spikes: dict[str, Any] = dict.fromkeys(self.names, 0)
-        self.norms: dict[str, float] = dict.fromkeys(self.names, 0.0)
+        self.norms: dict[str, Any] = dict.fromkeys(self.names, 0.0)
 
     def graded(self, scores: Array, labels: Array) -> tuple[float, Array]:
         """The loss; counts right answers on the way (of a chunk, where time is cut into chunks)."""
         self.answers += len(scores)
-        self.right += accuracy(scores, labels) * len(scores) if np.ndim(labels) == 1 else np.nan
+        self.right += accuracy(scores, labels) * len(scores) if labels.ndim == 1 else np.nan
         return self._loss(scores, labels)
 
     def watch(self, caches: Caches) -> None:
@@ -314,12 +315,12 @@ class _Tally:
         self.batches += 1
         self.loss += loss * n
         for name in self.names:
-            self.norms[name] += float(np.linalg.norm(grads[f"{name}.threshold"]))
+            self.norms[name] = self.norms[name] + np.linalg.norm(grads[f"{name}.threshold"]).astype(np.float64)
 
     def row(self, net: Network) -> dict[str, Any]:
         layers = {}
         for name in self.names:
-            counts, theta = self.spikes[name], net[name].threshold
+            counts, theta = host(self.spikes[name]), host(net[name].threshold)  # counted where the network is
             layers[name] = {
                 "firing_rate": float(counts.mean() / self.steps),
                 "silent": float((counts == 0).mean()),
@@ -327,7 +328,7 @@ class _Tally:
                 "threshold_min": float(theta.min()),
                 "threshold_mean": float(theta.mean()),
                 "threshold_max": float(theta.max()),
-                "gradient_norm": self.norms[name] / self.batches,
+                "gradient_norm": float(self.norms[name] / self.batches),
             }
         return {"train_loss": self.loss / self.samples, "train_accuracy": self.right / self.answers, "layers": layers}
 
@@ -371,16 +372,17 @@ def _checked(net: Network, optimizer: Optimizer, data: Any, epochs: int, batch: 
         raise ValueError(f"fit: keep must be 'last' or 'best', got {keep!r}")
     if not isinstance(data, tuple | list) or len(data) != 2:
         raise TypeError("fit: data must be a pair (images, labels)")
-    images, labels = np.asarray(data[0]), np.asarray(data[1])
-    _same_length(images, labels, "fit")
-    return images, labels
+    return _pair(net, data, "fit")
 
 
-def _same_length(images: Array, labels: Array, where: str) -> None:
+def _pair(net: Network, data: Any, where: str) -> tuple[Array, Array]:
+    """Images and labels where the network is; to a GPU they move once."""
+    images, labels = (array_for(net.backend, a, f"{where}: {n}") for n, a in zip(("images", "labels"), data, strict=True))
     if images.ndim < 2 or labels.ndim < 1 or len(images) != len(labels) or len(images) == 0:
         raise ValueError(
             f"{where}: images must be [n, ...] and labels [n] with n > 0, got {list(images.shape)} and {list(labels.shape)}"
         )
+    return images, labels
 
 
 def _split(images: Array, labels: Array, share: Any, seed: int) -> tuple[Array, Array, tuple[Array, Array] | None]:
@@ -391,5 +393,5 @@ def _split(images: Array, labels: Array, share: Any, seed: int) -> tuple[Array, 
         return images, labels, None
     if n == 0 or n == len(images):
         raise ValueError(f"fit: validation={share} of {len(images)} samples leaves one side empty")
-    order = np.random.default_rng([seed, 0, 0, SPLIT]).permutation(len(images))
+    order = np.asarray(np.random.default_rng([seed, 0, 0, SPLIT]).permutation(len(images)), like=images)
     return images[order[n:]], labels[order[n:]], (images[order[:n]], labels[order[:n]])

@@ -43,7 +43,7 @@ def scan_in_chunks(
     """As :meth:`Kernel.scan`; unless `keep`, the spikes are not put together, and those returned are without meaning."""
     size = math.isqrt(len(x) - 1) + 1
     dtype = np.dtype(np.uint8) if fire == "step" else x.dtype
-    spikes = pool.empty(x.shape, dtype) if keep else np.broadcast_to(dtype.type(0), x.shape)
+    spikes = pool.empty(x.shape, dtype, x) if keep else np.broadcast_to(np.zeros((), dtype, like=x), x.shape)
     state, borders = state0, list[Array | None]()
     for start in range(0, len(x), size):
         borders.append(state)
@@ -59,7 +59,7 @@ def adjoint_in_chunks(
 ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
     """As :meth:`Kernel.scan_adjoint`."""
     kernel, x, _, borders, size, theta, params, k, fire = cache
-    over = consume and d_spikes.flags.writeable
+    over = consume and getattr(d_spikes.flags, "writeable", True)  # CuPy knows no read-only arrays
     d_x = (d_spikes if over else pool.empty_like(x)) if wanted.x else None
     d_state, d_theta, d_params = d_last, None, None
     for i in reversed(range(len(borders))):

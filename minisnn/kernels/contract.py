@@ -41,10 +41,9 @@ from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
 from . import pool
+from .place import Array
 
 __all__ = ["FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "float_dtype", "hold", "membranes", "over_current"]
-
-Array = Any  # a NumPy array, or a CuPy array on a GPU
 
 
 class Dynamics(NamedTuple):

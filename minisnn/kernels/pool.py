@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-Array = Any
+from .place import Array, xp_of
 
 __all__ = ["empty", "empty_like", "held", "release"]
 
@@ -32,8 +32,10 @@ class _Lease:
     __array_interface__: dict[str, Any]
 
 
-def empty(shape: tuple[int, ...], dtype: Any) -> Array:
-    """As ``np.empty``, from the pool where that is worth it."""
+def empty(shape: tuple[int, ...], dtype: Any, like: Array | None = None) -> Array:
+    """As ``np.empty``, from the pool where that is worth it; where `like` is on a GPU, from the one that CuPy has."""
+    if like is not None and xp_of(like) is not np:
+        return np.empty(shape, dtype, like=like)
     dtype = np.dtype(dtype)
     n_bytes = math.prod(shape) * dtype.itemsize
     if n_bytes < SMALL:
@@ -52,7 +54,7 @@ def empty(shape: tuple[int, ...], dtype: Any) -> Array:
 
 def empty_like(array: Array) -> Array:
     """As ``np.empty_like`` for a C-contiguous array."""
-    return empty(array.shape, array.dtype)
+    return empty(array.shape, array.dtype, array)
 
 
 def held() -> int:

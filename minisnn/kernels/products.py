@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from . import pool
-from .contract import Array
+from .place import Array, xp_of
 
 __all__ = ["Rows", "dense"]
 
@@ -53,5 +53,7 @@ class Rows:
 
 
 def dense(a: Array, b: Array) -> Array:
-    """``a @ b`` in memory of the pool."""
+    """``a @ b`` in memory of the pool; CuPy has its own."""
+    if xp_of(a) is not np:
+        return a @ b
     return np.matmul(a, b, out=pool.empty((len(a), b.shape[1]), np.result_type(a, b)))

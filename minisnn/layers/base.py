@@ -9,6 +9,9 @@ Both are pure: inputs, caches and earlier results are never written, ``backward`
 returned and never accumulated.  Time comes first: ``x`` is ``[T, B, ...]``.  A cache holds references, not copies, to
 its input and to weights: go backward before the optimizer's next step.
 
+On a GPU the same code runs on CuPy arrays: NumPy's functions hand them to CuPy's, and an array that is made is told where
+by ``like=`` (:mod:`minisnn.kernels.place`).
+
 To add a layer: a class with ``forward`` and ``backward``, and its name in ``minisnn/layers/__init__.py``.
 """
 
@@ -23,6 +26,7 @@ import numpy as np
 
 from ..kernels import check_backend, default_backend
 from ..kernels.contract import Array, float_dtype
+from ..kernels.place import moved, xp_of
 
 __all__ = ["Config", "Grads", "Layer", "Names", "as_input", "as_upstream"]
 
@@ -108,8 +112,10 @@ class Layer:
         return self._backend or default_backend()
 
     def using(self, backend: str) -> Layer:
-        """The same layer on another backend; it shares its parameter arrays with this one."""
-        return self._changed(_backend=check_backend(backend))
+        """The same layer on another backend: on the CPU all share their parameter arrays, a GPU has its own."""
+        check_backend(backend)
+        params, buffers = ({n: moved(a, backend) for n, a in kept.items()} for kept in (self.params, self.buffers))
+        return self._changed(_backend=backend, params=params, buffers=buffers)
 
     def astype(self, dtype: Any) -> Layer:
         """A copy of the layer with parameters of another float dtype."""
@@ -177,7 +183,7 @@ class Layer:
         if array.shape != shape:
             hint = ": did you mean its transpose?" if array.shape == shape[::-1] else ""
             raise ValueError(f"{type(self).__name__}: {name} has shape {list(array.shape)}, expected {list(shape)}{hint}")
-        self.params[name], self.roles[name] = array, "synapse"
+        self.params[name], self.roles[name] = moved(array, self._backend), "synapse"
 
     def _out_shape(self, x: Array) -> tuple[int, ...]:
         """`out_shape` of an input ``[T, B, ...]``, for a layer that is called by itself."""
@@ -228,7 +234,7 @@ def as_input(x: Any, layer: Layer, shape: tuple[int | str, ...] | None = None) -
     """
     name = type(layer).__name__
     wanted = "[T, B, ...]" if shape is None else f"[T, B{''.join(f', {n}' for n in shape)}]"
-    x = np.asarray(x)
+    x = _at_home(x, "x", layer)
     if x.dtype not in (layer.dtype, np.dtype(np.uint8), np.dtype(bool)):
         hint = ""
         if x.dtype.kind == "f":
@@ -247,12 +253,12 @@ def as_input(x: Any, layer: Layer, shape: tuple[int | str, ...] | None = None) -
     if x.shape[0] == 0 or x.shape[1] == 0:
         empty = "no time steps (T = 0)" if x.shape[0] == 0 else "an empty batch (B = 0)"
         raise ValueError(f"{name}: x has shape {list(x.shape)}: {empty}, expected at least one")
-    return np.ascontiguousarray(x)
+    return np.ascontiguousarray(x, like=x)
 
 
 def as_upstream(d: Any, shape: tuple[int, ...], layer: Layer, what: str = "d_y") -> Array:
     """A gradient that comes from above, checked: C-contiguous, of the layer's dtype and of the shape of its forward."""
-    d = np.asarray(d)
+    d = _at_home(d, what, layer)
     if d.shape != tuple(shape):
         raise ValueError(
             f"{type(layer).__name__}: {what} has shape {list(d.shape)}, expected {list(shape)}, as forward gave"
@@ -261,4 +267,14 @@ def as_upstream(d: Any, shape: tuple[int, ...], layer: Layer, what: str = "d_y")
         raise TypeError(
             f"{type(layer).__name__}: {what} has dtype {d.dtype}, expected {layer.dtype}: use {what}.astype('{layer.dtype}')"
         )
-    return np.ascontiguousarray(d)
+    return np.ascontiguousarray(d, like=d)
+
+
+def _at_home(value: Any, what: str, layer: Layer) -> Array:
+    """`value` as an array, if it is where the layer is.  A layer moves nothing: it would do so at every step."""
+    on_gpu, name = layer.backend == "cupy", type(layer).__name__
+    if on_gpu and xp_of(value) is np:
+        raise TypeError(f"{name} is on the GPU, {what} is not: cupy.asarray({what}); or the layer's using('numba')")
+    if not on_gpu and xp_of(value) is not np:
+        raise TypeError(f"{name} is on the CPU, {what} is on the GPU: {what}.get(); or the layer's using('cupy')")
+    return value if on_gpu else np.asarray(value)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from ..kernels.contract import Array
+from ..kernels.place import xp_of
 from .base import Config, Grads, Layer, Names, as_input, as_upstream
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ __all__ = ["Conv2d", "ConvCache"]
 
 #: Values of unfolded windows to hold at once: a piece that stays in the cache between unfolding and product.
 PIECE = 1 << 20
+#: On a GPU, which needs large products to be busy: 256 MB of float32.
+PIECE_ON_GPU = 1 << 26
 
 
 class ConvCache(NamedTuple):
@@ -92,7 +95,7 @@ class Conv2d(Layer):
     def _forward_unfolded(self, x: Array, weight: Array, out: list[int]) -> Array:
         """``[T * B, c_out, H' * W']``: windows unfolded, a few images at a time."""
         flat = weight.reshape(len(weight), -1)
-        y = np.empty((math.prod(x.shape[:2]), len(weight), math.prod(out)), self.dtype)
+        y = np.empty((math.prod(x.shape[:2]), len(weight), math.prod(out)), self.dtype, like=x)
         for rows, windows in self._windows(x, out):
             product = flat @ windows  # (conv.1)
             y[rows] = product.reshape(len(weight), -1, y.shape[2]).swapaxes(0, 1)
@@ -119,15 +122,15 @@ class Conv2d(Layer):
         return None if d_x is None else d_x.reshape(x.shape), grads
 
     def _d_weight(self, d_rows: Array, x: Array, out: list[int]) -> Array:
-        total = np.zeros((d_rows.shape[1], math.prod(self.params["weight"].shape[1:])), self.dtype)
+        total = np.zeros((d_rows.shape[1], math.prod(self.params["weight"].shape[1:])), self.dtype, like=x)
         for rows, windows in self._windows(x, out):
             total += _channels_first(d_rows[rows]) @ windows.T  # (conv.2)
         return total
 
     def _d_x(self, d_rows: Array, x: Array, weight: Array, out: list[int]) -> Array:
         flat = weight.reshape(len(weight), -1)
-        d_x, p = np.empty((len(d_rows), *x.shape[2:]), self.dtype), self.padding
-        for rows in _pieces(len(d_rows), flat.shape[1] * math.prod(out)):
+        d_x, p = np.empty((len(d_rows), *x.shape[2:]), self.dtype, like=x), self.padding
+        for rows in _pieces(d_rows, flat.shape[1] * math.prod(out)):
             d_windows = flat.T @ _channels_first(d_rows[rows])  # (conv.3)
             folded = self._fold(d_windows.reshape(*weight.shape[1:], -1, *out), self._padded(x.shape[2:]))
             d_x[rows] = folded[:, :, p : p + x.shape[3], p : p + x.shape[4]].swapaxes(0, 1)
@@ -172,8 +175,8 @@ class Conv2d(Layer):
         """Pieces of the images with every window unfolded into a column: ``[c_in * k * k, n * H' * W']``, floats."""
         size, p, s = self.params["weight"].shape[2:], self.padding, self.stride
         images = x.reshape(-1, *x.shape[2:])
-        for rows in _pieces(len(images), math.prod((x.shape[2], *size, *out))):
-            piece = np.zeros((len(images[rows]), *self._padded(x.shape[2:])), self.dtype)
+        for rows in _pieces(images, math.prod((x.shape[2], *size, *out))):
+            piece = np.zeros((len(images[rows]), *self._padded(x.shape[2:])), self.dtype, like=x)
             piece[:, :, p : p + x.shape[3], p : p + x.shape[4]] = images[rows]
             windows = sliding_window_view(piece, size, axis=(2, 3))[:, :, ::s, ::s]  # [n, c, H', W', p, q]
             yield rows, windows.transpose(1, 4, 5, 0, 2, 3).reshape(x.shape[2] * math.prod(size), -1)
@@ -181,7 +184,7 @@ class Conv2d(Layer):
     def _fold(self, d_windows: Array, padded: tuple[int, ...]) -> Array:
         """The adjoint of unfolding: each value of ``[c, p, q, n, H', W']`` is added where it came from, ``[c, n, H, W]``."""
         s, (n, height, width) = self.stride, d_windows.shape[3:]
-        d_x = np.zeros((padded[0], n, *padded[1:]), self.dtype)
+        d_x = np.zeros((padded[0], n, *padded[1:]), self.dtype, like=d_windows)
         for p, q in np.ndindex(*d_windows.shape[1:3]):
             d_x[:, :, p : p + s * height : s, q : q + s * width : s] += d_windows[:, p, q]  # (conv.4)
         return d_x
@@ -222,7 +225,7 @@ def _channels_first(rows: Array) -> Array:
     return rows.swapaxes(0, 1).reshape(rows.shape[1], -1)
 
 
-def _pieces(n: int, values: int) -> Iterator[slice]:
-    """Slices of `n` images of so many unfolded values, of at most `PIECE` each."""
-    size = max(1, PIECE // values)
-    return (slice(start, start + size) for start in range(0, n, size))
+def _pieces(images: Array, values: int) -> Iterator[slice]:
+    """Slices of images of so many unfolded values, of at most `PIECE` each."""
+    size = max(1, (PIECE if xp_of(images) is np else PIECE_ON_GPU) // values)
+    return (slice(start, start + size) for start in range(0, len(images), size))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels.contract import Array
+from ..kernels.place import uniform
 from .base import Grads, Layer, Names, as_input, as_upstream
 
 __all__ = ["Dropout", "DropoutCache"]
@@ -44,24 +45,24 @@ class Dropout(Layer):
         Parameters
         ----------
         x : input, of the layer's dtype or spikes.
-        train : whether to drop.   rng : generator for the mask, needed then.
+        train : whether to drop.   rng : generator for the mask, needed then (on a GPU: for the seed of CuPy's).
         mask : multiplied as given, the factor 1 / (1 - p) included; ``[T, B, ...]`` or ``[1, B, ...]``.
         """
         x = as_input(x, self)
         if mask is None and train and self.p:
-            mask = self._draw(x.shape, rng)
+            mask = self._draw(x, rng)
         if mask is None:
             return x, DropoutCache(x.shape, None)
-        mask = np.asarray(mask, self.dtype)
+        mask = np.asarray(mask, self.dtype, like=x)
         if mask.ndim != x.ndim or mask.shape[1:] != x.shape[1:] or len(mask) not in (1, len(x)):
             raise ValueError(f"Dropout: mask has shape {list(mask.shape)}, expected {list(x.shape)} or 1 for the first axis")
         return x * mask, DropoutCache(x.shape, mask)  # (dropout.2)
 
-    def _draw(self, shape: tuple[int, ...], rng: Any) -> Array:
+    def _draw(self, x: Array, rng: Any) -> Array:
         if not isinstance(rng, np.random.Generator):
             raise TypeError(f"Dropout: training draws a mask and needs forward(..., train=True, rng=generator), got {rng!r}")
-        sizes = shape if self.per_step else (1, *shape[1:])
-        kept = rng.random(sizes, dtype=np.float32) >= np.float32(self.p)  # (dropout.1)
+        sizes = x.shape if self.per_step else (1, *x.shape[1:])
+        kept = uniform(rng, sizes, like=x) >= np.float32(self.p)  # (dropout.1)
         return kept * self.dtype.type(1 / (1 - self.p))
 
     def backward(

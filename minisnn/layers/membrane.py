@@ -80,11 +80,10 @@ class MembraneReadout(Stateful):
         return self._forward(x, state, base.at)
 
     def _forward(self, x: Array, state: Mapping[str, Array] | None, at: Array | None) -> tuple[Array, ReadoutCache]:
-        theta = np.zeros(np.prod(self.shape, dtype=int), self.dtype)
-        flat, after, scan = self._run(x, state, theta, "smooth", None)
+        flat, after, scan = self._run(x, state, None, "smooth", None)
         u = flat.reshape(*flat.shape[:2], *self.shape)
         if at is None:
-            at = u.argmax(axis=0) if self.over == "max" else np.full(u.shape[1:], len(u) - 1)  # (readouts.4)
+            at = u.argmax(axis=0) if self.over == "max" else np.full(u.shape[1:], len(u) - 1, like=u)  # (readouts.4)
         scores = np.take_along_axis(u, at[None], axis=0)[0]
         return scores, ReadoutCache(u, at, after, scan, state is not None)
 

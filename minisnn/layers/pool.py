@@ -83,7 +83,7 @@ class MaxPool2d(_Pool2d):
             return y.reshape(*x.shape[:3], *y.shape[1:]), PoolCache(x.shape, at.reshape(*x.shape[:3], *y.shape[1:]))
         views = self._places(x)
         y = next(views).copy()
-        at = np.zeros(y.shape, place_dtype)
+        at = np.zeros(y.shape, place_dtype, like=x)
         for place, values in enumerate(views, start=1):
             larger = values > y
             if x.dtype.kind == "f":
@@ -99,7 +99,7 @@ class MaxPool2d(_Pool2d):
 
             images = (math.prod(cache.shape[:3]), *cache.shape[3:])
             return maps.max_pool_back(d_y, cache.at, images, self.k).reshape(cache.shape)
-        d_x = np.zeros(cache.shape, self.dtype)
+        d_x = np.zeros(cache.shape, self.dtype, like=d_y)
         for place, values in enumerate(self._places(d_x)):
             np.copyto(values, d_y, where=cache.at == place)  # (pool.2)
         return d_x
@@ -109,7 +109,7 @@ class MaxPool2d(_Pool2d):
     ) -> tuple[Array, PoolCache]:
         """The base run's choice is held: among equal spikes a maximum has no derivative of its own."""
         x = self._check(x)
-        y = np.empty(base.at.shape, x.dtype)  # type: ignore[union-attr]
+        y = np.empty(base.at.shape, x.dtype, like=x)  # type: ignore[union-attr]
         for place, values in enumerate(self._places(x)):
             np.copyto(y, values, where=base.at == place)
         return y, PoolCache(x.shape, base.at)
@@ -132,7 +132,7 @@ class AvgPool2d(_Pool2d):
 
     def _hand_back(self, d_y: Array, cache: PoolCache) -> Array:
         """Each value of a window gets an equal share."""
-        d_x = np.zeros(cache.shape, self.dtype)
+        d_x = np.zeros(cache.shape, self.dtype, like=d_y)
         share = d_y * self.dtype.type(1 / self.k**2)
         for values in self._places(d_x):
             values[...] = share  # (pool.4)

@@ -105,7 +105,7 @@ class Recurrent(Spiking):
         return d_x if asked.x else None, np.concatenate([d_inner, d_before[None]]), grads
 
     def _zeros(self, x: Array) -> Array:
-        return np.zeros((len(self.state_names), *x.shape[1:]), self.dtype)
+        return np.zeros((len(self.state_names), *x.shape[1:]), self.dtype, like=x)
 
     @classmethod
     def _own(cls, config: Config, params: Mapping[str, Array]) -> tuple[Any, dict[str, Any]]:

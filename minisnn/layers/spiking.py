@@ -11,6 +11,7 @@ import numpy as np
 from .. import neurons, resets, surrogates
 from ..kernels import Base
 from ..kernels.contract import Array
+from ..kernels.place import moved
 from .base import Config, Grads, Names, as_upstream
 from .stateful import DEFAULT_DECAY, Asked, Stateful, find, formula
 from .thresholds import CONSTRAINTS, Constraint, Normal
@@ -91,7 +92,8 @@ class Spiking(Stateful):
         if isinstance(threshold, Normal):
             threshold = threshold.draw(self.shape)
         effective = self._spread("threshold", threshold)
-        self.params["threshold"] = effective if constraint is None else constraint.raw(effective)
+        raw = effective if constraint is None else constraint.raw(effective)
+        self.params["threshold"] = moved(raw, self._backend)
         self.roles["threshold"] = "threshold"
         self._add_neuron_params(params if decay is None else {**params, "decay": decay})
 

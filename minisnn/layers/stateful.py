@@ -13,6 +13,7 @@ from .. import neurons, resets, surrogates
 from ..kernels import Base, Dynamics, ScanCache, Wanted, kernel_of
 from ..kernels.chunks import ChunkedScan, adjoint_in_chunks, scan_in_chunks
 from ..kernels.contract import Array
+from ..kernels.place import moved
 from .base import Layer, as_input, as_upstream
 
 __all__ = ["DEFAULT_DECAY", "Stateful", "find", "formula", "out_of_bounds"]
@@ -63,7 +64,7 @@ class Stateful(Layer):
             self._add(param, given.get(param, DEFAULT_DECAY), "neuron")
 
     def _add(self, name: str, value: Any, role: str) -> None:
-        self.params[name], self.roles[name] = self._spread(name, value), role
+        self.params[name], self.roles[name] = moved(self._spread(name, value), self._backend), role
 
     def _spread(self, name: str, value: Any) -> Array:
         """A parameter's array: a number is one value for every neuron, an array keeps its shape."""
@@ -93,14 +94,16 @@ class Stateful(Layer):
         return self.dynamics.neuron.state
 
     def _run(
-        self, x: Array, state: Any, theta: Array, fire: str, base: Base | None, consume: bool = False, last: bool = True
-    ) -> tuple[Array, dict[str, Array], ScanCache]:
-        """``(spikes [T, B, N], state after the last step if `last` asks for it, cache of the loop)``."""
+        self, x: Array, state: Any, theta: Array | None, fire: str, base: Base | None, consume: bool = False,
+        last: bool = True,
+    ) -> tuple[Array, dict[str, Array], ScanCache]:  # fmt: skip
+        """``(spikes [T, B, N], state after the last step if `last` asks for it, cache of the loop)``; no `theta`: 0."""
         x = as_input(x, self, self.shape).astype(self.dtype, copy=False)
         lanes = (*x.shape[:2], math.prod(self.shape))
         state0 = self._stacked(state, x.shape[1], "state")
         rest = [self._lanes(self.params[n]) for n in self.dynamics.neuron.params]
-        params = np.stack(rest) if rest else np.empty((0, lanes[2]), self.dtype)
+        params = np.stack(rest) if rest else np.empty((0, lanes[2]), self.dtype, like=x)
+        theta = np.zeros(lanes[2:], self.dtype, like=x) if theta is None else theta
         spikes, state_last, scan = self._scan(x.reshape(lanes), state0, theta, params, fire, base, consume, last)
         return spikes, self._by_name(state_last), scan
 
@@ -204,9 +207,9 @@ class Stateful(Layer):
 def out_of_bounds(name: str, values: Array) -> str | None:
     """What is wrong with a threshold or a decay; ``None`` if nothing is."""
     if name == "threshold" and not (values > 0).all():
-        return f"threshold must be > 0, got {values.min():g}: a neuron with threshold <= 0 fires without input"
+        return f"threshold must be > 0, got {float(values.min()):g}: a neuron with threshold <= 0 fires without input"
     if name.startswith("decay") and not ((values >= 0) & (values <= 1)).all():
-        worst = values.min() if values.min() < 0 else values.max()
+        worst = float(values.min() if values.min() < 0 else values.max())
         return f"{name} must lie in [0, 1], got {worst:g}: it is the share of the state kept per step, not a time constant"
     return None
 
