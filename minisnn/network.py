@@ -59,8 +59,8 @@ class Network:
 
     ``net = ms.Network(fc1=ms.Linear(64, 128, rng=rng), lif1=ms.LIF(128), vote=ms.PopulationVote(10))``
 
-    A network is on the CPU or on a GPU as a whole.  To its GPU it moves inputs, masks and targets that are not there yet; states
-    and gradients have to be; what it returns stays there.
+    A network is on the CPU or on a GPU as a whole.  To its GPU it moves inputs, masks and targets that are not there yet;
+    states and the scores' gradient come from a run there; what it returns stays there.
 
     Raises
     ------
@@ -232,7 +232,7 @@ class Network:
         grads : by name, ``grads["lif1.threshold"]``, in the parameters' shapes; ``grads["state"]["lif1"]`` for layers
             that were given a state.
         """
-        d_state, d_inner = dict(d_state or {}), dict(d_inner or {})
+        d_state, d_inner = dict(d_state or {}), {n: self._here(d) for n, d in (d_inner or {}).items()}
         for what, names in (("d_state", d_state), ("d_inner", d_inner)):
             if unknown := set(names) - set(self.layers):
                 raise ValueError(f"Network: {what} names {sorted(unknown)}, the layers are {list(self.layers)}")
@@ -421,7 +421,7 @@ class Network:
         return self._map(lambda layer: layer.smoothed())
 
     def _here(self, x: Any) -> Array:
-        """An input where the network is: to its GPU goes what is not there; a CPU's first layer says what is wrong with `x`."""
+        """An input where the network is: it goes to its GPU, and is not brought back from one; the first layer objects."""
         return moved(x, "cupy") if self.backend == "cupy" else x
 
     def _map(self, change: Callable[[Layer], Layer]) -> Network:

@@ -272,8 +272,8 @@ def _check_finite(
 ) -> None:  # fmt: skip
     problem = None if np.isfinite(value) else f"the loss became {value}"
     layer = "loss"
-    # A membrane that is not a number never fires: the loss need not show it.  One question to a GPU, which has to be waited for.
-    finite = {name: np.isfinite(grads[name]).all() for name in reversed(grads)}
+    # A membrane that is not a number never fires: the loss need not show it.  A GPU is asked, and waited for, once.
+    finite = {name: np.isfinite(grads[name]).all() for name in reversed(list(grads))}
     if problem is None and not np.stack(list(finite.values())).all():
         name = next(n for n, yes in finite.items() if not yes)
         problem, layer = f"the gradient of {name} is not finite", name.partition(".")[0]

@@ -111,6 +111,8 @@ def _refuse(net: Any, x: Any, twins: tuple[str, ...], train: bool, rng: Any, mas
     if not isinstance(net, Network):
         raise TypeError(f"check_grads: expected a ms.Network, got {net!r}; a single layer goes to check_layer(layer, x)")
     _only_float64("check_grads", "net", net.dtype)
+    if net.backend == "cupy":
+        raise ValueError("check_grads: the network is on a GPU, the checks run on the CPU: net.using('numpy')")
     if unknown := [t for t in twins if t not in (*TWINS, "real")]:
         raise ValueError(f"check_grads: unknown twins {unknown}, expected some of {[*TWINS, 'real']}")
     kinds = {name: type(layer).__name__ for name, layer in net.layers.items()}

@@ -1,7 +1,7 @@
 """Where arrays are: in the CPU's memory (NumPy), or in that of a GPU (CuPy).  Nothing crosses over but by these functions.
 
-Layers need hardly any of this.  A NumPy function that meets a CuPy array hands it to CuPy's, and one that *makes* an array is
-told where by ``like=``, e.g. ``np.zeros(shape, dtype, like=x)``.
+Layers need little of this.  A NumPy function that meets a CuPy array hands it to CuPy's; one that *makes* an array is told
+where by ``like=``, e.g. ``np.zeros(shape, dtype, like=x)``.
 """
 
 from __future__ import annotations
