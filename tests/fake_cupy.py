@@ -126,6 +126,8 @@ class ndarray:
         name = ".".join([*function.__module__.split(".")[1:], function.__name__])
         if name == "asarray":  # the one function that takes what is not on the device: np.asarray(a, like=...)
             return asarray(*args, **options)
+        if "device" in options:  # np.full(..., like=a) and np.ones hand it on
+            raise TypeError(f"{name}() got an unexpected keyword argument 'device'")
         note("function", name, len(args), options)
         return outside(function(*inside(args), **inside(options)))
 

@@ -1,7 +1,8 @@
 """Where arrays are: in the CPU's memory (NumPy), or in that of a GPU (CuPy).  Nothing crosses over but by these functions.
 
 Layers need little of this.  A NumPy function that meets a CuPy array hands it to CuPy's; one that *makes* an array is told
-where by ``like=``, e.g. ``np.zeros(shape, dtype, like=x)``.
+where by ``like=``, e.g. ``np.zeros(shape, dtype, like=x)`` (not ``np.full`` and ``np.ones``: NumPy 2 hands on an option,
+``device=``, that CuPy does not know).
 """
 
 from __future__ import annotations
