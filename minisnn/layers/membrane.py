@@ -83,9 +83,7 @@ class MembraneReadout(Stateful):
         flat, after, scan = self._run(x, state, None, "smooth", None)
         u = flat.reshape(*flat.shape[:2], *self.shape)
         if at is None:
-            at = (
-                u.argmax(axis=0) if self.over == "max" else np.zeros_like(u[0], int) + (len(u) - 1)
-            )  # (readouts.4)
+            at = u.argmax(axis=0) if self.over == "max" else np.zeros_like(u[0], int) + (len(u) - 1)  # (readouts.4)
         scores = np.take_along_axis(u, at[None], axis=0)[0]
         return scores, ReadoutCache(u, at, after, scan, state is not None)
 
