@@ -8,7 +8,10 @@ import pytest
 from cudatext import train_by_hand
 from grid import FEW, FULL, NEURONS, RESETS, SURROGATES, problem, relative, summed
 from test_cudatext import OWN
+from test_xp import LAYERS, NETS, layer_and_input, net_and_data, no_dropout, trained
+from test_xp import there as on_device
 
+import minisnn as ms
 from minisnn.kernels import Base, ScanCache, backend_problem, kernel_of
 
 PROBLEM = backend_problem("cupy")
@@ -94,13 +97,114 @@ def test_the_same_bits_every_time():
     assert all(np.array_equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
 
 
-def test_training_reaches_the_same_accuracy():
+def test_training_by_hand_reaches_the_same_accuracy():
     import cupy
 
     dynamics = FULL["lif-hard-atan"]
     expected = train_by_hand(kernel_of(dynamics, "numpy"), np, epochs=5)
     found = train_by_hand(kernel_of(dynamics, "cupy"), cupy, epochs=5)
     assert expected > 0.85 and abs(found - expected) < 0.02
+
+
+# -- whole layers and networks, in float64: then rounding makes no spike jump
+
+
+def double(values):
+    """Arrays of floats in float64, spikes as they are."""
+    if isinstance(values, dict):
+        return {k: double(v) for k, v in values.items()}
+    return values.astype("float64") if isinstance(values, np.ndarray) and values.dtype.kind == "f" else values
+
+
+def assert_near(found, expected, tolerance=1e-9):
+    assert type(found).__module__.startswith("cupy") and found.dtype == expected.dtype
+    assert relative(found.get().astype(float), expected.astype(float)) <= tolerance
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name):
+    plain, x, options = layer_and_input(name)
+    plain, x, options = plain.astype("float64"), double(x), double(options)
+    layer = plain.using("cupy")
+    (y, cache), (y_there, cache_there) = plain.forward(x, **options), layer.forward(on_device(x), **on_device(options))
+    assert_near(y_there, y)
+    d_y = np.random.default_rng(2).normal(size=y.shape)
+    (d_x, grads), (d_x_there, found) = plain.backward(d_y, cache), layer.backward(there(d_y), cache_there)
+    assert_near(d_x_there, d_x)
+    assert list(found) == list(grads)
+    for parameter, d in grads.items():
+        assert_near(found[parameter], d)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_networks(name):
+    net, images, labels = net_and_data(name)
+    net, x = no_dropout(net).astype("float64"), ms.encode.constant(images.astype("float64")[:9], steps=6)
+    gpu = net.using("cupy")
+    for one, other in ((net, gpu), (net.smoothed(), gpu.smoothed())):
+        assert_near(other.forward(x)[0], one.forward(x)[0])
+        loss, grads = one.loss_and_grads(x, labels[:9], ms.losses.cross_entropy, train=True)
+        loss_there, found = other.loss_and_grads(x, labels[:9], ms.losses.cross_entropy, train=True)
+        assert abs(loss_there - loss) < 1e-9
+        for parameter, d in grads.items():
+            assert_near(found[parameter], d)
+    rows, expected = trained(gpu, (images.astype("float64"), labels)), trained(net, (images.astype("float64"), labels))
+    assert [row["train_accuracy"] for row in rows] == [row["train_accuracy"] for row in expected]
+    assert np.allclose([row["train_loss"] for row in rows], [row["train_loss"] for row in expected])
+
+
+@pytest.mark.parametrize("what", ["bernoulli", "dropout"])
+def test_what_is_drawn_on_the_card(what):
+    """The seed decides, shares are right, 0 never fires and 1 does."""
+    import cupy
+
+    image = cupy.asarray(np.linspace(0, 1, 11, dtype=np.float32)[None])
+
+    def draw(seed):
+        rng = np.random.default_rng(seed)
+        if what == "bernoulli":
+            return ms.encode.bernoulli(image, steps=20_000, rng=rng).get()
+        x = cupy.ones((20_000, 1, 11), np.float32)
+        return ms.Dropout(0.3).using("cupy").forward(x, train=True, rng=rng)[0].get() > 0
+
+    one, again, other = draw(0), draw(0), draw(1)
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+    expected = image.get()[0] if what == "bernoulli" else 0.7
+    assert np.abs(one.mean(axis=(0, 1)) - expected).max() < 0.02
+    if what == "bernoulli":
+        assert not one[..., 0].any() and one[..., -1].mean() > 0.999
+
+
+@pytest.mark.parametrize("rule", [ms.SL, ms.STL], ids=["SL", "STL"])
+def test_training_reaches_the_same_accuracy(rule, tmp_path):
+    found = {}
+    for backend in ("numpy", "cupy"):
+        net = ms.models.mlp(64, [128], 10, rng=np.random.default_rng(0)).using(backend)
+        ms.fit(net, ms.Adam(net, rule, lr=2e-3), ms.data.digits("train"), validation=ms.data.digits("validation"), epochs=8,
+               batch=32, encoder=ms.encode.Bernoulli(8), progress=False)  # fmt: skip
+        found[backend] = ms.train.evaluate(net, ms.data.digits("test"), encoder=ms.encode.Bernoulli(8))[1]
+    assert found["numpy"] > 0.93 and abs(found["cupy"] - found["numpy"]) < 0.03
+    saved = ms.load(net.save(tmp_path / "net.npz")).using("numpy")  # what was trained on the card, on the CPU
+    share = ms.train.evaluate(saved, ms.data.digits("test"), encoder=ms.encode.Bernoulli(8))[1]
+    assert abs(share - found["cupy"]) < 0.03
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("rule", [ms.SL, ms.STL], ids=["SL", "STL"])
+def test_the_published_network_on_mnist(rule, seed):
+    """At full width for 10 epochs: minutes on a card, and MNIST's files (``MINISNN_DATA``)."""
+    try:
+        data = {part: ms.data.mnist(part, flat=False) for part in ("train", "validation", "test")}
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    net, recipe = ms.models.stl_mnist(rng=np.random.default_rng(seed)).using("cupy"), ms.models.STL_MNIST
+    history = ms.fit(
+        net, ms.models.stl_mnist_optimizer(net, rule), data["train"], validation=data["validation"], epochs=10, keep="best",
+        batch=recipe["batch"], schedule=recipe["schedule"], encoder=ms.encode.Bernoulli(recipe["steps"]), seed=seed, progress=False,
+    )  # fmt: skip
+    share = ms.train.evaluate(net, data["test"], encoder=ms.encode.Bernoulli(recipe["steps"]), seed=seed)[1]
+    print(f"{rule.name}, seed {seed}: {100 * share:.2f} %, {np.mean(history.column('seconds')):.1f} s an epoch")
+    assert share >= 0.993
 
 
 def test_memory_comes_back_after_an_error():

@@ -7,9 +7,12 @@ import sys
 import fake_cupy
 import numpy as np
 import pytest
+from cudatext import GPP, KernelOnCPU, OnCPU
 from fake_cupy import ndarray
+from grid import relative
 
 import minisnn as ms
+from minisnn.kernels import cuda
 from minisnn.kernels.place import host
 
 STEPS, BATCH = 4, 3
@@ -416,7 +419,9 @@ def test_saved_on_a_gpu_and_loaded_on_a_cpu(cupy, tmp_path):
 def test_a_network_is_in_one_place(cupy, monkeypatch):
     net = ms.models.mlp(8, [7], 3, rng=_rng(), backend="cupy")  # which the neurons name, and all follow
     assert net.backend == "cupy" and isinstance(net["fc1"].weight, ndarray)
-    assert isinstance(ms.LIF(3, backend="cupy").threshold, ndarray)
+    named = {"backend": "cupy"}
+    for layer in (ms.LIF(3, **named), ms.Recurrent(3, rng=_rng(), **named), ms.MembraneReadout(3, **named)):
+        assert layer.params and all(isinstance(p, ndarray) for p in layer.params.values())
     with pytest.raises(ValueError, match="one device per net, got a numpy, b cupy"):
         ms.Network(a=ms.LIF(3, backend="numpy"), b=ms.LIF(3, backend="cupy"))
     monkeypatch.setenv("MINISNN_BACKEND", "cupy")
@@ -519,6 +524,50 @@ def test_cupy_has_what_is_called(tmp_path):
     assert callable(cupy.random.Philox4x3210) and "size=None, dtype=" in cupy.random.Generator.random.__doc__
     for name in ("__bool__", "__float__", "__len__", "__iter__", "get"):
         assert hasattr(cupy.ndarray, name)
+
+
+class OnText(KernelOnCPU):
+    """The kernel as it is, its checks and its launches, on arrays of the stand-in: g++ has compiled the text that a card would run."""
+
+    def _arrays(self):
+        return sys.modules["cupy"]
+
+    def _run(self, text, blocks, threads, arguments):
+        super()._run(text, blocks, threads, [fake_cupy.inside(a) for a in arguments])
+
+
+@pytest.mark.cudatext
+@pytest.mark.skipif(GPP is None, reason="there is no g++ here to compile the text for the CPU")
+@pytest.mark.parametrize("name", NETS)
+def test_training_with_the_text_that_a_card_would_run(name, tmp_path, monkeypatch):
+    """The nearest to training on a card that there is without one: only the sums over samples are in another order."""
+    real, machine = pytest.importorskip("cupy"), OnCPU(tmp_path)
+
+    def with_the_real_one(make):
+        def made(*wishes):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setitem(sys.modules, "cupy", real)
+                return make(*wishes)
+
+        return made
+
+    for make in (cuda.scan_text, cuda.adjoint_text):
+        monkeypatch.setattr(cuda, make.__name__, with_the_real_one(make))
+    net, images, labels = net_and_data(name)
+    net = no_dropout(net)
+    for layer in net.layers.values():
+        if isinstance(layer, ms.Spiking):  # arithmetic alone: what differs is no library's arctan
+            layer.dynamics = layer.dynamics._replace(surrogate=ms.surrogates.fast_sigmoid(2.0))
+    with fake_cupy.installed(lambda dynamics: OnText(dynamics, machine)):
+        gpu, x = net.using("cupy"), ms.encode.constant(images[:6], steps=4)
+        (scores, caches), (scores_there, caches_there) = net.forward(x), gpu.forward(x)
+        assert_same((scores_there, caches_there.state), (scores, caches.state))
+        grads = [one.loss_and_grads(x, labels[:6], ms.losses.cross_entropy)[1] for one in (net, gpu)]
+        assert all(relative(host(grads[1][n]), d) < 1e-5 for n, d in grads[0].items())
+        rows, expected = trained(gpu, (images, labels), keep="last"), trained(net, (images, labels), keep="last")
+        assert machine.count >= 2  # it was the text
+        assert all(abs(a["train_loss"] - b["train_loss"]) < 1e-3 for a, b in zip(rows, expected, strict=True))
+        assert all(relative(host(gpu.arrays()[n]), a) < 0.02 for n, a in net.arrays().items())
 
 
 def signature_of(function):
