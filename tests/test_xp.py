@@ -383,9 +383,11 @@ def test_a_gradient_that_is_not_finite_stops_the_run(cupy):
 def test_a_threshold_that_crosses_zero_is_told(cupy):
     net, images, labels = net_and_data("mlp")
     gpu = net.using("cupy")
-    gpu["lif1"].params["threshold"][0] = -5.0
-    with pytest.warns(ms.train.ParameterWarning, match="lif1.threshold: threshold must be > 0, got -"):
+    gpu["lif1"].params["threshold"][0], gpu["lif1"].params["decay"][1] = -5.0, 1.5
+    with pytest.warns(ms.train.ParameterWarning) as told:
         trained(gpu, (images, labels))
+    told = [str(one.message) for one in told]
+    assert "lif1.threshold: threshold must be > 0, got -" in told[0] and "decay must lie in [0, 1], got 1.5" in told[1]
 
 
 # -- there and back
