@@ -12,8 +12,8 @@ from fake_cupy import ndarray
 from grid import relative
 
 import minisnn as ms
-from minisnn.kernels import cuda
-from minisnn.kernels.place import host
+from minisnn.kernels import backend_problem, cuda
+from minisnn.kernels.place import array_for, host, xp_of
 
 STEPS, BATCH = 4, 3
 
@@ -501,6 +501,9 @@ def test_cupy_has_what_is_called(tmp_path):
             test_fit(name, module, tmp_path)
         for kind in TRAINED:
             test_optimizers(kind, module)
+        for name in STATEFUL:
+            test_states_go_in_and_come_out(name, module)
+        test_dropout_draws_on_the_device(module)
         for encoder in (ms.encode.Bernoulli(6), ms.encode.Latency(6), ms.encode.Frames()):
             test_encoders(encoder, module)
         test_sides_and_smooth_twins(module)
@@ -526,6 +529,38 @@ def test_cupy_has_what_is_called(tmp_path):
     assert callable(cupy.random.Philox4x3210) and "size=None, dtype=" in cupy.random.Generator.random.__doc__
     for name in ("__bool__", "__float__", "__len__", "__iter__", "get"):
         assert hasattr(cupy.ndarray, name)
+
+
+#: What layers ask of NumPy with an array on the device `a`, and what else there is to know of it: `b` is one of NumPy.
+REACHES_CUPY = [
+    "np.zeros(3, 'f4', like=a)", "np.empty((3,), 'f4', like=a)", "np.arange(3, like=a)", "np.asarray(b, 'f4', like=a)",
+    "np.zeros_like(a[0], int)", "np.ascontiguousarray(a.T, like=a)", "np.stack([a, a])", "np.concatenate([a, a])", "a + np.float32(2)",
+    "np.float32(2) * a", "np.sqrt(a)", "np.isfinite(a).all()", "np.copyto(a, a, where=a)", "np.linalg.norm(a)", "np.repeat(a, 2, axis=1)",
+]  # fmt: skip
+REFUSED = [
+    "np.asarray(a)", "np.ascontiguousarray(a)", "a @ b", "np.stack([a, b])", "np.copyto(a, b)", "a.__setitem__(0, b[0])", "bool(a)",
+    "np.zeros(3)[a[0, 0]]", "np.full(3, 1.0, like=a)", "np.ones(3, like=a)", "a.flags.writeable",
+]  # fmt: skip
+
+
+@pytest.mark.cudatext
+@pytest.mark.skipif(backend_problem("cupy") is None, reason="with a card all of it runs: pytest -m gpu")
+def test_the_rules_of_the_stand_in_are_those_of_cupys_arrays():
+    """An array of CuPy can be laid over memory of the CPU, to see which function it is handed to: without a card, one that fails."""
+    cupy = pytest.importorskip("cupy")
+    memory, b = np.eye(3), np.eye(3)
+    pointer = cupy.cuda.MemoryPointer(cupy.cuda.UnownedMemory(memory.ctypes.data, memory.nbytes, memory, 0), 0)
+    real, fake = cupy.ndarray((3, 3), float, pointer), fake_cupy.asarray(np.eye(3))
+    assert xp_of(real) is cupy and array_for("numpy", b, "x") is b
+    for call in REACHES_CUPY:
+        with pytest.raises(cupy.cuda.runtime.CUDARuntimeError):
+            eval(call, {"np": np, "a": real, "b": b})
+    for call in REFUSED:
+        for a in (real, fake):
+            with pytest.raises((TypeError, ValueError, AttributeError)):
+                eval(call, {"np": np, "a": a, "b": b})
+    with pytest.raises(TypeError, match=r"Spiking is on the CPU, x is on the GPU: x.get\(\)"):
+        ms.LIF(3, backend="numpy").forward(real)
 
 
 class OnText(KernelOnCPU):

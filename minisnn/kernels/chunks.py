@@ -43,7 +43,7 @@ def scan_in_chunks(
     """As :meth:`Kernel.scan`; unless `keep`, the spikes are not put together, and those returned are without meaning."""
     size = math.isqrt(len(x) - 1) + 1
     dtype = np.dtype(np.uint8) if fire == "step" else x.dtype
-    spikes = pool.empty(x.shape, dtype, x) if keep else np.broadcast_to(np.zeros((), dtype, like=x), x.shape)
+    spikes = pool.empty(x.shape, dtype, x) if keep else np.broadcast_to(dtype.type(0), x.shape)
     state, borders = state0, list[Array | None]()
     for start in range(0, len(x), size):
         borders.append(state)
