@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 
 from ..kernels.contract import Array
 from ..kernels.place import xp_of
@@ -178,8 +177,10 @@ class Conv2d(Layer):
         for rows in _pieces(images, math.prod((x.shape[2], *size, *out))):
             piece = np.zeros((len(images[rows]), *self._padded(x.shape[2:])), self.dtype, like=x)
             piece[:, :, p : p + x.shape[3], p : p + x.shape[4]] = images[rows]
-            windows = sliding_window_view(piece, size, axis=(2, 3))[:, :, ::s, ::s]  # [n, c, H', W', p, q]
-            yield rows, windows.transpose(1, 4, 5, 0, 2, 3).reshape(x.shape[2] * math.prod(size), -1)
+            windows = np.empty((x.shape[2], *size, len(piece), *out), self.dtype, like=x)
+            for i, j in np.ndindex(*size):  # a place in the window, over all positions of the window
+                windows[:, i, j] = piece[:, :, i : i + s * out[0] : s, j : j + s * out[1] : s].swapaxes(0, 1)
+            yield rows, windows.reshape(x.shape[2] * math.prod(size), -1)
 
     def _fold(self, d_windows: Array, padded: tuple[int, ...]) -> Array:
         """The adjoint of unfolding: each value of ``[c, p, q, n, H', W']`` is added where it came from, ``[c, n, H, W]``."""
