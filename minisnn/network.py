@@ -422,7 +422,8 @@ class Network:
 
     def _here(self, x: Any) -> Array:
         """An input where the network is: it goes to its GPU, and is not brought back from one; the first layer objects."""
-        return moved(x, "cupy") if self.backend == "cupy" else x
+        first = next(iter(self.layers.values()))  # all are in one place
+        return moved(x, "cupy") if first.backend == "cupy" else x
 
     def _map(self, change: Callable[[Layer], Layer]) -> Network:
         return Network(**{name: change(layer) for name, layer in self.layers.items()})
@@ -479,9 +480,7 @@ def _in_one_place(layers: dict[str, Layer]) -> dict[str, Layer]:
     """On the CPU or on a GPU as a whole: layers that name no backend follow those that do."""
     named = {name: layer._backend for name, layer in layers.items() if layer._backend}
     if len({backend == "cupy" for backend in named.values()}) > 1:
-        raise ValueError(
-            f"Network: one device per net, got {', '.join(f'{n} {b}' for n, b in named.items())}: net.using(...)"
-        )
+        raise ValueError(f"Network: one device per net, got {', '.join(f'{n} {b}' for n, b in named.items())}")
     backend = next(iter(named.values()), None) or default_backend()
     return {n: layer.using(backend) if "cupy" in (backend, layer.backend) else layer for n, layer in layers.items()}
 

@@ -9,7 +9,8 @@ Where CuPy differs, and what therefore is *not* shown by a test with it:
 - the card computes while Python goes on, and its memory ends;
 - CuPy has functions and options that are missing here, and the other way round: every function, method and option that is used
   here is written down (``CALLS``), and ``test_xp.py -m cudatext`` looks each up in the real CuPy;
-- an index that is out of bounds raises here and wraps around there (losses look at labels before they use them).
+- an index that is out of bounds raises here and wraps around there (losses look at labels before they use them);
+- ``broadcast_to`` is read-only here and not there, so that a write into it raises here alone.
 """
 
 import contextlib
