@@ -89,7 +89,7 @@ class Optimizer:
             if name not in grads:
                 raise ValueError(f"{type(self).__name__}.step: no gradient for {name!r}; got {', '.join(grads)}")
             grad = grads[name]
-            is_array = isinstance(grad, xp_of(grad).ndarray)
+            is_array = isinstance(grad, xp_of(grad).ndarray | np.generic)  # of one shared threshold NumPy makes a number
             if not is_array or (xp_of(grad), grad.shape, grad.dtype) != (xp_of(param), param.shape, param.dtype):
                 got = _about(grad) if is_array else repr(grad)
                 raise ValueError(

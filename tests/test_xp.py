@@ -35,7 +35,7 @@ def there(value):
 
 def assert_same(found, expected):
     """Everything that is an array for NumPy is one on the device, of the same bits."""
-    if isinstance(expected, np.ndarray):
+    if isinstance(expected, np.ndarray | np.generic):
         assert isinstance(found, ndarray), type(found)
         assert (found.dtype, found.shape) == (expected.dtype, expected.shape)
         assert np.array_equal(found.get(), expected, equal_nan=expected.dtype.kind == "f")
@@ -111,6 +111,7 @@ LAYERS = {
     "lif, spikes in": (lambda: ms.LIF(6, reset=ms.resets.soft, threshold=np.array(0.7)), spikes, (6,), {}),
     "chunks": (lambda: ms.LIF(6, remember="chunks"), currents, (6,), {}),
     "bounded": (lambda: ms.LIF(6, constraint=ms.thresholds.LowerBound(0.2)), currents, (6,), {}),
+    "one threshold": (lambda: ms.LIF(6, threshold=np.array(0.7), constraint=ms.thresholds.LowerBound(0.6)), currents, (6,), {}),
     "softplus": (lambda: ms.LIF(6, constraint=ms.thresholds.Softplus()), currents, (6,), {}),
     "two states": (lambda: ms.Spiking(6, neuron=ms.neurons.current_lif, decay_syn=0.6), currents, (6,), {}),
     "no leak": (lambda: ms.Spiking(6, neuron=ms.neurons.integrate_and_fire), currents, (6,), {}),
@@ -188,6 +189,11 @@ def test_sides_and_smooth_twins(cupy):
 # -- networks
 
 
+def shared():
+    lif = ms.LIF(6, threshold=np.array(0.3), constraint=ms.thresholds.Softplus())
+    return ms.Network(fc=ms.Linear(8, 6, rng=_rng()), lif=lif, rate=ms.Rate())
+
+
 def conv_net():
     return ms.models.conv_net((1, 6, 6), (2,), (8,), 3, rng=_rng(), members=2, kernel=3, threshold=0.15, spread=0.02)
 
@@ -212,6 +218,7 @@ NETS = {
     "conv": (conv_net, (1, 6, 6)),
     "residual": (residual, (8,)),
     "recurrent": (recurrent, (8,)),
+    "shared": (shared, (8,)),
     "chunks": (chunked, (8,)),
 }
 
@@ -220,7 +227,7 @@ def net_and_data(name):
     make, shape = NETS[name]
     net, rng = make().using("numpy"), np.random.default_rng(5)
     images = rng.random((40, *shape)).astype("float32")
-    n = {"recurrent": 6}.get(name, 3)
+    n = {"recurrent": 6, "shared": 6}.get(name, 3)
     return net, images, rng.integers(0, n, 40)
 
 
