@@ -94,7 +94,7 @@ class CudaKernel:
                 continue
             if not isinstance(array, kind):
                 raise TypeError(f"backend 'cupy': {name} is a {type(array).__module__}.{type(array).__name__}, expected an "
-                                "array on the GPU: cupy.asarray")  # fmt: skip
+                                "array on the GPU (cupy.asarray)")  # fmt: skip
             if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
                 raise ValueError(f"backend 'cupy': {name} is {array.dtype} of shape {array.shape}, "
                                  f"expected {dtype} of shape {shape}, C-contiguous")  # fmt: skip
