@@ -72,8 +72,8 @@ def peak(layer, x, d_y):
 
 
 def test_memory_of_a_thousand_steps(backend):
-    x = np.random.default_rng(0).normal(0.3, 0.5, (1000, 8, 256)).astype("float32")
-    whole, chunks = pair(256, backend=backend)
+    x = np.random.default_rng(0).normal(0.3, 0.5, (1000, 16, 512)).astype("float32")
+    whole, chunks = pair(512, backend=backend)
     for layer in (whole, chunks):
         peak(layer, x[:50], x[:50])  # compile
     a, b = peak(chunks, x, x), peak(whole, x, x)
@@ -85,9 +85,9 @@ def test_a_run_of_which_only_gradients_are_wanted_keeps_next_to_nothing():
     """`vjp` on Numba goes there and back part by part: the same bits, and no array of membranes."""
     pytest.importorskip("numba")
     rng = np.random.default_rng(0)
-    x, d_y = rng.normal(0.3, 0.5, (2, 40, 64, 512)).astype("float32")
+    x, d_y = rng.normal(0.3, 0.5, (2, 100, 128, 512)).astype("float32")
     layer = ms.LIF(512, backend="numba")
-    y, cache = layer.forward(x)
+    _, cache = layer.forward(x)
     d_x, grads = layer.backward(d_y, cache)
     layer.vjp(x[:3], d_y[:3].copy(), consume="d_y")
     pool.release()

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
+from llvmlite import ir
 from numba import types
-from numba.extending import register_jitable
+from numba.extending import intrinsic, register_jitable
 
 from .contract import FIRES, Wanted, hold
 
@@ -138,6 +139,7 @@ def round_loop(
     def there_and_back(x, state0, rows, k, d_spikes, d_state_last, d_x, d_state0, d_rows,
                        n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):  # fmt: skip
         step = U(n_rows * n_lanes)
+        last_step = U(n_steps - 1) * step
         narrow = min(max(KEPT // (bytes_of_a_step * n_steps) // 64 * 64, 64), width * group)
         w = np.zeros(scratch, x.dtype)
         u, spikes = np.empty(n_states * n_steps * narrow, x.dtype), np.empty(n_steps * narrow, stored)
@@ -150,8 +152,10 @@ def round_loop(
                 lanes = wide * min(group, n_rows - row)
                 for lane in range(0, lanes, narrow):
                     a, m, lo = U(lane), U(min(narrow, lanes - lane)), U(row * n_lanes + n0 + lane)
+                    after = lo + (m if lane + narrow < lanes else U(group * n_lanes - lane))
                     load(w, 0, n_states, state0, step, lo, lane, m)
                     for t in range(U(n_steps)):
+                        ahead(x, t * step + step + lo if t + U(1) < U(n_steps) else after, m)
                         charge_row(w, a, x, t * step + lo, m)
                         for i in range(1, n_states):
                             store(u, (U(i * n_steps) + t) * m, w, i, a, m)
@@ -159,6 +163,7 @@ def round_loop(
                     load(w, 0, n_states, d_state_last, step, lo, lane, m)
                     for back in range(U(n_steps)):
                         now = U(n_steps - 1) - back
+                        ahead(d_spikes, now * step - step + lo if back + U(1) < U(n_steps) else last_step + after, m)
                         fire_back(w, a, k, u, spikes, now * m, d_spikes, now * step + lo, m)
                         if looks_back and now > U(0):
                             reset_row(w, a, u, spikes, (now - U(1)) * m, m)
@@ -319,6 +324,28 @@ def _bare(value):
 @register_jitable
 def _same(values):
     return values
+
+
+@intrinsic
+def _prefetch(typing_context, array, at):
+    """Ask for one line of memory ahead of its use."""
+
+    def code(context, builder, signature, arguments):
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
+        place = builder.bitcast(builder.gep(data, [arguments[1]]), pointer)
+        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
+        prefetch = builder.module.declare_intrinsic("llvm.prefetch", (pointer,), kind)
+        builder.call(prefetch, [place, *(number(n) for n in (0, 2, 1))])  # to be read, into the second cache, data
+
+    return types.void(array, at), code
+
+
+@register_jitable
+def ahead(array, at, m):
+    """The next row is asked for while this one is worked on: rows lie too far apart for the processor to guess."""
+    for n in range(U(0), m, U(16)):
+        _prefetch(array, at + n)  # type: ignore[call-arg]
 
 
 @register_jitable
