@@ -1,4 +1,4 @@
-"""The command line: ``minisnn train``, ``eval``, ``data``, ``check`` and ``info``."""
+"""The command line: ``minisnn train``, ``eval``, ``data``, ``check``, ``bench`` and ``info``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import minisnn as ms
 
 from . import checkpoint as checkpoints
 from . import jobs
+from .bench import command as bench
 from .checks import command
 from .kernels import BACKENDS, backend_problem, default_backend
 from .kernels.device import describe
@@ -71,6 +72,7 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
     get.set_defaults(run=_get)
 
     command.add_command(commands)
+    bench.add_command(commands)
 
     info = commands.add_parser("info", help="versions, backends, threads and the cache folder")
     info.set_defaults(run=_info)

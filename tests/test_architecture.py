@@ -33,6 +33,7 @@ FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}
 ALLOWED = {
     "numpy",
     "numba",
+    "llvmlite",  # comes with numba, and is imported where numba is
     "cupy",
     "cupyx",
     "matplotlib",
@@ -45,7 +46,7 @@ ALLOWED = {
 }
 
 #: Modules of the Numba backend: imported by whoever uses it, and never by importing minisnn.
-COMPILED = {"compiled", "events", "images", "maps", "update"}
+COMPILED = {"compiled", "events", "images", "loops", "maps", "update"}
 #: What the benchmark compares with, where it is installed.
 PEERS = {"torch", "snntorch", "spikingjelly", "norse"}
 

@@ -9,8 +9,8 @@ import numpy as np
 from ..kernels.contract import Array
 
 __all__ = [
-    "CONVS", "LAYERS", "NETS", "NET_RATES", "STEPS", "Conv", "Layer", "Step", "clusters", "layer_inputs", "net_inputs",
-    "step_inputs",
+    "CONVS", "LAYERS", "NETS", "NET_RATES", "SMALL", "STEPS", "Conv", "Layer", "Step", "clusters", "layer_inputs",
+    "layer_of", "net_inputs", "step_inputs",
 ]  # fmt: skip
 
 DECAY, THRESHOLD = 0.5, 1.0
@@ -58,18 +58,30 @@ NETS = {"stl-mnist": 128, "stl-mnist-16": 16}
 NET_BATCH, NET_STEPS, NET_DENSITY = 50, 4, 0.12
 NET_RATES = {"lif1": 0.043, "lif2": 0.090, "lif3": 0.163, "lif4": 0.101}
 
+#: A case of every kind that takes no time and no memory.
+SMALL = "small"
 LAYERS = {
+    SMALL: Layer(4, 2, 64),
     "S": Layer(4, 64, 2048),
     "M": Layer(16, 128, 1024),
     "L": Layer(100, 128, 512),
     "X": Layer(300, 64, 256),
     "C": Layer(4, 50, 100352),
 }
+
+
+def layer_of(case: str) -> Layer:
+    """A layer by its name, or by its sizes, e.g. ``"64x64x1024"``."""
+    return LAYERS[case] if case in LAYERS else Layer(*map(int, case.split("x")))
+
+
 STEPS = {
+    SMALL: Step(16, 16, 10, 10, 4, 4, 0.2),
     "784-1024-100": Step(784, 1024, 100, 10, 8, 128, 0.13),
     "700-256-20": Step(700, 256, 20, 20, 100, 128, 0.02),
 }
 CONVS = {
+    SMALL: Conv(2, 1, 2, 3, 6, 0.2),
     "1-128": Conv(200, 1, 128, 5, 28, 0.13),
     "128-128": Conv(200, 128, 128, 5, 14, 0.10),
 }

@@ -12,18 +12,19 @@ import minisnn as ms
 from .cases import (
     CONVS,
     DECAY,
-    LAYERS,
     NET_RATES,
     NETS,
+    SMALL,
     STEPS,
     THRESHOLD,
     clusters,
     layer_inputs,
+    layer_of,
     net_inputs,
     step_inputs,
 )  # fmt: skip
 
-__all__ = ["OURS", "Job", "make", "trained_net"]
+__all__ = ["OURS", "Job", "make", "trained_net", "warm_up"]
 
 #: Names on the command line: backend, and whether by the calls that may overwrite their inputs.
 OURS = {"minisnn": ("numba", True), "minisnn-pure": ("numba", False), "numpy": ("numpy", False)}
@@ -46,8 +47,17 @@ def make(who: str, kind: str, case: str) -> Job:
     return {"layer": _layer, "step": _step, "conv": _conv, "net": _net}[kind](case, backend, fast)
 
 
+def warm_up(who: str, kind: str) -> Job:
+    """A small job of the same kind, so that imports and compiling are not taken for memory of a run."""
+    if who in OURS:
+        return make(who, kind, SMALL)
+    from . import peers
+
+    return Job(peers.make(who, kind, SMALL))
+
+
 def _layer(case: str, backend: str, fast: bool) -> Job:
-    x, d_y = layer_inputs(LAYERS[case])
+    x, d_y = layer_inputs(layer_of(case))
     layer = ms.LIF(x.shape[2], decay=DECAY, threshold=THRESHOLD, backend=backend)
     if not fast:
 

@@ -14,7 +14,7 @@ import numpy as np
 
 import minisnn as ms
 
-from .cases import CONVS, DECAY, LAYERS, STEPS, THRESHOLD, clusters, layer_inputs, net_inputs, step_inputs
+from .cases import CONVS, DECAY, STEPS, THRESHOLD, clusters, layer_inputs, layer_of, net_inputs, step_inputs
 
 __all__ = ["PEERS", "make"]
 
@@ -41,8 +41,8 @@ def make(who: str, kind: str, case: str) -> Job:
 def _layer(who: str, case: str) -> Job:
     import torch
 
-    n = LAYERS[case].n
-    x, d_y = (torch.from_numpy(a) for a in layer_inputs(LAYERS[case]))
+    n = layer_of(case).n
+    x, d_y = (torch.from_numpy(a) for a in layer_inputs(layer_of(case)))
     x.requires_grad_()
     run, theta = neurons(who, (n,))
     learns = [x] if theta is None else [x, theta]

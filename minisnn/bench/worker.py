@@ -1,7 +1,8 @@
-"""One process of the benchmark: ``python -m minisnn.bench.worker WHO KIND CASE``.
+"""One process of the benchmark: ``python -m minisnn.bench.worker WHO KIND CASE [memory]``.
 
 It makes its job, compares what the job computes with the NumPy reference, and prints one line of JSON.  Then it does a
-round for every line it reads: runs the job for a while and prints the median time of a run.
+round for every line it reads: runs the job for a while and prints the median time of a run.  With ``memory`` it prints the
+most memory that one run needed, and ends.
 """
 
 from __future__ import annotations
@@ -25,19 +26,33 @@ ROUND = 0.25
 def main() -> None:
     """See the module."""
     who, kind, case = sys.argv[1:4]
-    started = time.perf_counter()
     job = ours.make(who, kind, case) if who in ours.OURS else ours.Job(peers.make(who, kind, case))
+    if "memory" in sys.argv:
+        print(json.dumps({"bytes": _peak(job, ours.warm_up(who, kind))}))
+        return
     job.before()
     found = {name: _as_array(value) for name, value in job().items()}
-    first = time.perf_counter() - started
     expected = ours.make("numpy", kind, case)()
-    print(json.dumps({"first": first, **compare(found, expected)}), flush=True)
+    print(json.dumps(compare(found, expected)), flush=True)
     del found, expected
     for _ in range(2):
         job.before()
         job()
     for _ in sys.stdin:
         print(json.dumps({"seconds": _round(job)}), flush=True)
+
+
+def compare(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
+    """By name: the share of spikes that differ, else the largest difference by the largest value."""
+    errors = {}
+    for name, value in found.items():
+        wanted = np.asarray(expected[name], np.float64)
+        value = np.asarray(value, np.float64).reshape(wanted.shape)
+        if name == "spikes":
+            errors[name] = float(np.mean(value != wanted))
+        else:
+            errors[name] = float(np.max(np.abs(value - wanted)) / np.max(np.abs(wanted)))
+    return errors
 
 
 def _as_array(value: Any) -> Any:
@@ -55,17 +70,22 @@ def _round(job: ours.Job) -> float:
     return statistics.median(times)
 
 
-def compare(found: dict[str, Any], expected: dict[str, Any]) -> dict[str, float]:
-    """By name: the share of spikes that differ, else the largest difference by the largest value."""
-    errors = {}
-    for name, value in found.items():
-        wanted = np.asarray(expected[name], np.float64)
-        value = np.asarray(value, np.float64).reshape(wanted.shape)
-        if name == "spikes":
-            errors[name] = float(np.mean(value != wanted))
-        else:
-            errors[name] = float(np.max(np.abs(value - wanted)) / np.max(np.abs(wanted)))
-    return errors
+def _peak(job: ours.Job, warm_up: ours.Job) -> int:
+    """Growth of the resident memory over one run, at its highest; Linux alone tells."""
+    warm_up()
+    job.before()
+    before = _status("VmRSS")
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # the highest so far is forgotten
+    kept = job()
+    most = _status("VmHWM")
+    del kept
+    return most - before
+
+
+def _status(name: str) -> int:
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name + ":"))
 
 
 if __name__ == "__main__":

@@ -47,9 +47,10 @@ def scan_in_chunks(
     state, borders = state0, list[Array | None]()
     for start in range(0, len(x), size):
         borders.append(state)
-        found, state, _ = kernel.scan(x[start : start + size], state, theta, params, k, fire)
+        found, state, run = kernel.scan(x[start : start + size], state, theta, params, k, fire)
         if keep:
             spikes[start : start + size] = found
+        del found, run  # its memory is the next chunk's
     assert state is not None
     return spikes, state, ChunkedScan(kernel, x, spikes, borders, size, theta, params, k, fire)
 
@@ -69,6 +70,7 @@ def adjoint_in_chunks(
         d_part, d_state, d_theta_part, d_params_part = kernel.scan_adjoint(d_spikes[part], d_state, again, asked, over)
         if d_x is not None and not over:
             d_x[part] = d_part
+        del again, d_part
         d_theta = d_theta_part if d_theta is None else d_theta + d_theta_part
         d_params = d_params_part if d_params is None else d_params + d_params_part
     return d_x, d_state if wanted.state else None, d_theta, d_params

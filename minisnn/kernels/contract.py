@@ -43,7 +43,10 @@ from ..surrogates import Surrogate
 from . import pool
 from .place import Array
 
-__all__ = ["FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "float_dtype", "hold", "membranes", "over_current"]
+__all__ = [
+    "FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "float_dtype", "hold", "membranes", "over_current",
+    "there_and_back",
+]  # fmt: skip
 
 
 class Dynamics(NamedTuple):
@@ -102,6 +105,20 @@ class Kernel(Protocol):
         self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
     ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
         """Go back over the T steps: ``(d_x, d_state0, d_theta, d_params)``."""
+
+
+def there_and_back(
+    kernel: Kernel, x: Array, state0: Array | None, theta: Array, params: Array, k: float, fire: str,
+    d_spikes: Array, d_state_last: Array | None, wanted: Wanted, consume: bool,
+) -> tuple[Array | None, Array | None, Array | None, Array | None]:  # fmt: skip
+    """`scan` and `scan_adjoint` in one, for a run of which nothing but gradients is wanted; ``consume`` is for ``d_spikes``.
+
+    A kernel that can do better has a method of this name.
+    """
+    if hasattr(kernel, "there_and_back"):
+        return kernel.there_and_back(x, state0, theta, params, k, fire, d_spikes, d_state_last, wanted, consume)
+    cache = kernel.scan(x, state0, theta, params, k, fire, last=False)[2]
+    return kernel.scan_adjoint(d_spikes, d_state_last, cache, wanted, consume)
 
 
 # -- the three ways to fire.  Each builds, from the surrogate's functions, fire(u, theta, k, u0, s0, theta0): the values

@@ -46,11 +46,14 @@ def worth_it(density: float, n: int) -> bool:
     return density < 0.22 * n / (n + 60)
 
 
-def index(x: Array, n: int) -> Events | None:
-    """The active entries of ``[R, K]``; ``None`` where a dense product with tables of `n` columns is the better way."""
+def index(x: Array, n: int, anyway: bool = False) -> Events | None:
+    """The active entries of ``[R, K]``; ``None`` where a dense product with tables of `n` columns is the better way.
+
+    ``None`` too where they have several values, or are more than there is room for; `anyway` leaves the choice to these.
+    """
     flat = x.reshape(-1)
     sample = flat[:: max(1, flat.size // 4096)]  # dense currents are found out at little cost
-    if x.size < LEAST or not worth_it(0.7 * np.count_nonzero(sample) / sample.size, n):
+    if not anyway and (x.size < LEAST or not worth_it(0.7 * np.count_nonzero(sample) / sample.size, n)):
         return None
     n_rows, n_columns = x.shape
     chunk = 8 * max(1, -(-n_rows // 256))  # rows; a multiple of 8, so that each chunk begins at a whole word
@@ -62,7 +65,7 @@ def index(x: Array, n: int) -> Events | None:
     words = flat.view(np.uint8)[: x.nbytes // 8 * 8].view(np.uint64)
     find = partial(_find_loop(x.dtype), words, flat, n_columns, chunk, room, scale, starts, ends, columns, fits)
     share_out(find, n_chunks, x.size)
-    if not fits.all() or not worth_it((ends - starts).sum() / x.size, n):
+    if not fits.all() or not (anyway or worth_it((ends - starts).sum() / x.size, n)):
         return None
     return Events(starts, ends, columns, n_columns, float(scale))
 

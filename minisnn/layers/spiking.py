@@ -173,9 +173,12 @@ class Spiking(Stateful):
         d_spikes = as_upstream(d_y, cache.spikes.shape, self)
         asked = Asked(self._wanted(wrt), input_grad, cache.state_given)
         d_x, grads = self._back(d_spikes, d_state, cache.scan, asked, consume)
+        return self._finished(d_x, grads, d_spikes.shape)
+
+    def _finished(self, d_x: Array | None, grads: Grads, shape: tuple[int, ...]) -> tuple[Array | None, Grads]:
         if self.constraint is not None and "threshold" in grads:
             grads["threshold"] = self.constraint.adjoint(grads["threshold"], self.params["threshold"])
-        return None if d_x is None else d_x.reshape(cache.spikes.shape), grads
+        return None if d_x is None else d_x.reshape(shape), grads
 
     def vjp(  # type: ignore[override]
         self,
@@ -188,10 +191,16 @@ class Spiking(Stateful):
         wrt: Names = None,
         input_grad: bool = True,
     ) -> tuple[Array | None, Grads]:
-        """As in the base; consuming ``"x"`` writes the membrane over it, ``"d_y"`` the gradient of the input."""
+        """As in the base; where the backend can, each part of the layer goes there and back before the next begins."""
         spent = self._spent(consume)
-        _, cache = self._forward(x, state, self.fire, None, "x" in spent, last=False)
-        return self._backward(d_y, cache, d_state, wrt, input_grad, "d_y" in spent)
+        recurrent = type(self)._scan is not Stateful._scan  # then a step needs all neurons of the one before
+        if recurrent or self.remember == "chunks":
+            _, cache = self._forward(x, state, self.fire, None, "x" in spent, last=False)
+            return self._backward(d_y, cache, d_state, wrt, input_grad, "d_y" in spent)
+        d_spikes = as_upstream(d_y, np.shape(x), self)
+        asked, theta = Asked(self._wanted(wrt), input_grad, state is not None), self._lanes(self.threshold)
+        d_x, grads = self._there_and_back(x, state, theta, self.fire, d_spikes, d_state, asked, "d_y" in spent)
+        return self._finished(d_x, grads, d_spikes.shape)
 
     def forward_once(self, x: Array, spent: bool, **options: Any) -> tuple[Array, SpikingCache]:
         return self._forward(x, options.get("state"), self.fire, None, spent)

@@ -12,7 +12,7 @@ import numpy as np
 from .. import neurons, resets, surrogates
 from ..kernels import Base, Dynamics, ScanCache, Wanted, kernel_of
 from ..kernels.chunks import ChunkedScan, adjoint_in_chunks, scan_in_chunks
-from ..kernels.contract import Array
+from ..kernels.contract import Array, there_and_back
 from ..kernels.place import moved
 from .base import Layer, as_input, as_upstream
 
@@ -98,23 +98,44 @@ class Stateful(Layer):
         last: bool = True,
     ) -> tuple[Array, dict[str, Array], ScanCache]:  # fmt: skip
         """``(spikes [T, B, N], state after the last step if `last` asks for it, cache of the loop)``; no `theta`: 0."""
+        x, state0, params = self._ready(x, state)
+        theta = np.zeros(x.shape[2:], self.dtype, like=x) if theta is None else theta
+        spikes, state_last, scan = self._scan(x, state0, theta, params, fire, base, consume, last)
+        return spikes, self._by_name(state_last), scan
+
+    def _ready(self, x: Array, state: Any) -> tuple[Array, Array | None, Array]:
+        """``(input current [T, B, N], state [K, B, N], parameters [Q, N])``, checked."""
         x = as_input(x, self, self.shape).astype(self.dtype, copy=False)
         lanes = (*x.shape[:2], math.prod(self.shape))
-        state0 = self._stacked(state, x.shape[1], "state")
         rest = [self._lanes(self.params[n]) for n in self.dynamics.neuron.params]
         params = np.stack(rest) if rest else np.empty((0, lanes[2]), self.dtype, like=x)
-        theta = np.zeros(lanes[2:], self.dtype, like=x) if theta is None else theta
-        spikes, state_last, scan = self._scan(x.reshape(lanes), state0, theta, params, fire, base, consume, last)
-        return spikes, self._by_name(state_last), scan
+        return x.reshape(lanes), self._stacked(state, x.shape[1], "state"), params
+
+    def _there_and_back(
+        self, x: Array, state: Any, theta: Array, fire: str, d_spikes: Array, d_state: Any, asked: Asked, consume: bool
+    ) -> tuple[Array | None, dict[str, Any]]:
+        """`_run` and `_back` in one, where nothing but gradients is wanted; ``consume`` is for ``d_spikes``."""
+        x, state0, params = self._ready(x, state)
+        d_last = self._stacked(d_state, x.shape[1], "d_state")
+        kernel = kernel_of(self.dynamics, self.backend)
+        wanted, k = self._wanted_of(asked), self.dynamics.surrogate.k
+        d_lanes = d_spikes.reshape(x.shape)
+        found = there_and_back(kernel, x, state0, theta, params, k, fire, d_lanes, d_last, wanted, consume)
+        return self._named(self._summed(found, asked), asked)
 
     def _back(
         self, d_spikes: Array, d_state: Any, scan: Any, asked: Asked, consume: bool = False
     ) -> tuple[Array | None, dict[str, Any]]:
         """``(d_x [T, B, N], gradients of the parameters, and of the initial state as "state" if asked for)``."""
         d_last = self._stacked(d_state, scan.x.shape[1], "d_state")
-        d_x, d_state0, grads = self._scan_adjoint(d_spikes.reshape(scan.x.shape), d_last, scan, asked, consume)
-        found: dict[str, Any] = {n: grads[n] for n in self.params if n in grads}
-        return d_x, found | {"state": self._by_name(d_state0)} if asked.state else found
+        return self._named(self._scan_adjoint(d_spikes.reshape(scan.x.shape), d_last, scan, asked, consume), asked)
+
+    def _named(
+        self, found: tuple[Array | None, Array | None, dict[str, Array]], asked: Asked
+    ) -> tuple[Array | None, dict[str, Any]]:
+        d_x, d_state0, grads = found
+        named: dict[str, Any] = {n: grads[n] for n in self.params if n in grads}
+        return d_x, named | {"state": self._by_name(d_state0)} if asked.state else named
 
     def _stacked(self, state: Any, batch: int, what: str) -> Array | None:
         """A state given by name as ``[K, B, N]``; ``None``, for zeros, if none was."""
@@ -147,13 +168,23 @@ class Stateful(Layer):
     def _scan_adjoint(
         self, d_spikes: Array, d_last: Array | None, scan: Any, asked: Asked, consume: bool = False
     ) -> tuple[Array | None, Array | None, dict[str, Array]]:
-        names = self.dynamics.neuron.params
-        wanted = Wanted(asked.x, "threshold" in asked.params, not asked.params.isdisjoint(names), asked.state)
+        wanted = self._wanted_of(asked)
         if isinstance(scan, ChunkedScan):
-            d_x, d_state0, d_theta, d_params = adjoint_in_chunks(d_spikes, d_last, scan, wanted, consume)
+            found = adjoint_in_chunks(d_spikes, d_last, scan, wanted, consume)
         else:
-            kernel = kernel_of(self.dynamics, self.backend)
-            d_x, d_state0, d_theta, d_params = kernel.scan_adjoint(d_spikes, d_last, scan, wanted, consume)
+            found = kernel_of(self.dynamics, self.backend).scan_adjoint(d_spikes, d_last, scan, wanted, consume)
+        return self._summed(found, asked)
+
+    def _wanted_of(self, asked: Asked) -> Wanted:
+        names = self.dynamics.neuron.params
+        return Wanted(asked.x, "threshold" in asked.params, not asked.params.isdisjoint(names), asked.state)
+
+    def _summed(
+        self, found: tuple[Array | None, Array | None, Array | None, Array | None], asked: Asked
+    ) -> tuple[Array | None, Array | None, dict[str, Array]]:
+        """What a kernel found, its partial sums added up to the parameters' shapes."""
+        d_x, d_state0, d_theta, d_params = found
+        names = self.dynamics.neuron.params
         sums: dict[str, Array] = {} if d_theta is None else {"threshold": d_theta}
         if d_params is not None:
             sums |= zip(names, d_params, strict=True)

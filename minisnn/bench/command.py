@@ -1,0 +1,274 @@
+"""``minisnn bench``: processes that take turns, results checked first, ratios printed last."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from . import machine
+from .cases import CONVS, LAYERS, NETS, STEPS, layer_of
+from .peers import PEERS
+
+__all__ = ["add_command", "race", "run"]
+
+#: Largest difference of a result from the reference's that is rounding: a spike exactly at its threshold may flip.
+ROUNDING = {"layer": 1e-4, "step": 1e-3, "conv": 1e-4, "net": 0.1}
+#: Peers whose neurons are the same mathematics, gradients included: what they compute is compared.  The others detach
+#: something or scale it, and only their spikes are.
+SAME = ("minisnn", "minisnn-pure", "numpy", "torch", "torch.compile")
+#: Rounds of one pair that differ by more than this were disturbed.
+STEADY = 1.25
+#: Share of the CPUs that others may use before a run is refused.
+QUIET = 0.15
+
+
+class Row(NamedTuple):
+    """One opponent in one race: its median time in seconds, and its time by ours, the median over rounds."""
+
+    seconds: float
+    ratio: float
+    steady: bool
+
+
+def add_command(commands: Any) -> None:
+    """The subcommand ``bench`` of a command line."""
+    parser = commands.add_parser("bench", help="how fast, against the reference and the peers that are installed")
+    parser.add_argument("what", nargs="*", choices=[[], *PARTS], metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of every process (default: 9)")
+    parser.add_argument("--python", default=sys.executable, metavar="FILE",
+                        help="interpreter of the processes (default: this one), with minisnn and the peers")  # fmt: skip
+    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=None, help="default: those that are installed")
+    parser.add_argument("--anyway", action="store_true", help="run although others use this machine")
+    parser.add_argument("--json", metavar="FILE", default=None, help="also write the figures to a file")
+    parser.set_defaults(run=run)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; the exit code is 1 if a result is wrong or nothing can be concluded."""
+    load = machine.busy()
+    if load > QUIET and not options.anyway:
+        print(f"minisnn bench: others use {load:.0%} of this machine: nothing could be concluded (--anyway runs it)")
+        return 1
+    if options.peers is None:
+        options.peers = [p for p, module in PEERS.items() if _installed(options.python, module)]
+    print(machine.describe())
+    print(f"peers: {', '.join(options.peers) or 'none is installed'}; medians of {options.rounds} turns; x: times as long\n")
+    figures: dict[str, Any] = {"machine": machine.describe(), "rounds": options.rounds}
+    steady = True
+    for name in options.what or PARTS:
+        print(f"== {name}: {(PARTS[name].__doc__ or '').rstrip('.')}")
+        figures[name], calm = PARTS[name](options)
+        steady &= calm
+        print()
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(figures, file, indent=1)
+    if not steady:
+        print("Turns marked ? differed by more than a quarter: the machine was disturbed, do not conclude from them.")
+    return 0 if steady else 1
+
+
+# -- races
+
+
+def race(kind: str, case: str, who: Sequence[str], options: argparse.Namespace) -> dict[str, Row]:
+    """Let processes take turns; the first of `who` is what the others are measured by."""
+    workers = {w: _Worker(options.python, w, kind, case) for w in who}
+    try:
+        for w, worker in workers.items():
+            _check(w, kind, case, worker.read())
+        times: dict[str, list[float]] = {w: [] for w in who}
+        for _ in range(options.rounds):
+            for w, worker in workers.items():
+                times[w].append(worker.turn())
+                time.sleep(0.02)  # threads that spin while they wait come to rest
+    finally:
+        for worker in workers.values():
+            worker.close()
+    rows = {}
+    for w in who:
+        ratios = sorted(a / b for a, b in zip(times[w], times[who[0]], strict=True))
+        low, high = (ratios[len(ratios) * q // 4] for q in (1, 3))
+        rows[w] = Row(statistics.median(times[w]), statistics.median(ratios), high <= STEADY * low)
+    return rows
+
+
+def _check(who: str, kind: str, case: str, errors: dict[str, float]) -> None:
+    looked_at = errors if who in SAME else {n: e for n, e in errors.items() if n in ("spikes", "y")}
+    for name, error in looked_at.items():
+        if not error <= (1e-5 if name == "spikes" else ROUNDING[kind]):
+            raise ArithmeticError(
+                f"{who}, {kind} {case}: {name} differs from the reference by {error:.1e}: nothing was timed"
+            )
+
+
+class _Worker:
+    """A process that computes when it is told to."""
+
+    def __init__(self, python: str, *words: str) -> None:
+        self.words = words
+        self.process = subprocess.Popen(
+            [python, "-m", "minisnn.bench.worker", *words],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def read(self) -> dict[str, float]:
+        assert self.process.stdout is not None and self.process.stderr is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{' '.join(self.words)}: {self.process.stderr.read().strip().splitlines()[-1]}")
+        found: dict[str, float] = json.loads(line)
+        return found
+
+    def turn(self) -> float:
+        assert self.process.stdin is not None
+        print(file=self.process.stdin, flush=True)
+        return self.read()["seconds"]
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+def _installed(python: str, module: str) -> bool:
+    if python == sys.executable:
+        return importlib.util.find_spec(module) is not None
+    look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
+    return subprocess.run([python, "-c", look], check=False).returncode == 0
+
+
+# -- parts.  Each prints a table and returns its figures, and whether the machine was calm
+
+
+Part = Callable[[argparse.Namespace], tuple[dict[str, Any], bool]]
+
+
+def _table(kind: str, cases: Sequence[str], who: Sequence[str], options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    print(f"{'':14}{'minisnn':>12}" + "".join(f"{w:>15}" for w in who[1:]))
+    found: dict[str, Any] = {}
+    for case in cases:
+        rows = race(kind, case, who, options)
+        found[case] = {w: row._asdict() for w, row in rows.items()}
+        cells = "".join(f"{'x ' + format(rows[w].ratio, '.2f') + ' ?'[: 2 * (not rows[w].steady)]:>15}" for w in who[1:])
+        print(f"{case:14}{1e3 * rows[who[0]].seconds:>9.2f} ms{cells}", flush=True)
+    return found, all(row["steady"] for rows in found.values() for row in rows.values())
+
+
+def _layers(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """One layer of LIF neurons, forward and backward with the threshold's gradient, [T, B, N]."""
+    found: dict[str, Any] = {}
+    calm = True
+    for case in [c for c in LAYERS if len(c) == 1]:
+        peers = [p for p in options.peers if (p, case) != ("torch.compile", "X")]  # 300 steps unrolled: minutes
+        rows, steady = _table("layer", [case], ["minisnn", "minisnn-pure", "numpy", *peers], options)
+        found |= rows
+        calm &= steady
+    bandwidth = machine.stream()
+    print(f"STREAM triad {bandwidth / 1e9:.1f} GB/s; 24 bytes an element of vjp, as a share of it:")
+    for case in ("L", "X", "C"):
+        share = 24 * LAYERS[case].size / found[case]["minisnn"]["seconds"] / bandwidth
+        found[case]["share of STREAM"] = share
+        print(f"  {case} {share:.2f}")
+    return {"stream": bandwidth, **found}, calm
+
+
+def _steps(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """A training step of two layers with a population vote, forward, backward and Adam."""
+    return _table("step", [c for c in STEPS if c != "small"], ["minisnn", "numpy", *options.peers], options)
+
+
+def _convs(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """A convolution of 200 images of spikes in patches, forward and backward."""
+    peers = [p for p in options.peers if p == "torch"]
+    return _table("conv", [c for c in CONVS if c != "small"], ["minisnn", "numpy", *peers], options)
+
+
+def _net(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """A training step of the published network, 50 images, 4 steps, at the firing rates of a trained one."""
+    peers = [p for p in options.peers if p in ("torch", "snntorch")]
+    return _table("net", list(NETS)[:1], ["minisnn", *peers], options)
+
+
+START = {
+    "minisnn": "import numpy as np, minisnn as ms\n"
+    "net = ms.Network(fc=ms.Linear(64, 32, rng=np.random.default_rng(0)), lif=ms.LIF(32), rate=ms.Rate())\n"
+    "net.loss_and_grads(np.ones((4, 2, 64), np.float32), np.array([0, 1]), ms.losses.mse)",
+    "torch": "import torch\n"
+    "fc, x = torch.nn.Linear(64, 32, bias=False), torch.ones(4, 2, 64)\n"
+    "v, total = torch.zeros(2, 32), 0\n"
+    "for current in fc(x):\n    v = 0.5 * v + current\n    total = total + torch.sigmoid(v - 1)\n"
+    "total.sum().backward()",
+}
+
+
+def _start(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """From the start of a process to its first gradient, compiled code on disk."""
+    who = ["minisnn", *[p for p in options.peers if p == "torch"]]
+    times: dict[str, list[float]] = {w: [] for w in who}
+    for i in range(options.rounds + 1):
+        for w in who:
+            begun = time.perf_counter()
+            subprocess.run([options.python, "-c", START[w]], check=True)
+            if i:  # the first compiles
+                times[w].append(time.perf_counter() - begun)
+    found = {w: statistics.median(t) for w, t in times.items()}
+    print("  ".join(f"{w} {seconds:.2f} s" for w, seconds in found.items()))
+    return found, True
+
+
+def _memory(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """Most memory of one layer's run there and back besides its inputs, in arrays [T, B, N] of float32."""
+    who = ["minisnn", "minisnn-pure", *[p for p in options.peers if p != "torch.compile"]]
+    found: dict[str, Any] = {}
+    for case in ("X", "C"):
+        array = 4 * LAYERS[case].size
+        found[case] = {w: _Worker(options.python, w, "layer", case, "memory").read()["bytes"] / array for w in who}
+        print(f"{case}  " + "  ".join(f"{w} {arrays:.2f}" for w, arrays in found[case].items()), flush=True)
+    return found, True
+
+
+def _scaling(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """Time and memory of one element as T, B or N grow from (64, 64, 1024) to 64 times as much, by those at first."""
+    found: dict[str, Any] = {}
+    calm = True
+    for axis in range(3):
+        sizes = [[n * factor if i == axis else n for i, n in enumerate((64, 64, 1024))] for factor in (1, 4, 16, 64)]
+        names = ["x".join(map(str, size)) for size in sizes]
+        workers = [_Worker(options.python, "minisnn", "layer", name) for name in names]
+        for name, worker in zip(names, workers, strict=True):
+            _check("minisnn", "layer", name, worker.read())
+        times = [[w.turn() for w in workers] for _ in range(options.rounds)]
+        for worker in workers:
+            worker.close()
+        elements = [layer_of(name).size for name in names]
+        each = [[t / n for t, n in zip(turn, elements, strict=True)] for turn in times]
+        ratios = [statistics.median(turn[i] / turn[0] for turn in each) for i in range(4)]
+        used = [_Worker(options.python, "minisnn-pure", "layer", n, "memory").read()["bytes"] for n in names]
+        memory = [m / n for m, n in zip(used, elements, strict=True)]
+        found["TBN"[axis]] = {"time": ratios, "memory": [m / memory[0] for m in memory]}
+        print(f"{'TBN'[axis]}  time " + " ".join(f"{r:.2f}" for r in ratios)
+              + "   memory (pure) " + " ".join(f"{m / memory[0]:.2f}" for m in memory), flush=True)  # fmt: skip
+    return found, calm
+
+
+def _events(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
+    """Spikes added up against a dense product: from which density on it is slower, for tables of n columns."""
+    from .crossover import crossover
+
+    found = {str(n): crossover(n) for n in (20, 64, 256, 1024)}
+    for n, density in found.items():
+        print(f"n = {n:>4}: {density:.1%}")
+    return found, True
+
+
+PARTS: dict[str, Part] = {
+    "layer": _layers, "step": _steps, "conv": _convs, "net": _net, "start": _start, "memory": _memory,
+    "scaling": _scaling, "events": _events,
+}  # fmt: skip

@@ -1,0 +1,49 @@
+"""From which density of spikes on a dense product is the better way: what `minisnn.kernels.events.worth_it` goes by."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import numpy as np
+
+__all__ = ["crossover"]
+
+
+def crossover(n: int, rows: int = 2048, columns: int = 784, rounds: int = 7) -> float:
+    """The density at which both ways to ``x @ table`` and ``x.T @ d_y`` take the same time, index included."""
+    from ..kernels import events
+
+    rng = np.random.default_rng(n)
+    table = rng.standard_normal((columns, n), np.float32)
+    d_y = rng.standard_normal((rows, n), np.float32)
+
+    def ratio(density: float) -> float:
+        x = (rng.random((rows, columns), np.float32) < density).view(np.uint8)
+
+        def adding() -> None:
+            found = events.index(x, n, anyway=True)
+            assert found is not None
+            events.gather(found, table)
+            events.gather(events.turned(found), d_y)
+
+        def dense() -> None:
+            x.astype(np.float32) @ table
+            x.astype(np.float32).T @ d_y
+
+        return statistics.median(_seconds(adding) / _seconds(dense) for _ in range(rounds))
+
+    low, high = 0.0, 0.24
+    for _ in range(6):
+        middle = 0.5 * (low + high)
+        low, high = (middle, high) if ratio(middle) < 1 else (low, middle)
+    return 0.5 * (low + high)
+
+
+def _seconds(work: Callable[[], None]) -> float:
+    work()
+    start = time.perf_counter()
+    for _ in range(3):
+        work()
+    return time.perf_counter() - start

@@ -1,0 +1,120 @@
+"""The benchmark checks before it times, takes turns, and refuses to conclude from noise."""
+
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import minisnn as ms
+from minisnn import cli
+from minisnn.bench import cases, command, machine, ours, worker
+
+pytest.importorskip("numba")
+TINY = "4x8x64"
+
+
+@pytest.fixture
+def quiet(monkeypatch):
+    monkeypatch.setattr(machine, "busy", lambda: 0.0)
+    monkeypatch.setattr(worker, "ROUND", 0.01)
+
+
+def options(*words):
+    return cli._parser().parse_args(["bench", "--rounds", "3", *words])
+
+
+def test_every_way_of_ours_computes_the_same():
+    for kind, case, tolerance in (("layer", TINY, 1e-5), ("step", cases.SMALL, 1e-4), ("conv", cases.SMALL, 1e-5)):
+        expected = ours.make("numpy", kind, case)()
+        for who in ("minisnn", "minisnn-pure"):
+            job = ours.make(who, kind, case)
+            for _ in range(2):  # what was written over is put back
+                job.before()
+                errors = worker.compare(job(), expected)
+                assert errors and max(errors.values()) <= tolerance, (who, kind, errors)
+
+
+def test_a_wrong_result_ends_the_run_before_the_clock_starts():
+    rng = np.random.default_rng(0)
+    right = {"spikes": (rng.random((3, 4)) < 0.5).astype(np.uint8), "d_x": rng.normal(size=(3, 4))}
+    wrong = {"spikes": 1 - right["spikes"], "d_x": right["d_x"] * 1.01}
+    command._check("torch", "layer", "S", worker.compare(right, right))
+    for name in right:
+        errors = worker.compare({**right, name: wrong[name]}, right)
+        with pytest.raises(ArithmeticError, match=f"torch, layer S: {name} differs .* nothing was timed"):
+            command._check("torch", "layer", "S", errors)
+    command._check("snntorch", "layer", "S", {"spikes": 0.0, "d_x": 0.5})  # it detaches: by design
+    with pytest.raises(ArithmeticError, match="d_x differs"):
+        command._check("torch", "layer", "S", {"d_x": float("nan")})
+
+
+def test_a_race_measures_by_the_first(quiet):
+    rows = command.race("layer", "32x64x1024", ["minisnn", "numpy"], options())
+    assert rows["minisnn"].ratio == 1 and rows["minisnn"].seconds > 0
+    assert rows["numpy"].ratio > 1
+
+
+def test_a_process_that_fails_says_why():
+    with pytest.raises(RuntimeError, match="KeyError: 'nobody'|nobody"):
+        command.race("layer", TINY, ["nobody"], options())
+
+
+def test_nothing_is_concluded_on_a_busy_machine(monkeypatch, capsys):
+    monkeypatch.setattr(machine, "busy", lambda: 0.5)
+    assert cli.main(["bench", "start"]) == 1
+    assert "others use 50% of this machine: nothing could be concluded" in capsys.readouterr().out
+
+
+def test_turns_that_differ_are_marked(monkeypatch, capsys):
+    times = iter([1.0, 1.0, 1.0, 9.0, 1.0, 2.0, 1.0, 1.0, 1.0, 5.0] * 9)
+    monkeypatch.setattr(command._Worker, "__init__", lambda self, *words: None)
+    monkeypatch.setattr(command._Worker, "read", lambda self: {"d_x": 0.0})
+    monkeypatch.setattr(command._Worker, "turn", lambda self: next(times))
+    monkeypatch.setattr(command._Worker, "close", lambda self: None)
+    _, calm = command._table("layer", [TINY], ["minisnn", "numpy"], options())
+    assert not calm and "?" in capsys.readouterr().out
+
+
+def test_the_command_prints_a_table_and_writes_figures(quiet, tmp_path, capsys):
+    file = tmp_path / "figures.json"
+    assert cli.main(["bench", "start", "--rounds", "1", "--anyway", "--json", str(file), "--peers", "norse"]) == 0
+    assert "minisnn" in capsys.readouterr().out
+    assert json.loads(file.read_text())["start"]["minisnn"] > 0
+
+
+def test_memory_of_a_run_is_measured():
+    if not sys.platform.startswith("linux"):
+        pytest.skip("only Linux tells the highest resident memory")
+    used = {w: command._Worker(sys.executable, w, "layer", "64x64x1024", "memory").read()["bytes"] for w in ours.OURS}
+    array = 4 * cases.layer_of("64x64x1024").size
+    assert used["minisnn"] < 0.6 * array  # membranes and spikes of a tile
+    assert 2 * array < used["minisnn-pure"] < 3 * array  # u, spikes, d_x
+
+
+def test_stream_and_description():
+    assert machine.stream(rounds=1) > 1e8
+    assert "CPUs" in machine.describe() and 0 <= machine.busy(0.05) <= 1
+
+
+def test_spikes_in_patches_have_their_density():
+    spikes = cases.clusters(np.random.default_rng(0), (20, 4, 14, 14), 0.1)
+    assert spikes.dtype == np.uint8 and abs(spikes.mean() - 0.1) < 0.002
+
+
+def test_compiled_loops_have_not_fallen_back_to_scalars():
+    """A coarse ratio with a wide margin (10 and more on a quiet machine): a silent fallback would go unseen otherwise."""
+    rng = np.random.default_rng(0)
+    x, d_y = rng.normal(0.3, 0.7, (2, 16, 64, 1024)).astype("float32")
+    times = {}
+    for backend in ("numba", "numpy"):
+        layer = ms.LIF(1024, backend=backend)
+        layer.vjp(x, d_y, wrt="threshold")
+        runs = []
+        for _ in range(5):
+            start = time.perf_counter()
+            layer.vjp(x, d_y, wrt="threshold")
+            runs.append(time.perf_counter() - start)
+        times[backend] = min(runs)
+    assert times["numpy"] > 2 * times["numba"], times
