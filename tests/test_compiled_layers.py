@@ -101,7 +101,7 @@ def test_pooling_bit_for_bit(kind, k):
         rng = np.random.default_rng(seed)
         x = inputs(rng, kind, (2, 3, 2, *(int(n) for n in rng.integers(k, 9, 2))), "float32")
         if kind == "currents":
-            x.flat[:: max(1, x.size // 3)] = np.nan
+            x[rng.random(x.shape) < 0.2] = np.nan  # in any place of a window
         layers = [ms.MaxPool2d(k).using(backend) for backend in ("numpy", "numba")]
         (a, cache_a), (b, cache_b) = (layer.forward(x) for layer in layers)
         assert a.dtype == b.dtype and np.array_equal(a, b, equal_nan=kind == "currents")
@@ -175,10 +175,11 @@ def test_the_fast_call_of_a_whole_network_is_the_pure_one_bit_for_bit(seed, dtyp
 
 
 def test_a_residual_branch_is_not_written_over():
+    """Of currents, which the neurons in between would write over, and of spikes."""
     rng = np.random.default_rng(0)
     net = ms.Network(
         fc1=ms.Linear(6, 8, rng=rng), add0=ms.Add("fc1"), lif1=ms.LIF(8), fc2=ms.Linear(8, 8, rng=rng), lif2=ms.LIF(8),
-        sum=ms.Add("lif1"), rate=ms.Rate(),
+        sum=ms.Add("lif1"), current=ms.Add("fc2"), rate=ms.Rate(),
     ).using("numba")  # fmt: skip
     x = rng.normal(1, 1, (5, 4, 6)).astype("float32")
     labels = rng.integers(0, 8, 4)
