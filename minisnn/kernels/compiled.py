@@ -98,6 +98,7 @@ class CompiledKernel:
         out = _Gradients(self.dynamics, d_spikes, x, theta, params, wanted, consume)
         loop = _compiled(
             round_loop, self.dynamics, x.dtype, fire=fire, wanted=out.wanted, looks_back=out.looks_back,
+            over=out.d_x is d_spikes,
         )  # fmt: skip
         _run_tiles(
             loop, x.shape, x.reshape(-1), _flat(state0, x), _rows_of(theta, params), x.dtype.type(k),

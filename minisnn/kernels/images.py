@@ -22,6 +22,7 @@ from . import pool
 from .compiled import compile_loop
 from .contract import Array
 from .events import Events
+from .products import dense
 from .threads import share_out
 
 __all__ = ["Grid", "d_input", "d_weight", "forward", "on_full_grid"]
@@ -66,7 +67,7 @@ def forward(grid: Grid, x: Array, events: Events | None, weight: Array) -> Array
     padded = _channels_last(x, grid.padding, weight.dtype)
     table = weight.transpose(2, 3, 1, 0).reshape(-1, n_out)
     for images, windows in _unfolded(padded, grid.k):
-        _channels_first(windows @ table, y[images])
+        _channels_first(dense(windows, table), y[images])
     return y
 
 
@@ -88,7 +89,7 @@ def d_weight(grid: Grid, x: Array, events: Events | None, d_y: Array, d_full: Ar
     padded = _channels_last(x, grid.padding, d_y.dtype)
     for images, windows in _unfolded(padded, grid.k):
         for one, rows in zip(d_y[images], np.split(windows, images.stop - images.start), strict=True):
-            total += one.reshape(n_out, -1) @ rows
+            total += dense(one.reshape(n_out, -1), rows)
     return np.ascontiguousarray(total.reshape(n_out, grid.k, grid.k, grid.c).transpose(0, 3, 1, 2))
 
 
@@ -97,7 +98,7 @@ def d_input(grid: Grid, d_full: Array, weight: Array) -> Array:
     d_x = pool.empty(grid[:4], weight.dtype)
     table = weight[:, :, ::-1, ::-1].transpose(2, 3, 0, 1).reshape(-1, grid.c)
     for images, windows in _unfolded(d_full, grid.k):
-        _channels_first(windows @ table, d_x[images])
+        _channels_first(dense(windows, table), d_x[images])
     return d_x
 
 

@@ -126,12 +126,21 @@ def adjoint_loop(
 
 
 def round_loop(
-    part: Callable, f: dict, n_states: int, n_params: int, number: type, fire: str, wanted: Wanted, looks_back: bool
+    part: Callable,
+    f: dict,
+    n_states: int,
+    n_params: int,
+    number: type,
+    fire: str,
+    wanted: Wanted,
+    looks_back: bool,
+    over: bool,
 ) -> tuple[Callable, tuple]:
     """There and back for one tile after the other: membranes and spikes never leave the cache."""
     layout = Layout.of(n_states, n_params)
-    charge_row, fire_row = _forward_rows(part, f, n_states, n_params, number, fire, ())
+    step_row = _forward_step(part, f, n_states, n_params, number, fire)
     fire_back, reset_row, charge_back = _adjoint_rows(part, f, n_states, n_params, number, wanted)
+    back_row = _adjoint_step(part, f, n_states, n_params, number, wanted, over)
     theta, sums, past, scratch = layout.theta, layout.sums, layout.past, layout.rows * PITCH
     stored = np.uint8 if fire == "step" else number
     bytes_of_a_step = n_states * np.dtype(number).itemsize + np.dtype(stored).itemsize
@@ -156,14 +165,16 @@ def round_loop(
                     load(w, 0, n_states, state0, step, lo, lane, m)
                     for t in range(U(n_steps)):
                         ahead(x, t * step + step + lo if t + U(1) < U(n_steps) else after, m)
-                        charge_row(w, a, x, t * step + lo, m)
+                        step_row(w, a, k, x, t * step + lo, u, spikes, t * m, m)
                         for i in range(1, n_states):
                             store(u, (U(i * n_steps) + t) * m, w, i, a, m)
-                        fire_row(w, a, k, u, spikes, u, u, t * m, m)
                     load(w, 0, n_states, d_state_last, step, lo, lane, m)
                     for back in range(U(n_steps)):
                         now = U(n_steps - 1) - back
                         ahead(d_spikes, now * step - step + lo if back + U(1) < U(n_steps) else last_step + after, m)
+                        if not looks_back:
+                            back_row(w, a, k, x, u, spikes, now * m, d_spikes, d_x, now * step + lo, m)
+                            continue
                         fire_back(w, a, k, u, spikes, now * m, d_spikes, now * step + lo, m)
                         if looks_back and now > U(0):
                             reset_row(w, a, u, spikes, (now - U(1)) * m, m)
@@ -179,7 +190,7 @@ def round_loop(
     real = numba.from_dtype(np.dtype(number))
     given, made = _array(real), _array(real, False)
     return part(there_and_back), (
-        given, given, given, real, given, given, made, made, _array(real, False, 3), *(types.intp,) * 9,
+        given, given, given, real, made if over else given, given, made, made, _array(real, False, 3), *(types.intp,) * 9,
     )  # fmt: skip
 
 
@@ -255,6 +266,61 @@ def _adjoint_rows(
                 add_params(w, i, adjoints[after_states:])
 
     return fire_row, reset_row, charge_row
+
+
+# -- the same in one pass, where it is known what lies where: fewer trips to the scratch
+
+
+def _forward_step(part: Callable, f: dict, n_states: int, n_params: int, number: type, fire: str) -> Callable:
+    charge, reset = f["charge"], f["reset"]
+    spike = part(FIRES[fire](f.get("smooth", charge), f.get("slope", charge)))
+    layout = Layout.of(n_states, n_params)
+    threshold, gather_params = U(layout.theta * PITCH), _gather(n_params, layout.theta + 1)
+    gather_state, put_state = _gather(n_states, 0), _put(n_states, 0)
+    as_tuple = _bare if n_states == 1 else _same
+
+    @part
+    def step_row(w, a, k, x, at, u, spikes, to, m):
+        for n in range(m):
+            i = a + n
+            charged = as_tuple(charge(*((*gather_state(w, i), x[at + n], *gather_params(w, i)))))
+            put_state(w, i, charged)
+            membrane, theta = charged[0], w[threshold + i]
+            s = number(spike(membrane, theta, k, membrane, membrane, theta))
+            u[to + n], spikes[to + n] = membrane, s
+            w[i] = reset(membrane, s, theta)
+
+    return step_row
+
+
+def _adjoint_step(
+    part: Callable, f: dict, n_states: int, n_params: int, number: type, wanted: Wanted, over: bool
+) -> Callable:
+    charge_adjoint, reset_adjoint, slope = f["charge_adjoint"], f["reset_adjoint"], f["slope"]
+    layout = Layout.of(n_states, n_params)
+    threshold, sums = U(layout.theta * PITCH), U(layout.sums * PITCH)
+    gather_others, put_adjoint = _gather(n_states - 1, 1), _put(n_states, 0)
+    gather_params, nothing = _gather(n_params, layout.theta + 1), (number(0),) * n_states
+    want_x, want_theta, _, _ = wanted
+
+    @part
+    def back_row(w, a, k, x, u, spikes, kept, d_spikes, d_x, at, m):
+        for n in range(m):
+            i = a + n
+            membrane, s, theta = u[kept + n], number(spikes[kept + n]), w[threshold + i]
+            d_u, d_s, d_theta_t = reset_adjoint(w[i], membrane, s, theta)
+            g = (d_s + d_spikes[at + n]) * slope(membrane - theta, k)
+            if want_theta:
+                w[sums + i] += d_theta_t - g
+            # no result that is wanted depends on the states before the charge: any will do
+            adjoints = charge_adjoint(*((d_u + g,) + gather_others(w, i) + nothing + (x[at + n],) + gather_params(w, i)))  # noqa: RUF005
+            put_adjoint(w, i, adjoints)
+            if want_x and over:
+                d_spikes[at + n] = adjoints[n_states]  # d_x lies there: two names would hide that from the compiler
+            elif want_x:
+                d_x[at + n] = adjoints[n_states]
+
+    return back_row
 
 
 # -- small helpers for any number of states and parameters: the compiler unrolls them
