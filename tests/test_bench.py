@@ -87,7 +87,7 @@ def test_the_command_prints_a_table_and_writes_figures(quiet, tmp_path, capsys):
 def test_memory_of_a_run_is_measured():
     if not sys.platform.startswith("linux"):
         pytest.skip("only Linux tells the highest resident memory")
-    used = {w: command._Worker(sys.executable, w, "layer", "64x64x1024", "memory").read()["bytes"] for w in ours.OURS}
+    used = {w: command.most_memory(sys.executable, w, "64x64x1024") for w in ours.OURS}
     array = 4 * cases.layer_of("64x64x1024").size
     assert used["minisnn"] < 0.6 * array  # membranes and spikes of a tile
     assert 2 * array < used["minisnn-pure"] < 3 * array  # u, spikes, d_x

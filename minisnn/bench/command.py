@@ -137,6 +137,15 @@ class _Worker:
         self.process.communicate()
 
 
+def most_memory(python: str, who: str, case: str) -> float:
+    """Bytes that one run of a layer needed at most."""
+    worker = _Worker(python, who, "layer", case, "memory")
+    try:
+        return worker.read()["bytes"]
+    finally:
+        worker.close()
+
+
 def _installed(python: str, module: str) -> bool:
     if python == sys.executable:
         return importlib.util.find_spec(module) is not None
@@ -231,7 +240,7 @@ def _memory(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     found: dict[str, Any] = {}
     for case in ("X", "C"):
         array = 4 * LAYERS[case].size
-        found[case] = {w: _Worker(options.python, w, "layer", case, "memory").read()["bytes"] / array for w in who}
+        found[case] = {w: most_memory(options.python, w, case) / array for w in who}
         print(f"{case}  " + "  ".join(f"{w} {arrays:.2f}" for w, arrays in found[case].items()), flush=True)
     return found, True
 
@@ -252,7 +261,7 @@ def _scaling(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         elements = [layer_of(name).size for name in names]
         each = [[t / n for t, n in zip(turn, elements, strict=True)] for turn in times]
         ratios = [statistics.median(turn[i] / turn[0] for turn in each) for i in range(4)]
-        used = [_Worker(options.python, "minisnn-pure", "layer", n, "memory").read()["bytes"] for n in names]
+        used = [most_memory(options.python, "minisnn-pure", n) for n in names]
         memory = [m / n for m, n in zip(used, elements, strict=True)]
         found["TBN"[axis]] = {"time": ratios, "memory": [m / memory[0] for m in memory]}
         print(f"{'TBN'[axis]}  time " + " ".join(f"{r:.2f}" for r in ratios)

@@ -1,8 +1,8 @@
 """Matrix products shared out among our own threads, each with one thread of the matrix library.
 
 OpenBLAS's threads keep a CPU busy for a tenth of a second after each product, waiting for the next; on two CPUs the loops
-that follow take up to twice as long.  So while a product of ours runs, OpenBLAS is told to use one thread, and then as many as
-before.  Where the library is another one, or cannot be found, its own threads do the work.
+that follow take up to twice as long.  So OpenBLAS is told to use one thread while a product of ours runs, and then as many
+as before.  Where the library is another one, or cannot be found, its own threads do the work.
 """
 
 from __future__ import annotations
