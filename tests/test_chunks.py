@@ -126,15 +126,15 @@ def test_clear_errors():
 
 
 def test_there_and_back_in_narrow_pieces_is_the_pure_run_bit_for_bit():
-    """So many steps that a tile's membranes would not fit: it is cut into pieces of 64 lanes, the last of them smaller."""
+    """So many steps that a tile's membranes would not fit: it is cut into pieces of 512 lanes, the last of them smaller."""
     pytest.importorskip("numba")
     rng = np.random.default_rng(0)
     layer = ms.Spiking(
-        100, neuron=ms.neurons.current_lif, reset=ms.resets.soft, threshold=0.8, decay=0.6, decay_syn=0.5,
+        700, neuron=ms.neurons.current_lif, reset=ms.resets.soft, threshold=0.8, decay=0.6, decay_syn=0.5,
         dtype="float64", backend="numba",
     )  # fmt: skip
-    x, d_y = rng.normal(0.2, 0.4, (2, 2000, 3, 100))
-    state, d_state = ({n: rng.normal(size=(3, 100)) for n in ("v", "i")} for _ in range(2))
+    x, d_y = rng.normal(0.2, 0.4, (2, 400, 3, 700))
+    state, d_state = ({n: rng.normal(size=(3, 700)) for n in ("v", "i")} for _ in range(2))
     d_x, grads = layer.backward(d_y, layer.forward(x, state=state)[1], d_state=d_state)
     d_x_once, grads_once = layer.vjp(x, d_y, state=state, d_state=d_state)
     assert np.array_equal(d_x_once, d_x)

@@ -42,8 +42,8 @@ class Events(NamedTuple):
 
 
 def worth_it(density: float, n: int) -> bool:
-    """Whether adding rows of `n` values beats a dense product; measured by ``minisnn bench --only events``."""
-    return density < 0.22 * n / (n + 60)
+    """Whether adding rows of `n` values beats a dense product; measured by ``minisnn bench events``."""
+    return density < 0.24 * n / (n + 190)
 
 
 def index(x: Array, n: int, anyway: bool = False) -> Events | None:

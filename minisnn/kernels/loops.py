@@ -27,7 +27,9 @@ U = np.uint64
 LANES = 2048
 #: From one row of the scratch to the next: not a power of two, or all rows would meet in the same few lines of the cache.
 PITCH = LANES + 80
-#: Bytes of membranes and spikes that a tile keeps on its way there and back, at most: they stay in a cache.
+#: Fewer lanes at a time would be read in pieces too short for the memory (four times slower at 64).
+NARROWEST = 512
+#: Bytes of membranes and spikes that a tile keeps on its way there and back: they stay in a cache, unless time is very long.
 KEPT = 2_000_000
 
 
@@ -149,7 +151,7 @@ def round_loop(
                        n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):  # fmt: skip
         step = U(n_rows * n_lanes)
         last_step = U(n_steps - 1) * step
-        narrow = min(max(KEPT // (bytes_of_a_step * n_steps) // 64 * 64, 64), width * group)
+        narrow = min(max(KEPT // (bytes_of_a_step * n_steps) // 64 * 64, NARROWEST), width * group)
         w = np.zeros(scratch, x.dtype)
         u, spikes = np.empty(n_states * n_steps * narrow, x.dtype), np.empty(n_steps * narrow, stored)
         for tile in range(first, last):
