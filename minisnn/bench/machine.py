@@ -6,7 +6,6 @@ import os
 import platform
 import statistics
 import time
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -28,6 +27,8 @@ def describe() -> str:
 
 def stream(rounds: int = 9) -> float:
     """STREAM triad ``a = b + k * c`` from memory, all threads, in bytes a second (McCalpin): what memory allows."""
+    from concurrent.futures import ThreadPoolExecutor  # late: every command of the command line imports this module
+
     import numba
 
     @numba.njit(nogil=True)

@@ -53,8 +53,8 @@ def scan_loop(
     part: Callable, f: dict, n_states: int, n_params: int, number: type, fire: str, held: tuple
 ) -> tuple[Callable, tuple]:
     """Forward.  As every builder: the Python function for Numba, and the signature to compile it for."""
-    layout, forward = Layout.of(n_states, n_params), _forward_rows(part, f, n_states, n_params, number, fire, held)
-    charge_row, fire_row = forward
+    layout = Layout.of(n_states, n_params)
+    charge_row, fire_row, _ = _forward_rows(part, f, n_states, n_params, number, fire, held)
     theta, base_theta, scratch = layout.theta, layout.base_theta, layout.rows * PITCH
 
     def scan(x, state0, rows, k, u0, s0, theta0, u, spikes, state_last,
@@ -90,7 +90,7 @@ def adjoint_loop(
 ) -> tuple[Callable, tuple]:
     """Back over the steps of a run that kept its membranes and spikes."""
     layout = Layout.of(n_states, n_params)
-    fire_row, reset_row, charge_row = _adjoint_rows(part, f, n_states, n_params, number, wanted)
+    fire_row, reset_row, charge_row, _ = _adjoint_rows(part, f, n_states, n_params, number, wanted)
     theta, sums, past, scratch = layout.theta, layout.sums, layout.past, layout.rows * PITCH
 
     def adjoint(d_spikes, d_state_last, x, u, spikes, state0, rows, k, d_x, d_state0, d_rows,
@@ -140,9 +140,8 @@ def round_loop(
 ) -> tuple[Callable, tuple]:
     """There and back for one tile after the other: membranes and spikes never leave the cache."""
     layout = Layout.of(n_states, n_params)
-    step_row = _forward_step(part, f, n_states, n_params, number, fire)
-    fire_back, reset_row, charge_back = _adjoint_rows(part, f, n_states, n_params, number, wanted)
-    back_row = _adjoint_step(part, f, n_states, n_params, number, wanted, over)
+    step_row = _forward_rows(part, f, n_states, n_params, number, fire, ())[2]
+    fire_back, reset_row, charge_back, back_row = _adjoint_rows(part, f, n_states, n_params, number, wanted, over)
     theta, sums, past, scratch = layout.theta, layout.sums, layout.past, layout.rows * PITCH
     stored = np.uint8 if fire == "step" else number
     bytes_of_a_step = n_states * np.dtype(number).itemsize + np.dtype(stored).itemsize
@@ -178,11 +177,11 @@ def round_loop(
                             back_row(w, a, k, x, u, spikes, now * m, d_spikes, d_x, now * step + lo, m)
                             continue
                         fire_back(w, a, k, u, spikes, now * m, d_spikes, now * step + lo, m)
-                        if looks_back and now > U(0):
+                        if now > U(0):
                             reset_row(w, a, u, spikes, (now - U(1)) * m, m)
                             for i in range(1, n_states):
                                 read(w, past + i, u, (U(i * n_steps) + now - U(1)) * m, a, m)
-                        elif looks_back:
+                        else:
                             load(w, past, n_states, state0, step, lo, lane, m)
                         charge_back(w, a, x, d_x, now * step + lo, m)
                     for i in range(d_state0.shape[0] // step):
@@ -205,7 +204,7 @@ def _array(dtype: Any, readonly: bool = True, ndim: int = 1) -> types.Array:
 
 def _forward_rows(
     part: Callable, f: dict, n_states: int, n_params: int, number: type, fire: str, held: tuple
-) -> tuple[Callable, Callable]:
+) -> tuple[Callable, Callable, Callable]:
     charge = f["charge"]
     spike = part(FIRES[fire](f.get("smooth", charge), f.get("slope", charge)))  # "step" looks at neither
     reset = part(hold(f["reset"], held))
@@ -215,9 +214,13 @@ def _forward_rows(
     put_state, as_tuple = _put(n_states, 0), _bare if n_states == 1 else _same
 
     @part
+    def charged(w, i, x):
+        return as_tuple(charge(*((*gather_state(w, i), x, *gather_params(w, i)))))
+
+    @part
     def charge_row(w, a, x, at, m):
         for n in range(m):
-            put_state(w, a + n, as_tuple(charge(*((*gather_state(w, a + n), x[at + n], *gather_params(w, a + n))))))
+            put_state(w, a + n, charged(w, a + n, x[at + n]))
 
     @part
     def fire_row(w, a, k, u, spikes, u0, s0, at, m):
@@ -227,12 +230,24 @@ def _forward_rows(
             u[at + n], spikes[at + n] = membrane, s
             w[a + n] = reset(membrane, s, theta, u0[at + n], s0[at + n], theta0)
 
-    return charge_row, fire_row
+    @part
+    def step_row(w, a, k, x, at, u, spikes, to, m):
+        """Both in one pass, where `x` and `u` are known to lie apart and there is no base run."""
+        for n in range(m):
+            i = a + n
+            states = charged(w, i, x[at + n])
+            put_state(w, i, states)
+            membrane, theta = states[0], w[threshold + i]
+            s = number(spike(membrane, theta, k, membrane, membrane, theta))
+            u[to + n], spikes[to + n] = membrane, s
+            w[i] = reset(membrane, s, theta, membrane, s, theta)
+
+    return charge_row, fire_row, step_row
 
 
 def _adjoint_rows(
-    part: Callable, f: dict, n_states: int, n_params: int, number: type, wanted: Wanted
-) -> tuple[Callable, Callable, Callable]:
+    part: Callable, f: dict, n_states: int, n_params: int, number: type, wanted: Wanted, over: bool = False
+) -> tuple[Callable, Callable, Callable, Callable]:
     charge_adjoint, reset, reset_adjoint, slope = f["charge_adjoint"], f["reset"], f["reset_adjoint"], f["slope"]
     layout = Layout.of(n_states, n_params)
     threshold, sums, past = U(layout.theta * PITCH), U(layout.sums * PITCH), U(layout.past * PITCH)
@@ -242,14 +257,28 @@ def _adjoint_rows(
     want_x, want_theta, want_params, _ = wanted
 
     @part
+    def unfire(w, i, k, membrane, s, d_spike):
+        """Back through reset and spike of one lane."""
+        theta = w[threshold + i]
+        d_u, d_s, d_theta_t = reset_adjoint(w[i], membrane, s, theta)
+        g = (d_s + d_spike) * slope(membrane - theta, k)  # (lif.7)
+        w[i] = d_u + g
+        if want_theta:
+            w[sums + i] += d_theta_t - g  # (lif.11)
+
+    @part
+    def uncharge(w, i, x):
+        """Back through the charge of one lane: the gradients of states, input and parameters."""
+        adjoints = charge_adjoint(*(gather_adjoint(w, i) + gather_past(w, i) + (x,) + gather_params(w, i)))
+        put_adjoint(w, i, adjoints)
+        if want_params:
+            add_params(w, i, adjoints[after_states:])
+        return adjoints[n_states]
+
+    @part
     def fire_row(w, a, k, u, spikes, kept, d_spikes, at, m):
         for n in range(m):
-            membrane, s, theta = u[kept + n], number(spikes[kept + n]), w[threshold + a + n]
-            d_u, d_s, d_theta_t = reset_adjoint(w[a + n], membrane, s, theta)
-            g = (d_s + d_spikes[at + n]) * slope(membrane - theta, k)  # (lif.7)
-            w[a + n] = d_u + g
-            if want_theta:
-                w[sums + a + n] += d_theta_t - g  # (lif.11)
+            unfire(w, a + n, k, u[kept + n], number(spikes[kept + n]), d_spikes[at + n])
 
     @part
     def reset_row(w, a, u, spikes, kept, m):
@@ -259,70 +288,22 @@ def _adjoint_rows(
     @part
     def charge_row(w, a, x, d_x, at, m):
         for n in range(m):
-            i = a + n
-            adjoints = charge_adjoint(*(gather_adjoint(w, i) + gather_past(w, i) + (x[at + n],) + gather_params(w, i)))
-            put_adjoint(w, i, adjoints)
+            d = uncharge(w, a + n, x[at + n])
             if want_x:
-                d_x[at + n] = adjoints[n_states]
-            if want_params:
-                add_params(w, i, adjoints[after_states:])
-
-    return fire_row, reset_row, charge_row
-
-
-# -- the same in one pass, where it is known what lies where: fewer trips to the scratch
-
-
-def _forward_step(part: Callable, f: dict, n_states: int, n_params: int, number: type, fire: str) -> Callable:
-    charge, reset = f["charge"], f["reset"]
-    spike = part(FIRES[fire](f.get("smooth", charge), f.get("slope", charge)))
-    layout = Layout.of(n_states, n_params)
-    threshold, gather_params = U(layout.theta * PITCH), _gather(n_params, layout.theta + 1)
-    gather_state, put_state = _gather(n_states, 0), _put(n_states, 0)
-    as_tuple = _bare if n_states == 1 else _same
+                d_x[at + n] = d
 
     @part
-    def step_row(w, a, k, x, at, u, spikes, to, m):
+    def step_row(w, a, k, x, u, spikes, kept, d_spikes, d_x, at, m):
+        """Both in one pass, where nothing that is wanted depends on the states before the charge."""
         for n in range(m):
-            i = a + n
-            charged = as_tuple(charge(*((*gather_state(w, i), x[at + n], *gather_params(w, i)))))
-            put_state(w, i, charged)
-            membrane, theta = charged[0], w[threshold + i]
-            s = number(spike(membrane, theta, k, membrane, membrane, theta))
-            u[to + n], spikes[to + n] = membrane, s
-            w[i] = reset(membrane, s, theta)
-
-    return step_row
-
-
-def _adjoint_step(
-    part: Callable, f: dict, n_states: int, n_params: int, number: type, wanted: Wanted, over: bool
-) -> Callable:
-    charge_adjoint, reset_adjoint, slope = f["charge_adjoint"], f["reset_adjoint"], f["slope"]
-    layout = Layout.of(n_states, n_params)
-    threshold, sums = U(layout.theta * PITCH), U(layout.sums * PITCH)
-    gather_others, put_adjoint = _gather(n_states - 1, 1), _put(n_states, 0)
-    gather_params, nothing = _gather(n_params, layout.theta + 1), (number(0),) * n_states
-    want_x, want_theta, _, _ = wanted
-
-    @part
-    def back_row(w, a, k, x, u, spikes, kept, d_spikes, d_x, at, m):
-        for n in range(m):
-            i = a + n
-            membrane, s, theta = u[kept + n], number(spikes[kept + n]), w[threshold + i]
-            d_u, d_s, d_theta_t = reset_adjoint(w[i], membrane, s, theta)
-            g = (d_s + d_spikes[at + n]) * slope(membrane - theta, k)
-            if want_theta:
-                w[sums + i] += d_theta_t - g
-            # no result that is wanted depends on the states before the charge: any will do
-            adjoints = charge_adjoint(*((d_u + g,) + gather_others(w, i) + nothing + (x[at + n],) + gather_params(w, i)))  # noqa: RUF005
-            put_adjoint(w, i, adjoints)
+            unfire(w, a + n, k, u[kept + n], number(spikes[kept + n]), d_spikes[at + n])
+            d = uncharge(w, a + n, x[at + n])
             if want_x and over:
-                d_spikes[at + n] = adjoints[n_states]  # d_x lies there: two names would hide that from the compiler
+                d_spikes[at + n] = d  # d_x lies there: two names would hide that from the compiler
             elif want_x:
-                d_x[at + n] = adjoints[n_states]
+                d_x[at + n] = d
 
-    return back_row
+    return fire_row, reset_row, charge_row, step_row
 
 
 # -- small helpers for any number of states and parameters: the compiler unrolls them
