@@ -17,6 +17,7 @@ from numba import types
 from . import pool
 from .compiled import compile_loop
 from .contract import Array
+from .loops import U, array_type
 from .threads import share_out
 
 __all__ = ["Events", "gather", "index", "turned", "worth_it"]
@@ -25,7 +26,6 @@ __all__ = ["Events", "gather", "index", "turned", "worth_it"]
 MOST = 0.25
 #: Smaller inputs are not worth looking at.
 LEAST = 1 << 14
-U = np.uint64  # unsigned positions: signed ones may count from the end, and the compiler has to look
 
 
 class Events(NamedTuple):
@@ -51,6 +51,7 @@ def index(x: Array, n: int, anyway: bool = False) -> Events | None:
 
     ``None`` too where they have several values, or are more than there is room for; `anyway` leaves the choice to these.
     """
+    x = x.view(np.uint8) if x.dtype == bool else x
     flat = x.reshape(-1)
     sample = flat[:: max(1, flat.size // 4096)]  # dense currents are found out at little cost
     if not anyway and (x.size < LEAST or not worth_it(0.7 * np.count_nonzero(sample) / sample.size, n)):
@@ -127,12 +128,12 @@ def _find_loop(dtype: np.dtype):
             fits[number] = same
 
     value, whole = numba.from_dtype(dtype), types.intp
-    inputs = (_array(types.uint64), _array(value), whole, whole, whole, value)
+    inputs = (array_type(np.uint64), array_type(dtype), whole, whole, whole, value)
     outputs = (
-        _array(types.int64, False),
-        _array(types.int64, False),
-        _array(types.int32, False),
-        _array(types.uint8, False),
+        array_type(np.int64, False),
+        array_type(np.int64, False),
+        array_type(np.int32, False),
+        array_type(np.uint8, False),
     )
     return compile_loop(find, (*inputs, *outputs, whole, whole))
 
@@ -152,8 +153,10 @@ def _turn_loop():
                 rows[turned_ends[columns[k]]] = row
                 turned_ends[columns[k]] += 1
 
-    inputs = (_array(types.int64), _array(types.int64), _array(types.int32))
-    return compile_loop(turn, (*inputs, _array(types.int64, False), _array(types.int64, False), _array(types.int32, False)))
+    inputs = (array_type(np.int64), array_type(np.int64), array_type(np.int32))
+    return compile_loop(
+        turn, (*inputs, array_type(np.int64, False), array_type(np.int64, False), array_type(np.int32, False))
+    )
 
 
 @cache
@@ -181,9 +184,5 @@ def _gather_loop(dtype: np.dtype):
                     out[at + i] *= scale
 
     value, whole = numba.from_dtype(dtype), types.intp
-    inputs = (_array(types.int64), _array(types.int64), _array(types.int32), _array(value))
-    return compile_loop(gather, (*inputs, _array(value, False), whole, whole, value, whole, whole))
-
-
-def _array(dtype, readonly: bool = True) -> types.Array:
-    return types.Array(dtype, 1, "C", readonly=readonly)
+    inputs = (array_type(np.int64), array_type(np.int64), array_type(np.int32), array_type(dtype))
+    return compile_loop(gather, (*inputs, array_type(dtype, False), whole, whole, value, whole, whole))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cache, partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -22,12 +22,12 @@ from . import pool
 from .compiled import compile_loop
 from .contract import Array
 from .events import Events
+from .loops import U, array_type
 from .products import dense
 from .threads import share_out
 
 __all__ = ["Grid", "d_input", "d_weight", "forward", "on_full_grid"]
 
-U = np.uint64  # see events
 #: Values of unfolded windows at once: a piece that stays in the cache between unfolding and product.
 PIECE = 1 << 21
 
@@ -135,10 +135,6 @@ def _channels_first(rows: Array, out: Array) -> None:
 # -- the loops
 
 
-def _flat(dtype: Any, readonly: bool = True) -> types.Array:
-    return types.Array(numba.from_dtype(np.dtype(dtype)), 1, "C", readonly=readonly)
-
-
 @cache
 def _last(given: np.dtype, dtype: np.dtype) -> Callable:
     def last(x, out, n_channels, n_rows, n_columns, n_border, lo, hi):
@@ -153,7 +149,7 @@ def _last(given: np.dtype, dtype: np.dtype) -> Callable:
                 for j in range(c):
                     out[to + j] = x[(n * c + j) * places + i]
 
-    return compile_loop(last, (_flat(given), _flat(dtype, False), *(types.intp,) * 6))
+    return compile_loop(last, (array_type(given), array_type(dtype, False), *(types.intp,) * 6))
 
 
 @cache
@@ -165,7 +161,7 @@ def _first(dtype: np.dtype) -> Callable:
                 for i in range(places):
                     out[(n * c + j) * places + i] = rows[(n * places + i) * c + j]
 
-    return compile_loop(first, (_flat(dtype), _flat(dtype, False), *(types.intp,) * 4))
+    return compile_loop(first, (array_type(dtype), array_type(dtype, False), *(types.intp,) * 4))
 
 
 @cache
@@ -182,7 +178,7 @@ def _unfold(dtype: np.dtype) -> Callable:
                     for i in range(run):
                         windows[to + p * run + i] = padded[at + i]
 
-    return compile_loop(unfold, (_flat(dtype), _flat(dtype, False), *(types.intp,) * 6))
+    return compile_loop(unfold, (array_type(dtype), array_type(dtype, False), *(types.intp,) * 6))
 
 
 @cache
@@ -232,10 +228,11 @@ def _add_weights(dtype: np.dtype) -> Callable:
                     for r in range(out_wide):
                         y[to + r] = full[a + r * o] * scale
 
-    index = (_flat(np.int64), _flat(np.int64), _flat(np.int32))
+    index = (array_type(np.int64), array_type(np.int64), array_type(np.int32))
     sizes = (types.intp,) * 7
     return compile_loop(
-        add_weights, (*index, _flat(dtype), _flat(dtype, False), *sizes, numba.from_dtype(dtype), types.intp, types.intp)
+        add_weights,
+        (*index, array_type(dtype), array_type(dtype, False), *sizes, numba.from_dtype(dtype), types.intp, types.intp),
     )
 
 
@@ -270,8 +267,9 @@ def _add_gradients(dtype: np.dtype) -> Callable:
             for m in range(U(lo * k) * o, U(hi * k) * o):
                 sums[m] *= scale
 
-    index = (_flat(np.int64), _flat(np.int64), _flat(np.int32))
+    index = (array_type(np.int64), array_type(np.int64), array_type(np.int32))
     sizes = (types.intp,) * 7
     return compile_loop(
-        add_gradients, (*index, _flat(dtype), _flat(dtype, False), *sizes, numba.from_dtype(dtype), types.intp, types.intp)
+        add_gradients,
+        (*index, array_type(dtype), array_type(dtype, False), *sizes, numba.from_dtype(dtype), types.intp, types.intp),
     )

@@ -20,7 +20,7 @@ from numba.extending import intrinsic, register_jitable
 
 from .contract import FIRES, Wanted, hold
 
-__all__ = ["LANES", "Layout", "adjoint_loop", "named", "round_loop", "scan_loop"]
+__all__ = ["LANES", "Layout", "U", "adjoint_loop", "array_type", "named", "round_loop", "scan_loop"]
 
 U = np.uint64
 #: Lanes of a tile: its rows of the scratch stay in the fastest cache.
@@ -31,6 +31,11 @@ PITCH = LANES + 80
 NARROWEST = 512
 #: Bytes of membranes and spikes that a tile keeps on its way there and back: they stay in a cache, unless time is very long.
 KEPT = 2_000_000
+
+
+def array_type(dtype: Any, readonly: bool = True, ndim: int = 1) -> types.Array:
+    """Numba's type of a C-contiguous array of a NumPy dtype: what loops are compiled for."""
+    return types.Array(numba.from_dtype(np.dtype(dtype)), ndim, "C", readonly=readonly)
 
 
 class Layout(NamedTuple):
@@ -79,10 +84,10 @@ def scan_loop(
                     store(state_last, U(i) * step + lo, w, i, U(0), m)
 
     real = numba.from_dtype(np.dtype(number))
-    stored = types.uint8 if fire == "step" else real
-    given, made = _array(real), _array(real, False)
+    stored = np.uint8 if fire == "step" else number
+    given, made = array_type(number), array_type(number, False)
     inputs = (given, given, given, real, given, given, given)
-    return part(scan), (*inputs, made, _array(stored, False), made, *(types.intp,) * 9)
+    return part(scan), (*inputs, made, array_type(stored, False), made, *(types.intp,) * 9)
 
 
 def adjoint_loop(
@@ -121,10 +126,10 @@ def adjoint_loop(
             collect(d_rows, tile // pieces, n0, w, sums, wide, group)
 
     real = numba.from_dtype(np.dtype(number))
-    stored = real if soft_spikes else types.uint8
-    given, made = _array(real), _array(real, False)
-    inputs = (given, given, given, given, _array(stored), given, given, real)
-    return part(adjoint), (*inputs, made, made, _array(real, False, 3), *(types.intp,) * 9)
+    stored = number if soft_spikes else np.uint8
+    given, made = array_type(number), array_type(number, False)
+    inputs = (given, given, given, given, array_type(stored), given, given, real)
+    return part(adjoint), (*inputs, made, made, array_type(number, False, 3), *(types.intp,) * 9)
 
 
 def round_loop(
@@ -189,14 +194,11 @@ def round_loop(
             collect(d_rows, tile // pieces, n0, w, sums, wide, group)
 
     real = numba.from_dtype(np.dtype(number))
-    given, made = _array(real), _array(real, False)
+    given, made = array_type(number), array_type(number, False)
     return part(there_and_back), (
-        given, given, given, real, made if over else given, given, made, made, _array(real, False, 3), *(types.intp,) * 9,
+        given, given, given, real, made if over else given, given, made, made, array_type(number, False, 3),
+        *(types.intp,) * 9,
     )  # fmt: skip
-
-
-def _array(dtype: Any, readonly: bool = True, ndim: int = 1) -> types.Array:
-    return types.Array(dtype, ndim, "C", readonly=readonly)
 
 
 # -- one step of one row of lanes.  `a` is where the lanes stand in the scratch, `at` where they stand in the arrays

@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache, partial
 
-import numba
 import numpy as np
 from numba import types
 
 from . import pool
 from .compiled import compile_loop
 from .contract import Array
+from .loops import U, array_type
 from .threads import share_out
 
 __all__ = ["max_pool", "max_pool_back", "normalise", "normalise_back", "statistics"]
 
-U = np.uint64  # see events
 
 # -- normalisation: maps ``[G, R, C, M]``, statistics for each of G groups and C channels over R repetitions and M places.
 # -- All that belongs to one pair is small enough to stay in the cache from one pass to the next.
@@ -83,7 +82,9 @@ def _statistics(dtype: np.dtype) -> Callable:
                 total += by_place[i]
             var[pair] = total / n
 
-    return compile_loop(statistics_loop, (_flat(dtype), _flat(dtype, False), _flat(dtype, False), *(types.intp,) * 5))
+    return compile_loop(
+        statistics_loop, (array_type(dtype), array_type(dtype, False), array_type(dtype, False), *(types.intp,) * 5)
+    )
 
 
 @cache
@@ -99,8 +100,8 @@ def _normalise(dtype: np.dtype) -> Callable:
                 for i in range(places):
                     y[at + i] = g * x_hat[at + i] + b
 
-    outputs = (_flat(dtype, False), _flat(dtype, False))
-    return compile_loop(normalise_loop, (*(_flat(dtype),) * 5, *outputs, *(types.intp,) * 5))
+    outputs = (array_type(dtype, False), array_type(dtype, False))
+    return compile_loop(normalise_loop, (*(array_type(dtype),) * 5, *outputs, *(types.intp,) * 5))
 
 
 @cache
@@ -135,8 +136,16 @@ def _normalise_back(dtype: np.dtype) -> Callable:
                     for i in range(places):
                         d_x[at + i] = by_place[i]
 
-    outputs = (_flat(dtype, False),) * 3
-    signature = (*(_flat(dtype),) * 3, *outputs, *(types.intp,) * 3, types.boolean, types.boolean, types.intp, types.intp)
+    outputs = (array_type(dtype, False),) * 3
+    signature = (
+        *(array_type(dtype),) * 3,
+        *outputs,
+        *(types.intp,) * 3,
+        types.boolean,
+        types.boolean,
+        types.intp,
+        types.intp,
+    )
     return compile_loop(back_loop, signature)
 
 
@@ -184,8 +193,8 @@ def _max_pool(dtype: np.dtype, place_dtype: np.dtype) -> Callable:
                                 best, found = value, p * k + q
                     y[to + i], place[to + i] = best, found
 
-    outputs = (_flat(dtype, False), _flat(place_dtype, False))
-    return compile_loop(max_loop, (_flat(dtype), *outputs, *(types.intp,) * 5))
+    outputs = (array_type(dtype, False), array_type(place_dtype, False))
+    return compile_loop(max_loop, (array_type(dtype), *outputs, *(types.intp,) * 5))
 
 
 @cache
@@ -202,9 +211,5 @@ def _max_pool_back(dtype: np.dtype, place_dtype: np.dtype) -> Callable:
                     found = U(place[at + i])
                     d_x[to + found // k * wide + i * k + found % k] = d_y[at + i]
 
-    inputs = (_flat(dtype), _flat(place_dtype))
-    return compile_loop(back_loop, (*inputs, _flat(dtype, False), *(types.intp,) * 5))
-
-
-def _flat(dtype: np.dtype, readonly: bool = True) -> types.Array:
-    return types.Array(numba.from_dtype(np.dtype(dtype)), 1, "C", readonly=readonly)
+    inputs = (array_type(dtype), array_type(place_dtype))
+    return compile_loop(back_loop, (*inputs, array_type(dtype, False), *(types.intp,) * 5))

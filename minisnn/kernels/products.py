@@ -32,7 +32,7 @@ class Rows:
         if backend == "numba":
             from . import events as loops
 
-            self._events: Any = loops.index(x.view(np.uint8) if x.dtype == bool else x, n)
+            self._events: Any = loops.index(x, n)
             if self._events is not None:
                 self._loops = loops
 

@@ -10,6 +10,7 @@ from numba import types
 
 from .compiled import compile_loop
 from .contract import Array
+from .loops import array_type
 from .threads import share_out
 
 __all__ = ["adam"]
@@ -46,5 +47,5 @@ def _adam_loop(dtype: np.dtype):
             param[i] -= rate * (mean[i] / (np.sqrt(square[i]) / correction + eps))
 
     value = numba.from_dtype(dtype)
-    live, given = (types.Array(value, 1, "C", readonly=r) for r in (False, True))
+    live, given = array_type(dtype, False), array_type(dtype)
     return compile_loop(adam_loop, (live, given, live, live, *(value,) * 8, types.intp, types.intp))

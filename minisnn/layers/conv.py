@@ -152,10 +152,9 @@ class Conv2d(Layer):
     def _forward_compiled(self, x: Array, weight: Array) -> tuple[Array, Any]:
         from ..kernels import events, images
 
-        bits = x.view(np.uint8) if x.dtype == bool else x
         # One entry of the index is used for every place of the window.
-        found = events.index(bits.reshape(-1, math.prod(x.shape[3:])), weight.size // weight.shape[1])
-        y = images.forward(self._grid(x), bits.reshape(-1, *x.shape[2:]), found, weight)
+        found = events.index(x.reshape(-1, math.prod(x.shape[3:])), weight.size // weight.shape[1])
+        y = images.forward(self._grid(x), x.reshape(-1, *x.shape[2:]), found, weight)
         return y.reshape(*y.shape[:2], -1), found
 
     def _backward_compiled(
