@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from .contract import Base, Dynamics, Kernel, ScanCache, Wanted
@@ -59,6 +59,7 @@ def default_backend() -> str:
     return "numpy" if backend_problem("numba") else "numba"
 
 
+@lru_cache(maxsize=256)
 def kernel_of(dynamics: Dynamics, backend: str) -> Kernel:
     """The time loop of these dynamics on that backend."""
     return _load(check_backend(backend))[0].kernel(dynamics)

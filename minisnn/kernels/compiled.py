@@ -13,6 +13,7 @@ compute and not what they are called.  If a cache cannot be read or written the 
 from __future__ import annotations
 
 import math
+import operator
 import threading
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -20,14 +21,13 @@ from typing import Any, NamedTuple
 
 import numba
 import numpy as np
-from numba.extending import register_jitable
 
 from ..grammar import dependencies
 from ..neurons import Neuron
 from . import pool
 from .contract import Array, Base, Dynamics, ScanCache, Wanted, membranes
-from .loops import LANES, adjoint_loop, named, round_loop, scan_loop
-from .narrow import digest, fingerprint, narrowed
+from .loops import LANES, adjoint_loop, helper, named, round_loop, scan_loop
+from .narrow import digest, fingerprint, narrowed, rests_on
 from .threads import share_out
 
 __all__ = ["CompiledKernel", "cache_folder", "compile_loop", "kernel"]
@@ -43,6 +43,7 @@ class Tiles(NamedTuple):
     chunks: int
 
 
+@lru_cache
 def plan(n_rows: int, n_lanes: int) -> Tiles:
     """Tiles for B rows of N lanes: from the shapes alone, so that sums never depend on the threads."""
     width = min(n_lanes, LANES)
@@ -58,6 +59,20 @@ class CompiledKernel:
 
     def __init__(self, dynamics: Dynamics) -> None:
         self.dynamics = dynamics
+        neuron, reset, surrogate = dynamics
+        self._functions = (
+            neuron.charge, neuron.charge_adjoint, reset.reset, reset.reset_adjoint, surrogate.smooth, surrogate.slope,
+        )  # fmt: skip
+        self._loops: dict[tuple, tuple[list, Callable]] = {}
+
+    def _loop(self, build: Callable, dtype: np.dtype, **options: Any) -> Callable:
+        """The loop that `build` makes of these dynamics as they are now: what has not changed is not asked for again."""
+        key, now = (build, dtype.char, *options.values()), rests_on(self._functions)
+        before, loop = self._loops.get(key, ((), None))
+        if loop is None or not all(map(operator.is_, now, before)):
+            loop = _compiled(build, self.dynamics, dtype, **options)
+            self._loops[key] = now, loop
+        return loop
 
     def scan(
         self, x: Array, state0: Array | None, theta: Array, params: Array, k: float,
@@ -68,7 +83,8 @@ class CompiledKernel:
         u = membranes(x, self.dynamics.neuron, x.dtype, consume)
         spikes = pool.empty(x.shape, np.uint8 if fire == "step" else x.dtype)
         state_last = pool.empty((len(u), *x.shape[1:]), x.dtype) if last else None
-        loop = _compiled(scan_loop, self.dynamics, x.dtype, fire=fire, held=held)
+        over = np.may_share_memory(u, x)
+        loop = self._loop(scan_loop, x.dtype, fire=fire, held=held, over=over)
         base_u, base_spikes = base.u.reshape(-1), base.spikes.astype(x.dtype, copy=False).reshape(-1)
         _run_tiles(
             loop, x.shape, x.reshape(-1), _flat(state0, x), _rows_of(theta, params), x.dtype.type(k),
@@ -81,10 +97,8 @@ class CompiledKernel:
     ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
         x, u, spikes, state0, theta, params, k = cache
         out = _Gradients(self.dynamics, d_spikes, x, theta, params, wanted, consume)
-        loop = _compiled(
-            adjoint_loop, self.dynamics, x.dtype, soft_spikes=spikes.dtype != np.uint8, wanted=out.wanted,
-            looks_back=out.looks_back,
-        )  # fmt: skip
+        soft, over = spikes.dtype != np.uint8, out.d_x is d_spikes
+        loop = self._loop(adjoint_loop, x.dtype, soft_spikes=soft, wanted=out.wanted, over=over)
         _run_tiles(
             loop, x.shape, d_spikes.reshape(-1), _flat(d_state_last, x), x.reshape(-1), u.reshape(-1), spikes.reshape(-1),
             _flat(state0, x), _rows_of(theta, params), x.dtype.type(k), *out.arrays(x),
@@ -96,10 +110,7 @@ class CompiledKernel:
         d_spikes: Array, d_state_last: Array | None, wanted: Wanted, consume: bool,
     ) -> tuple[Array | None, Array | None, Array | None, Array | None]:  # fmt: skip
         out = _Gradients(self.dynamics, d_spikes, x, theta, params, wanted, consume)
-        loop = _compiled(
-            round_loop, self.dynamics, x.dtype, fire=fire, wanted=out.wanted, looks_back=out.looks_back,
-            over=out.d_x is d_spikes,
-        )  # fmt: skip
+        loop = self._loop(round_loop, x.dtype, fire=fire, wanted=out.wanted, over=out.d_x is d_spikes)
         _run_tiles(
             loop, x.shape, x.reshape(-1), _flat(state0, x), _rows_of(theta, params), x.dtype.type(k),
             d_spikes.reshape(-1), _flat(d_state_last, x), *out.arrays(x),
@@ -114,8 +125,7 @@ class _Gradients:
         self, dynamics: Dynamics, d_spikes: Array, x: Array, theta: Array, params: Array, wanted: Wanted, consume: bool
     ) -> None:
         self.asked, self.n_params = wanted, len(params)
-        self.wanted = wanted._replace(params=wanted.params and len(params) > 0, state=True)
-        self.looks_back = _looks_back(dynamics.neuron, self.wanted)
+        self.wanted = Wanted(wanted.x, wanted.theta, wanted.params and len(params) > 0, True)
         if consume and d_spikes.flags.writeable:
             self.d_x = d_spikes
         else:  # where it is not wanted nothing touches it, and it takes no memory
@@ -188,6 +198,7 @@ def _compiled(build: Callable, dynamics: Dynamics, dtype: np.dtype, **options: A
             used |= {"smooth": surrogate.smooth, "slope": surrogate.slope}
     if build is not scan_loop:
         used |= {"charge_adjoint": neuron.charge_adjoint, "reset_adjoint": reset.reset_adjoint, "slope": surrogate.slope}
+        options["looks_back"] = _looks_back(neuron, options["wanted"])
     marks = tuple(fingerprint(f) for f in used.values())
     key = (build, marks, len(neuron.state), len(neuron.params), dtype.char, tuple(options.items()))
     loop = _loops.get(key)
@@ -204,7 +215,7 @@ def _compiled(build: Callable, dynamics: Dynamics, dtype: np.dtype, **options: A
 
 _loops: dict[tuple, Callable] = {}
 _compiling = threading.RLock()
-_jitable = lru_cache(maxsize=None)(register_jitable)  # registering one function twice makes calls to it ambiguous
+_jitable = lru_cache(maxsize=None)(helper)  # registering one function twice makes calls to it ambiguous
 
 
 def compile_loop(python_loop: Callable, signature: tuple) -> Callable:

@@ -20,8 +20,10 @@ from numba.extending import intrinsic, register_jitable
 
 from .contract import FIRES, Wanted, hold
 
-__all__ = ["LANES", "Layout", "U", "adjoint_loop", "array_type", "named", "round_loop", "scan_loop"]
+__all__ = ["LANES", "Layout", "U", "adjoint_loop", "array_type", "helper", "named", "round_loop", "scan_loop"]
 
+#: Compiled into what calls it, and nothing else: Python never does, so that it needs no way in.
+helper = register_jitable(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 U = np.uint64
 #: Lanes of a tile: its rows of the scratch stay in the fastest cache.
 LANES = 2048
@@ -29,6 +31,8 @@ LANES = 2048
 PITCH = LANES + 80
 #: Fewer lanes at a time would be read in pieces too short for the memory (four times slower at 64).
 NARROWEST = 512
+#: Lanes that are worked on between two calls for memory: more calls at once than a processor keeps track of make it wait.
+BLOCK = U(256)
 #: Bytes of membranes and spikes that a tile keeps on its way there and back: they stay in a cache, unless time is very long.
 KEPT = 2_000_000
 
@@ -55,11 +59,11 @@ class Layout(NamedTuple):
 
 
 def scan_loop(
-    part: Callable, f: dict, n_states: int, n_params: int, number: type, fire: str, held: tuple
+    part: Callable, f: dict, n_states: int, n_params: int, number: type, fire: str, held: tuple, over: bool
 ) -> tuple[Callable, tuple]:
     """Forward.  As every builder: the Python function for Numba, and the signature to compile it for."""
     layout = Layout.of(n_states, n_params)
-    charge_row, fire_row, _ = _forward_rows(part, f, n_states, n_params, number, fire, held)
+    step_row = _forward_row(part, f, n_states, n_params, number, fire, held, over)
     theta, base_theta, scratch = layout.theta, layout.base_theta, layout.rows * PITCH
 
     def scan(x, state0, rows, k, u0, s0, theta0, u, spikes, state_last,
@@ -76,31 +80,40 @@ def scan_loop(
                 load(w, 0, n_states, state0, step, lo, 0, m)
                 for t in range(U(n_steps)):
                     at = t * step + lo
-                    charge_row(w, U(0), x, at, m)
+                    after = at + step if t + U(1) < U(n_steps) else lo + U(group * n_lanes)
+                    step_row(w, U(0), k, x, at, after, u, spikes, at, u0, s0, m)
                     for i in range(1, n_states):
                         store(u, (U(i * n_steps) + t) * step + lo, w, i, U(0), m)
-                    fire_row(w, U(0), k, u, spikes, u0, s0, at, m)
                 for i in range(state_last.shape[0] // step):
                     store(state_last, U(i) * step + lo, w, i, U(0), m)
 
     real = numba.from_dtype(np.dtype(number))
     stored = np.uint8 if fire == "step" else number
     given, made = array_type(number), array_type(number, False)
-    inputs = (given, given, given, real, given, given, given)
+    inputs = (made if over else given, given, given, real, given, given, given)
     return part(scan), (*inputs, made, array_type(stored, False), made, *(types.intp,) * 9)
 
 
 def adjoint_loop(
-    part: Callable, f: dict, n_states: int, n_params: int, number: type, soft_spikes: bool, wanted: Wanted, looks_back: bool
+    part: Callable,
+    f: dict,
+    n_states: int,
+    n_params: int,
+    number: type,
+    soft_spikes: bool,
+    wanted: Wanted,
+    looks_back: bool,
+    over: bool,
 ) -> tuple[Callable, tuple]:
     """Back over the steps of a run that kept its membranes and spikes."""
     layout = Layout.of(n_states, n_params)
-    fire_row, reset_row, charge_row, _ = _adjoint_rows(part, f, n_states, n_params, number, wanted)
+    fire_row, reset_row, charge_row, step_row = _adjoint_rows(part, f, n_states, n_params, number, wanted, over, far=True)
     theta, sums, past, scratch = layout.theta, layout.sums, layout.past, layout.rows * PITCH
 
     def adjoint(d_spikes, d_state_last, x, u, spikes, state0, rows, k, d_x, d_state0, d_rows,
                 n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):  # fmt: skip
         step = U(n_rows * n_lanes)
+        last_step = U(n_steps - 1) * step
         w = np.zeros(scratch, x.dtype)
         for tile in range(first, last):
             n0 = tile % pieces * width
@@ -113,12 +126,16 @@ def adjoint_loop(
                 for back in range(U(n_steps)):
                     t = U(n_steps - 1) - back
                     at = t * step + lo
-                    fire_row(w, U(0), k, u, spikes, at, d_spikes, at, m)
-                    if looks_back and t > U(0):
+                    after = at - step if t > U(0) else lo + last_step + U(group * n_lanes)
+                    if not looks_back:
+                        step_row(w, U(0), k, x, u, spikes, at, d_spikes, d_x, at, after, m)
+                        continue
+                    fire_row(w, U(0), k, u, spikes, at, d_spikes, at, after, m)
+                    if t > U(0):
                         reset_row(w, U(0), u, spikes, at - step, m)
                         for i in range(1, n_states):
                             read(w, past + i, u, (U(i * n_steps) + t - U(1)) * step + lo, U(0), m)
-                    elif looks_back:
+                    else:
                         load(w, past, n_states, state0, step, lo, 0, m)
                     charge_row(w, U(0), x, d_x, at, m)
                 for i in range(d_state0.shape[0] // step):
@@ -128,7 +145,7 @@ def adjoint_loop(
     real = numba.from_dtype(np.dtype(number))
     stored = number if soft_spikes else np.uint8
     given, made = array_type(number), array_type(number, False)
-    inputs = (given, given, given, given, array_type(stored), given, given, real)
+    inputs = (made if over else given, given, given, given, array_type(stored), given, given, real)
     return part(adjoint), (*inputs, made, made, array_type(number, False, 3), *(types.intp,) * 9)
 
 
@@ -145,7 +162,7 @@ def round_loop(
 ) -> tuple[Callable, tuple]:
     """There and back for one tile after the other: membranes and spikes never leave the cache."""
     layout = Layout.of(n_states, n_params)
-    step_row = _forward_rows(part, f, n_states, n_params, number, fire, ())[2]
+    step_row = _forward_row(part, f, n_states, n_params, number, fire)
     fire_back, reset_row, charge_back, back_row = _adjoint_rows(part, f, n_states, n_params, number, wanted, over)
     theta, sums, past, scratch = layout.theta, layout.sums, layout.past, layout.rows * PITCH
     stored = np.uint8 if fire == "step" else number
@@ -170,18 +187,18 @@ def round_loop(
                     after = lo + (m if lane + narrow < lanes else U(group * n_lanes - lane))
                     load(w, 0, n_states, state0, step, lo, lane, m)
                     for t in range(U(n_steps)):
-                        ahead(x, t * step + step + lo if t + U(1) < U(n_steps) else after, m)
-                        step_row(w, a, k, x, t * step + lo, u, spikes, t * m, m)
+                        then = t * step + step + lo if t + U(1) < U(n_steps) else after
+                        step_row(w, a, k, x, t * step + lo, then, u, spikes, t * m, x, x, m)
                         for i in range(1, n_states):
                             store(u, (U(i * n_steps) + t) * m, w, i, a, m)
                     load(w, 0, n_states, d_state_last, step, lo, lane, m)
                     for back in range(U(n_steps)):
                         now = U(n_steps - 1) - back
-                        ahead(d_spikes, now * step - step + lo if back + U(1) < U(n_steps) else last_step + after, m)
+                        then = now * step - step + lo if now > U(0) else last_step + after
                         if not looks_back:
-                            back_row(w, a, k, x, u, spikes, now * m, d_spikes, d_x, now * step + lo, m)
+                            back_row(w, a, k, x, u, spikes, now * m, d_spikes, d_x, now * step + lo, then, m)
                             continue
-                        fire_back(w, a, k, u, spikes, now * m, d_spikes, now * step + lo, m)
+                        fire_back(w, a, k, u, spikes, now * m, d_spikes, now * step + lo, then, m)
                         if now > U(0):
                             reset_row(w, a, u, spikes, (now - U(1)) * m, m)
                             for i in range(1, n_states):
@@ -201,12 +218,20 @@ def round_loop(
     )  # fmt: skip
 
 
-# -- one step of one row of lanes.  `a` is where the lanes stand in the scratch, `at` where they stand in the arrays
+# -- one step of one row of lanes.  `a` is where the lanes stand in the scratch, `at` where they stand in the arrays,
+# -- `then` where the next row will: while a block is worked on, the same block of the next row is on its way from memory
 
 
-def _forward_rows(
-    part: Callable, f: dict, n_states: int, n_params: int, number: type, fire: str, held: tuple
-) -> tuple[Callable, Callable, Callable]:
+def _forward_row(
+    part: Callable,
+    f: dict,
+    n_states: int,
+    n_params: int,
+    number: type,
+    fire: str,
+    held: tuple = (),
+    over: bool = False,
+) -> Callable:
     charge = f["charge"]
     spike = part(FIRES[fire](f.get("smooth", charge), f.get("slope", charge)))  # "step" looks at neither
     reset = part(hold(f["reset"], held))
@@ -216,39 +241,35 @@ def _forward_rows(
     put_state, as_tuple = _put(n_states, 0), _bare if n_states == 1 else _same
 
     @part
-    def charged(w, i, x):
-        return as_tuple(charge(*((*gather_state(w, i), x, *gather_params(w, i)))))
+    def step_row(w, a, k, x, at, then, u, spikes, to, u0, s0, m):
+        for block in range(U(0), m, BLOCK):
+            end = min(block + BLOCK, m)
+            ahead(x, then + block, end - block)
+            for n in range(block, end):
+                i = a + n
+                states = as_tuple(charge(*((*gather_state(w, i), x[at + n], *gather_params(w, i)))))
+                put_state(w, i, states)
+                membrane, theta, theta0 = states[0], w[threshold + i], w[base + i]
+                s = number(spike(membrane, theta, k, u0[at + n], s0[at + n], theta0))
+                w[i] = reset(membrane, s, theta, u0[at + n], s0[at + n], theta0)
+                spikes[to + n] = s
+                if over:
+                    x[at + n] = membrane  # two names for one memory would make the compiler go lane by lane
+                else:
+                    u[to + n] = membrane
 
-    @part
-    def charge_row(w, a, x, at, m):
-        for n in range(m):
-            put_state(w, a + n, charged(w, a + n, x[at + n]))
-
-    @part
-    def fire_row(w, a, k, u, spikes, u0, s0, at, m):
-        for n in range(m):
-            membrane, theta, theta0 = w[a + n], w[threshold + a + n], w[base + a + n]
-            s = number(spike(membrane, theta, k, u0[at + n], s0[at + n], theta0))
-            u[at + n], spikes[at + n] = membrane, s
-            w[a + n] = reset(membrane, s, theta, u0[at + n], s0[at + n], theta0)
-
-    @part
-    def step_row(w, a, k, x, at, u, spikes, to, m):
-        """Both in one pass, where `x` and `u` are known to lie apart and there is no base run."""
-        for n in range(m):
-            i = a + n
-            states = charged(w, i, x[at + n])
-            put_state(w, i, states)
-            membrane, theta = states[0], w[threshold + i]
-            s = number(spike(membrane, theta, k, membrane, membrane, theta))
-            u[to + n], spikes[to + n] = membrane, s
-            w[i] = reset(membrane, s, theta, membrane, s, theta)
-
-    return charge_row, fire_row, step_row
+    return step_row
 
 
 def _adjoint_rows(
-    part: Callable, f: dict, n_states: int, n_params: int, number: type, wanted: Wanted, over: bool = False
+    part: Callable,
+    f: dict,
+    n_states: int,
+    n_params: int,
+    number: type,
+    wanted: Wanted,
+    over: bool,
+    far: bool = False,
 ) -> tuple[Callable, Callable, Callable, Callable]:
     charge_adjoint, reset, reset_adjoint, slope = f["charge_adjoint"], f["reset"], f["reset_adjoint"], f["slope"]
     layout = Layout.of(n_states, n_params)
@@ -278,9 +299,12 @@ def _adjoint_rows(
         return adjoints[n_states]
 
     @part
-    def fire_row(w, a, k, u, spikes, kept, d_spikes, at, m):
-        for n in range(m):
-            unfire(w, a + n, k, u[kept + n], number(spikes[kept + n]), d_spikes[at + n])
+    def fire_row(w, a, k, u, spikes, kept, d_spikes, at, then, m):
+        for block in range(U(0), m, BLOCK):
+            end = min(block + BLOCK, m)
+            ahead(d_spikes, then + block, end - block)
+            for n in range(block, end):
+                unfire(w, a + n, k, u[kept + n], number(spikes[kept + n]), d_spikes[at + n])
 
     @part
     def reset_row(w, a, u, spikes, kept, m):
@@ -295,15 +319,21 @@ def _adjoint_rows(
                 d_x[at + n] = d
 
     @part
-    def step_row(w, a, k, x, u, spikes, kept, d_spikes, d_x, at, m):
-        """Both in one pass, where nothing that is wanted depends on the states before the charge."""
-        for n in range(m):
-            unfire(w, a + n, k, u[kept + n], number(spikes[kept + n]), d_spikes[at + n])
-            d = uncharge(w, a + n, x[at + n])
-            if want_x and over:
-                d_spikes[at + n] = d  # d_x lies there: two names would hide that from the compiler
-            elif want_x:
-                d_x[at + n] = d
+    def step_row(w, a, k, x, u, spikes, kept, d_spikes, d_x, at, then, m):
+        """All in one pass, where nothing that is wanted depends on the states before the charge."""
+        for block in range(U(0), m, BLOCK):
+            end = min(block + BLOCK, m)
+            ahead(d_spikes, then + block, end - block)
+            if far:
+                ahead(u, then + block, end - block)
+                ahead(spikes, then + block, end - block)
+            for n in range(block, end):
+                unfire(w, a + n, k, u[kept + n], number(spikes[kept + n]), d_spikes[at + n])
+                d = uncharge(w, a + n, x[at + n])
+                if want_x and over:
+                    d_spikes[at + n] = d
+                elif want_x:
+                    d_x[at + n] = d
 
     return fire_row, reset_row, charge_row, step_row
 
@@ -320,7 +350,7 @@ def named(mark: str) -> Callable:
 
     def name(function: Callable) -> Callable:
         function.__qualname__ = f"{function.__name__}_{mark}"
-        return register_jitable(function)
+        return helper(function)
 
     return name
 
@@ -367,12 +397,12 @@ def _put(count: int, first: int, add: bool = False) -> Callable:
     return named(f"{count}_{first}_{add}")(put)
 
 
-@register_jitable
+@helper
 def _bare(value):
     return (value,)
 
 
-@register_jitable
+@helper
 def _same(values):
     return values
 
@@ -392,20 +422,20 @@ def _prefetch(typing_context, array, at):
     return types.void(array, at), code
 
 
-@register_jitable
+@helper
 def ahead(array, at, m):
-    """The next row is asked for while this one is worked on: rows lie too far apart for the processor to guess."""
-    for n in range(U(0), m, U(16)):
+    """Ask for `m` numbers from `at` on: rows lie too far apart for the processor to guess which comes next."""
+    for n in range(U(0), m, U(64 // array.itemsize)):
         _prefetch(array, at + n)  # type: ignore[call-arg]
 
 
-@register_jitable
+@helper
 def clear(w, first, rows):
     for n in range(U(first * PITCH), U((first + rows) * PITCH)):
         w[n] = 0
 
 
-@register_jitable
+@helper
 def read(w, row, array, at, a, m):
     """Lanes of one row of the scratch, from an array."""
     to = U(row * PITCH) + a
@@ -413,7 +443,7 @@ def read(w, row, array, at, a, m):
         w[to + n] = array[at + n]
 
 
-@register_jitable
+@helper
 def store(array, at, w, row, a, m):
     """Lanes of one row of the scratch, into an array."""
     start = U(row * PITCH) + a
@@ -421,7 +451,7 @@ def store(array, at, w, row, a, m):
         array[at + n] = w[start + n]
 
 
-@register_jitable
+@helper
 def load(w, first, rows, states, step, lo, lane, m):
     """States from an array ``[rows, step]``; zeros where it is empty."""
     for i in range(rows):
@@ -433,7 +463,7 @@ def load(w, first, rows, states, step, lo, lane, m):
             read(w, first + i, states, U(i) * step + lo, U(lane), m)
 
 
-@register_jitable
+@helper
 def spread(w, first, rows, n0, width, group, n_lanes):
     """Rows ``[.., N]``, their values from `n0` on, laid out for `group` rows of the batch side by side."""
     for i in range(rows.shape[0] // n_lanes):
@@ -441,7 +471,7 @@ def spread(w, first, rows, n0, width, group, n_lanes):
             read(w, first + i, rows, U(i * n_lanes + n0), U(g * width), U(width))
 
 
-@register_jitable
+@helper
 def collect(sums, chunk, n0, w, first, width, group):
     """The adjoint of `spread`: into `sums` ``[rows, P, N]``, added up over the batch rows side by side."""
     for i in range(sums.shape[0]):

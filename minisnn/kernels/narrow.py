@@ -19,7 +19,7 @@ import numpy as np
 
 from ..grammar import numbers_of
 
-__all__ = ["computes", "digest", "fingerprint", "for_numpy", "narrowed"]
+__all__ = ["computes", "digest", "fingerprint", "for_numpy", "narrowed", "rests_on"]
 
 Function = Any  # a plain Python function: the grammar has made sure of it
 
@@ -27,11 +27,23 @@ Function = Any  # a plain Python function: the grammar has made sure of it
 def fingerprint(function: Function) -> tuple[Any, ...]:
     """Equal for two functions exactly if they compute the same: the code and the numbers it uses *now*.
 
-    It is taken anew at every call, so that a constant rebound in a notebook never meets a stale kernel.  Its ``repr`` is the
-    same in every process.
+    Its ``repr`` is the same in every process.
     """
     numbers = tuple((n, type(v).__name__, repr(v)) for n, v in numbers_of(function).items())
     return computes(function.__code__), numbers
+
+
+def rests_on(functions: tuple[Function, ...]) -> list[Any]:
+    """What the fingerprints of these functions are taken from: as long as these are the same objects, so are they.
+
+    Cheap enough for every call, so that a constant rebound in a notebook never meets a stale kernel.
+    """
+    now: list[Any] = []
+    for function in functions:
+        code = function.__code__
+        now += code, *map(function.__globals__.get, code.co_names)
+        now += [cell.cell_contents for cell in function.__closure__ or ()]
+    return now
 
 
 @lru_cache(maxsize=512)

@@ -10,10 +10,7 @@ import itertools
 import os
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from concurrent.futures import Executor
+from queue import SimpleQueue
 
 __all__ = ["get_threads", "set_threads", "share_out"]
 
@@ -22,7 +19,8 @@ WORTH_SHARING = 150_000
 
 _lock = threading.Lock()
 _threads: int | None = None
-_pool: tuple[int, Executor] | None = None
+_helpers = 0
+_jobs: SimpleQueue[tuple[Callable[[int, int], object], tuple[int, int], SimpleQueue]] = SimpleQueue()
 
 
 def get_threads() -> int:
@@ -47,35 +45,49 @@ def set_threads(n: int | None) -> None:
 
 def share_out(work: Callable[[int, int], object], n_tiles: int, n_elements: int) -> None:
     """Call ``work(lo, hi)`` over parts of ``range(n_tiles)``, in several threads where it is worth it."""
-    n = min(get_threads(), n_tiles)
-    if n == 1 or n_elements < WORTH_SHARING:
+    n = 1 if n_elements < WORTH_SHARING else min(get_threads(), n_tiles)
+    if n == 1:
         work(0, n_tiles)
         return
     own, *parts = itertools.pairwise(n_tiles * i // n for i in range(n + 1))
-    pool = _pool_of(n - 1)
-    others = [pool.submit(work, *part) for part in parts]
+    while _helpers < n - 1:
+        _add_helper()
+    ends: SimpleQueue[BaseException | None] = SimpleQueue()
+    for part in parts:
+        _jobs.put((work, part, ends))
     try:
         work(*own)
     finally:
-        for other in others:
-            other.result()
+        errors = [ends.get() for _ in parts]
+    for error in filter(None, errors):
+        raise error
 
 
-def _pool_of(size: int) -> Executor:
-    global _pool
-    from concurrent.futures import ThreadPoolExecutor  # late: NumPy's users need not wait for it
-
+def _add_helper() -> None:
+    global _helpers
     with _lock:
-        if _pool is None or _pool[0] < size:
-            _pool = size, ThreadPoolExecutor(size, thread_name_prefix="minisnn")
-        return _pool[1]
+        _helpers += 1
+        threading.Thread(target=_help, args=(_jobs,), name=f"minisnn-{_helpers}", daemon=True).start()
 
 
-def _forget_pool() -> None:
-    """A forked child has none of its parent's threads: it starts a pool of its own."""
-    global _pool, _lock
-    _pool, _lock = None, threading.Lock()
+def _help(jobs: SimpleQueue) -> None:
+    """The life of a helper.  An executor's futures would take half as long again as all of this to hand over a job."""
+    while True:
+        work, part, ends = jobs.get()
+        error = None
+        try:
+            work(*part)
+        except BaseException as raised:  # handed on: the caller raises it
+            error = raised
+        ends.put(error)
+        del work, ends, error  # else the arrays of this job would be in use until the next one
+
+
+def _forget_helpers() -> None:
+    """A forked child has none of its parent's threads: it starts its own."""
+    global _helpers, _jobs, _lock
+    _helpers, _jobs, _lock = 0, SimpleQueue(), threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_forget_helpers)

@@ -233,7 +233,6 @@ def as_input(x: Any, layer: Layer, shape: tuple[int | str, ...] | None = None) -
     Entries of `shape` are sizes, or names of sizes that are free; ``None`` admits any shape.
     """
     name = type(layer).__name__
-    wanted = "[T, B, ...]" if shape is None else f"[T, B{''.join(f', {n}' for n in shape)}]"
     x = _at_home(x, "x", layer)
     if x.dtype not in (layer.dtype, np.dtype(np.uint8), np.dtype(bool)):
         hint = ""
@@ -246,6 +245,7 @@ def as_input(x: Any, layer: Layer, shape: tuple[int | str, ...] | None = None) -
     if fits and shape is not None:
         fits = all(isinstance(n, str) or n == m for n, m in zip(shape, x.shape[2:], strict=True))
     if not fits:
+        wanted = "[T, B, ...]" if shape is None else f"[T, B{''.join(f', {n}' for n in shape)}]"
         raise ValueError(
             f"{name}: x has shape {list(x.shape)}, expected {wanted} (time, batch, then one sample). "
             "minisnn is time-first: did you leave out the time axis, or pass [B, T, ...]?"

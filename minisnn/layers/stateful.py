@@ -108,7 +108,7 @@ class Stateful(Layer):
         x = as_input(x, self, self.shape).astype(self.dtype, copy=False)
         lanes = (*x.shape[:2], math.prod(self.shape))
         rest = [self._lanes(self.params[n]) for n in self.dynamics.neuron.params]
-        params = np.stack(rest) if rest else np.empty((0, lanes[2]), self.dtype, like=x)
+        params = np.concatenate(rest).reshape(-1, lanes[2]) if rest else np.empty((0, lanes[2]), self.dtype, like=x)
         return x.reshape(lanes), self._stacked(state, x.shape[1], "state"), params
 
     def _there_and_back(
@@ -192,11 +192,14 @@ class Stateful(Layer):
 
     def _lanes(self, param: Array) -> Array:
         """A parameter of any shape that broadcasts, laid out as one value per neuron ``[N]``."""
-        return np.broadcast_to(param, self.shape).flatten()  # (thresholds.5)
+        whole = param if param.shape == self.shape else np.broadcast_to(param, self.shape)
+        return whole.flatten()  # (thresholds.5)
 
     def _of_shape(self, sums: Array, param: Array) -> Array:
         """The adjoint of `_lanes`: partial sums ``[P, N]`` added up to the shape of the parameter."""
         d = sums.sum(axis=0).reshape(self.shape)
+        if param.shape == self.shape:
+            return d
         full = (1,) * (d.ndim - param.ndim) + param.shape
         axes = tuple(i for i, (n, m) in enumerate(zip(full, d.shape, strict=True)) if n == 1 and m > 1)
         return d.sum(axis=axes, keepdims=True).reshape(param.shape) if axes else d.reshape(param.shape)  # (thresholds.6)
