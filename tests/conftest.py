@@ -33,7 +33,7 @@ BUDGETS = {
             f"kernels/{n}.py"
             for n in "__init__ contract reference compiled loops narrow threads pool chunks products blas".split()
         ],
-        1000,
+        1050,
     ),
     # What Numba does for layers without a state (issue 7): spikes added up, convolution, normalisation, pooling, Adam.
     "kernels: layers": ([f"kernels/{n}.py" for n in "events images maps update".split()], 560),
@@ -59,7 +59,7 @@ BUDGETS = {
         ],
         1500,
     ),
-    "bench": (["bench/*.py"], 700),
+    "bench": (["bench/*.py"], 830),  # 120 of them for a GPU
     # Verdicts are what must be right; explanations and tools were budgeted with them at 1,000 and outgrew it (issue 4).
     "checks": (
         [

@@ -3,13 +3,15 @@
 import json
 import sys
 import time
+import types
 
+import fake_cupy
 import numpy as np
 import pytest
 
 import minisnn as ms
 from minisnn import cli
-from minisnn.bench import cases, command, machine, ours, worker
+from minisnn.bench import cases, command, gpu, machine, ours, worker
 
 pytest.importorskip("numba")
 TINY = "4x8x64"
@@ -118,3 +120,54 @@ def test_compiled_loops_have_not_fallen_back_to_scalars():
             runs.append(time.perf_counter() - start)
         times[backend] = min(runs)
     assert times["numpy"] > 2 * times["numba"], times
+
+
+# -- on a GPU: here on the stand-in, whose "card" is the CPU
+
+
+@pytest.fixture
+def card(monkeypatch):
+    device = types.SimpleNamespace(id=0, synchronize=lambda: None)
+    properties = types.SimpleNamespace(getDeviceProperties=lambda i: {"name": b"a card"})
+    with fake_cupy.installed() as module:
+        module.cuda = types.SimpleNamespace(Device=lambda: device, runtime=properties)
+        monkeypatch.setattr(gpu, "SIZE", cases.Layer(3, 4, 64))
+        yield module
+
+
+def test_a_gpu_is_measured_against_a_copy_and_the_loop_on_arrays(card, capsys, tmp_path):
+    assert cli.main(["bench", "--backend", "cupy", "--rounds", "3", "--json", str(tmp_path / "f.json"), "--peers"]) == 0
+    printed, figures = capsys.readouterr().out, json.loads((tmp_path / "f.json").read_text())
+    assert "a card: a copy moves" in printed and "(3, 4, 64)" in printed
+    assert set(figures["seconds"]) == {"scan", "adjoint", "the loop on CuPy arrays"}
+    moved = 9 * 3 * 4 * 64 / figures["seconds"]["scan"]
+    assert np.isclose(figures["share"]["scan"], moved / figures["bandwidth"])
+
+
+def test_nothing_is_timed_on_a_gpu_that_computes_something_else(card, monkeypatch):
+    right = fake_cupy.OnReference.scan_adjoint
+
+    def wrong(self, *args, **options):
+        d_x, *others = right(self, *args, **options)
+        return d_x * np.float32(1.001), *others
+
+    monkeypatch.setattr(fake_cupy.OnReference, "scan_adjoint", wrong)
+    monkeypatch.setattr(gpu, "_times", lambda *_: pytest.fail("it was timed"))
+    with pytest.raises(ArithmeticError, match=r"\(4, 2, 64\): d_x differs .* nothing was timed"):
+        gpu.measure(gpu.SIZE, [], 3)
+
+
+def test_without_a_gpu_the_benchmark_says_why(capsys):
+    if ms.kernels.backend_problem("cupy") is None:
+        pytest.skip("there is a card")
+    assert cli.main(["bench", "--backend", "cupy"]) == 1
+    assert "backend 'cupy' cannot be used: " in capsys.readouterr().out
+    assert cli.main(["bench", "layer", "--backend", "cupy"]) == 2
+    assert "leave out layer" in capsys.readouterr().out
+
+
+@pytest.mark.cudatext
+def test_cupy_has_what_the_benchmark_calls():
+    cupy = pytest.importorskip("cupy")
+    assert callable(cupy.cuda.Device.synchronize) and hasattr(cupy.cuda.Device, "id")
+    assert callable(cupy.cuda.runtime.getDeviceProperties)

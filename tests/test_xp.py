@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from cudatext import GPP, KernelOnCPU, OnCPU
 from fake_cupy import ndarray
-from grid import relative
+from grid import FULL, problem, relative
 
 import minisnn as ms
 from minisnn.kernels import backend_problem, cuda
 from minisnn.kernels.place import array_for, host, xp_of
+from minisnn.kernels.reference import ReferenceKernel
 
 STEPS, BATCH = 4, 3
 
@@ -494,6 +495,20 @@ def test_the_command_line(cupy, tmp_path, capsys):
 # -- what was called is there in CuPy, and takes the same
 
 
+@pytest.mark.parametrize("name", ["lif-hard-atan", "current_lif-soft-fast_sigmoid"])
+def test_the_reference_runs_on_the_device(name, cupy):
+    """The same loop on CuPy's arrays: what the kernel on a card is compared with, there."""
+    x, state0, theta, params, k, d_spikes, d_last = problem(FULL[name], seed=3)
+    for given in (None, state0):
+        expected = ReferenceKernel(FULL[name]).scan(x, given, theta, params, k)
+        found = ReferenceKernel(FULL[name]).scan(*map(there, (x, given, theta, params)), k)
+        assert_same(tuple(found[:2]), tuple(expected[:2]))
+        assert_same(found[2].u, expected[2].u)
+        for last, consume in ((None, False), (d_last, True)):
+            back = ReferenceKernel(FULL[name]).scan_adjoint(there(d_spikes), there(last), found[2], consume=consume)
+            assert_same(back, ReferenceKernel(FULL[name]).scan_adjoint(d_spikes, last, expected[2]))
+
+
 @pytest.mark.cudatext
 def test_cupy_has_what_is_called(tmp_path):
     cupy = pytest.importorskip("cupy")
@@ -514,6 +529,8 @@ def test_cupy_has_what_is_called(tmp_path):
         for encoder in (ms.encode.Bernoulli(6), ms.encode.Latency(6), ms.encode.Frames()):
             test_encoders(encoder, module)
         test_sides_and_smooth_twins(module)
+        for name in ("lif-hard-atan", "current_lif-soft-fast_sigmoid"):
+            test_the_reference_runs_on_the_device(name, module)
     names = {name for _, name, *_ in fake_cupy.CALLS}
     assert {
         "zeros",

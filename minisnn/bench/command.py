@@ -41,10 +41,13 @@ def add_command(commands: Any) -> None:
     """The subcommand ``bench`` of a command line."""
     parser = commands.add_parser("bench", help="how fast, against the reference and the peers that are installed")
     parser.add_argument("what", nargs="*", choices=[[], *PARTS], metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
+    parser.add_argument("--backend", choices=["numba", "cupy"], default="numba",
+                        help="cupy: one large layer on a GPU, by itself (default: numba)")  # fmt: skip
     parser.add_argument("--rounds", type=int, default=9, help="turns of every process (default: 9)")
     parser.add_argument("--python", default=sys.executable, metavar="FILE",
                         help="interpreter of the processes (default: this one), with minisnn and the peers")  # fmt: skip
-    parser.add_argument("--peers", nargs="+", choices=list(PEERS), default=None, help="default: those that are installed")
+    parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=None,
+                        help="which to run, none if none is named (default: those that are installed)")  # fmt: skip
     parser.add_argument("--anyway", action="store_true", help="run although others use this machine")
     parser.add_argument("--json", metavar="FILE", default=None, help="also write the figures to a file")
     parser.set_defaults(run=run)
@@ -52,12 +55,13 @@ def add_command(commands: Any) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; the exit code is 1 if a result is wrong or nothing can be concluded."""
+    if options.backend == "cupy":
+        return _on_gpu(options)
     load = machine.busy()
     if load > QUIET and not options.anyway:
         print(f"minisnn bench: others use {load:.0%} of this machine: nothing could be concluded (--anyway runs it)")
         return 1
-    if options.peers is None:
-        options.peers = [p for p, module in PEERS.items() if _installed(options.python, module)]
+    _find_peers(options)
     print(machine.describe())
     print(f"peers: {', '.join(options.peers) or 'none is installed'}; medians of {options.rounds} turns; x: times as long\n")
     figures: dict[str, Any] = {"machine": machine.describe(), "rounds": options.rounds}
@@ -73,6 +77,21 @@ def run(options: argparse.Namespace) -> int:
     if not steady:
         print("Turns marked ? differed by more than a quarter: the machine was disturbed, do not conclude from them.")
     return 0 if steady else 1
+
+
+def _on_gpu(options: argparse.Namespace) -> int:
+    from . import gpu
+
+    if options.what:
+        print(f"minisnn bench: --backend cupy measures one layer, and no parts: leave out {' '.join(options.what)}")
+        return 2
+    _find_peers(options)
+    return gpu.run(options)
+
+
+def _find_peers(options: argparse.Namespace) -> None:
+    if options.peers is None:
+        options.peers = [p for p, module in PEERS.items() if _installed(options.python, module)]
 
 
 # -- races

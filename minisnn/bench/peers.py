@@ -14,9 +14,9 @@ import numpy as np
 
 import minisnn as ms
 
-from .cases import CONVS, DECAY, STEPS, THRESHOLD, clusters, layer_inputs, layer_of, net_inputs, step_inputs
+from .cases import CONVS, DECAY, STEPS, THRESHOLD, Layer, clusters, layer_inputs, layer_of, net_inputs, step_inputs
 
-__all__ = ["PEERS", "make"]
+__all__ = ["PEERS", "layer_job", "make", "neurons"]
 
 Job = Callable[[], dict[str, Any]]
 
@@ -39,12 +39,16 @@ def make(who: str, kind: str, case: str) -> Job:
 
 
 def _layer(who: str, case: str) -> Job:
+    return layer_job(who, layer_of(case))
+
+
+def layer_job(who: str, size: Layer, device: str = "cpu") -> Job:
+    """One layer of a peer's neurons, forward and backward, on that device of torch's."""
     import torch
 
-    n = layer_of(case).n
-    x, d_y = (torch.from_numpy(a) for a in layer_inputs(layer_of(case)))
+    x, d_y = (torch.from_numpy(a).to(device) for a in layer_inputs(size))
     x.requires_grad_()
-    run, theta = neurons(who, (n,))
+    run, theta = neurons(who, (size.n,), device=device)
     learns = [x] if theta is None else [x, theta]
 
     def job() -> dict[str, Any]:
@@ -58,11 +62,11 @@ def _layer(who: str, case: str) -> Job:
     return job
 
 
-def neurons(who: str, shape: tuple[int, ...], threshold: Any = THRESHOLD) -> tuple[Callable, Any]:
+def neurons(who: str, shape: tuple[int, ...], threshold: Any = THRESHOLD, device: str = "cpu") -> tuple[Callable, Any]:
     """Neurons of a peer that run over time, ``[T, B, ...] -> [T, B, ...]``; and the thresholds that learn, if they do."""
     import torch
 
-    start = torch.from_numpy(np.full(shape, threshold, np.float32))
+    start = torch.from_numpy(np.full(shape, threshold, np.float32)).to(device)
     if who in ("torch", "torch.compile"):
         theta = start.requires_grad_()
         spike = _torch_spike()
@@ -85,7 +89,7 @@ def neurons(who: str, shape: tuple[int, ...], threshold: Any = THRESHOLD) -> tup
         cell = snntorch.Leaky(
             beta=DECAY, threshold=start, learn_threshold=True, reset_mechanism="zero",
             spike_grad=surrogate.atan(alpha=2.0),
-        )  # fmt: skip
+        ).to(device)  # fmt: skip
 
         def run(x: Any) -> Any:
             mem, found = cell.init_leaky(), []
@@ -113,7 +117,7 @@ def neurons(who: str, shape: tuple[int, ...], threshold: Any = THRESHOLD) -> tup
 
     # norse: v += dt * tau_mem_inv * (v_leak - v + x), so that the input is scaled by 1 - decay: the threshold is scaled too.
     p = LIFBoxParameters(
-        tau_mem_inv=torch.tensor(1000 * (1 - DECAY)), v_th=start.mean() * (1 - DECAY), method="super",
+        tau_mem_inv=torch.tensor(1000 * (1 - DECAY)).to(device), v_th=start.mean() * (1 - DECAY), method="super",
     )  # fmt: skip
 
     def run_box(x: Any) -> Any:

@@ -14,6 +14,7 @@ import numpy as np
 
 from . import pool
 from .contract import Array, Kernel, Wanted
+from .place import writeable
 
 __all__ = ["ChunkedScan", "adjoint_in_chunks", "scan_in_chunks"]
 
@@ -60,7 +61,7 @@ def adjoint_in_chunks(
 ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
     """As :meth:`Kernel.scan_adjoint`."""
     kernel, x, _, borders, size, theta, params, k, fire = cache
-    over = consume and getattr(d_spikes.flags, "writeable", True)  # CuPy knows no read-only arrays
+    over = consume and writeable(d_spikes)
     d_x = (d_spikes if over else pool.empty_like(x)) if wanted.x else None
     d_state, d_theta, d_params = d_last, None, None
     for i in reversed(range(len(borders))):

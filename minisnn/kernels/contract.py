@@ -41,7 +41,7 @@ from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
 from . import pool
-from .place import Array
+from .place import Array, writeable
 
 __all__ = [
     "FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "float_dtype", "hold", "membranes", "over_current",
@@ -160,9 +160,9 @@ def over_current(neuron: Neuron) -> bool:
 
 def membranes(x: Array, neuron: Neuron, dtype: Any, consume: bool) -> Array:
     """Room for every state before the reset, ``[K, T, B, N]``: in the memory of `x` where it is consumed and that can be."""
-    if consume and x.dtype == dtype and x.flags.writeable and over_current(neuron):
+    if consume and x.dtype == dtype and writeable(x) and over_current(neuron):
         return x[None]
-    return pool.empty((len(neuron.state), *x.shape), dtype)
+    return pool.empty((len(neuron.state), *x.shape), dtype, x)
 
 
 def hold(reset: Callable, stop: tuple[str, ...]) -> Callable:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["array_for", "host", "moved", "uniform", "xp_of"]
+__all__ = ["array_for", "host", "moved", "uniform", "writeable", "xp_of"]
 
 Array = Any
 
@@ -22,6 +22,11 @@ def xp_of(array: Any) -> ModuleType:
     """``cupy`` for an array on a GPU, ``numpy`` for everything else; CuPy is not imported for it."""
     cupy = sys.modules.get("cupy")
     return cupy if cupy is not None and isinstance(array, cupy.ndarray) else np
+
+
+def writeable(array: Array) -> bool:
+    """Whether an array may be written to: CuPy knows no others."""
+    return bool(getattr(array.flags, "writeable", True))
 
 
 def moved(array: Array, backend: str | None) -> Array:

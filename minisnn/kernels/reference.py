@@ -7,12 +7,13 @@ import numpy as np
 from ..neurons import Neuron
 from .contract import FIRES, Array, Base, Dynamics, ScanCache, Wanted, hold, membranes
 from .narrow import for_numpy
+from .place import writeable
 
 __all__ = ["ReferenceKernel", "kernel"]
 
 
 class ReferenceKernel:
-    """Time loop and adjoint on NumPy arrays, all lanes of a step at once.  See :mod:`minisnn.kernels.contract`."""
+    """Time loop and adjoint on arrays of NumPy or CuPy, all lanes of a step at once: see :mod:`minisnn.kernels.contract`."""
 
     def __init__(self, dynamics: Dynamics) -> None:
         self.neuron, self.reset, self.surrogate = dynamics
@@ -30,7 +31,7 @@ class ReferenceKernel:
         k = x.real.dtype.type(k)
 
         u = membranes(x, self.neuron, dtype, consume)
-        spikes = np.empty(x.shape, np.uint8 if fire == "step" else dtype)
+        spikes = np.empty(x.shape, np.uint8 if fire == "step" else dtype, like=x)
         state = tuple(state0)
         for t in range(len(x)):
             charged = charge(*state, x[t], *params)
@@ -54,9 +55,9 @@ class ReferenceKernel:
         reset, reset_adjoint = for_numpy(self.reset.reset, dtype), for_numpy(self.reset.reset_adjoint, dtype)
         slope = for_numpy(self.surrogate.slope, dtype)
 
-        d_x = d_spikes if consume and d_spikes.flags.writeable else np.empty_like(x)
-        d_theta = np.zeros(x.shape[1:], dtype)
-        d_params = np.zeros((len(params), *x.shape[1:]), dtype)
+        d_x = d_spikes if consume and writeable(d_spikes) else np.empty_like(x)
+        d_theta = np.zeros(x.shape[1:], dtype, like=x)
+        d_params = np.zeros((len(params), *x.shape[1:]), dtype, like=x)
         d_v, *d_others = zeros(self.neuron, x) if d_state_last is None else d_state_last
         for t in reversed(range(len(x))):
             membrane, s = u[0, t], spikes[t].astype(dtype)
@@ -86,7 +87,7 @@ class ReferenceKernel:
 
 def zeros(neuron: Neuron, x: Array) -> Array:
     """A state, or the gradient of one, that nobody gave: ``[K, B, N]``."""
-    return np.zeros((len(neuron.state), *x.shape[1:]), x.dtype)
+    return np.zeros((len(neuron.state), *x.shape[1:]), x.dtype, like=x)
 
 
 kernel = ReferenceKernel

@@ -1,0 +1,163 @@
+"""``minisnn bench --backend cupy``: the loop on a GPU as a share of what the card's memory allows, and who takes how long.
+
+Everything runs in this process, by turns.  Each time is taken from when the card has nothing to do until that is so again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+import minisnn as ms
+
+from ..kernels import Dynamics, Wanted, backend_problem, kernel_of
+from ..kernels.contract import Array
+from ..kernels.place import host
+from ..kernels.reference import ReferenceKernel
+from . import peers
+from .cases import DECAY, LAYERS, SMALL, THRESHOLD, Layer, layer_inputs
+from .worker import compare
+
+__all__ = ["SIZE", "measure", "run"]
+
+SIZE = Layer(100, 256, 4096)
+#: Bytes of an element that have to pass through memory.  There: current, membrane, spike.  Back: gradient of the spikes,
+#: membrane, spike, gradient of the current.
+BYTES = {"scan": 4 + 4 + 1, "adjoint": 4 + 4 + 1 + 4}
+#: Peers that can run on a card, each in its own eager loop.
+ON_CARD = ("torch", "snntorch", "spikingjelly", "norse")
+#: Gradients of the two loops differ by rounding; a spike that is exactly at its threshold may flip.
+ROUNDING = 1e-4
+
+DYNAMICS = Dynamics(ms.neurons.lif, ms.resets.hard, ms.surrogates.atan(2.0))
+WANTED = Wanted(params=False, state=False)
+
+
+class Problem(NamedTuple):
+    """A layer's inputs on the card."""
+
+    x: Array
+    theta: Array
+    params: Array
+    d_spikes: Array
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command for ``--backend cupy``; the exit code is 1 if there is no card or a result is wrong."""
+    if problem := backend_problem("cupy"):
+        print(f"minisnn bench: backend 'cupy' cannot be used: {problem}")
+        return 1
+    who = [p for p in ON_CARD if p in options.peers]
+    figures = measure(SIZE, who, options.rounds)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(figures, file, indent=1)
+    return 0
+
+
+def measure(size: Layer, who: list[str], rounds: int) -> dict[str, Any]:
+    """Check, then time, then print; the figures by name, times in seconds."""
+    import cupy
+
+    for layer in (LAYERS[SMALL], size):
+        _check(layer)
+    card = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
+    jobs = {**_ours(size), **{w: _peer(w, size) for w in who}}
+    times = _times(jobs, rounds, cupy.cuda.Device().synchronize)
+    seconds = {name: statistics.median(t) for name, t in times.items()}
+    bandwidth = 2 * 4 * size.size / seconds.pop("copy")
+    share = {name: n * size.size / seconds[name] / bandwidth for name, n in BYTES.items()}
+
+    shape = ", ".join(map(str, size))
+    print(f"{card}: a copy moves {bandwidth / 1e9:,.0f} GB/s (bytes read and written)")
+    print(f"a layer of LIF neurons, [T, B, N] = ({shape}), float32, medians of {rounds} runs; x: times as long")
+    for name, n in BYTES.items():
+        print(f"  {name:<26}{1e3 * seconds[name]:>9.3f} ms   {n} bytes an element: {share[name]:.2f} of a copy's bandwidth")
+    both = seconds["scan"] + seconds["adjoint"]
+    print(f"  {'both':<26}{1e3 * both:>9.3f} ms")
+    for name in [n for n in seconds if n not in BYTES]:
+        print(f"  {name:<26}{1e3 * seconds[name]:>9.3f} ms   x {seconds[name] / both:.1f}")
+    return {"card": card, "shape": size, "bandwidth": bandwidth, "seconds": seconds, "share": share}
+
+
+def _check(size: Layer) -> None:
+    """Spikes and gradients of the kernel are those of the same formulas on CuPy's arrays: else nothing is timed."""
+    problem = _problem(size)
+    found, wanted = (_there_and_back(make(DYNAMICS), problem) for make in (_on_card, ReferenceKernel))
+    errors = compare(*({n: host(a) for n, a in r.items()} for r in (found, wanted)))
+    for name, error in errors.items():
+        if not error <= (1e-5 if name == "spikes" else ROUNDING):
+            raise ArithmeticError(
+                f"[T, B, N] = {tuple(size)}: {name} differs from the loop on arrays by {error:.1e}: nothing was timed"
+            )
+
+
+def _on_card(dynamics: Dynamics) -> Any:
+    return kernel_of(dynamics, "cupy")
+
+
+def _problem(size: Layer) -> Problem:
+    import cupy
+
+    x, d_spikes = map(cupy.asarray, layer_inputs(size))
+    theta, params = np.full(size.n, THRESHOLD, np.float32), np.full((1, size.n), DECAY, np.float32)
+    return Problem(x, cupy.asarray(theta), cupy.asarray(params), d_spikes)
+
+
+def _there_and_back(kernel: Any, problem: Problem) -> dict[str, Array]:
+    x, theta, params, d_spikes = problem
+    spikes, _, cache = kernel.scan(x, None, theta, params, DYNAMICS.surrogate.k, last=False)
+    d_x, _, d_theta, _ = kernel.scan_adjoint(d_spikes, None, cache, WANTED)
+    return {"spikes": spikes, "d_x": d_x, "d_theta": d_theta.sum(axis=0)}
+
+
+def _ours(size: Layer) -> dict[str, Callable[[], Any]]:
+    import cupy
+
+    problem = _problem(size)
+    x, theta, params, d_spikes = problem
+    kernel, k, to = _on_card(DYNAMICS), DYNAMICS.surrogate.k, cupy.empty_like(x)
+    cache = kernel.scan(x, None, theta, params, k, last=False)[2]
+
+    def copy() -> None:
+        to[...] = x
+
+    return {
+        "copy": copy,
+        "scan": lambda: kernel.scan(x, None, theta, params, k, last=False),
+        "adjoint": lambda: kernel.scan_adjoint(d_spikes, None, cache, WANTED),
+        "the loop on CuPy arrays": lambda: _there_and_back(ReferenceKernel(DYNAMICS), problem),
+    }
+
+
+def _peer(who: str, size: Layer) -> Callable[[], Any]:
+    """Torch waits for its own work, so that all clocks stop when the card has done it."""
+    import torch
+
+    job = peers.layer_job(who, size, "cuda")
+
+    def run() -> None:
+        job()
+        torch.cuda.synchronize()
+
+    return run
+
+
+def _times(jobs: dict[str, Callable[[], Any]], rounds: int, wait: Callable[[], Any]) -> dict[str, list[float]]:
+    """Turns: everybody runs once, then everybody again; the first two turns compile and fetch memory."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for turn in range(rounds + 2):
+        for name, job in jobs.items():
+            wait()
+            start = time.perf_counter()
+            job()
+            wait()
+            if turn >= 2:
+                times[name].append(time.perf_counter() - start)
+    return times
