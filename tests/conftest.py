@@ -31,7 +31,7 @@ BUDGETS = {
     "kernels": (
         [
             f"kernels/{n}.py"
-            for n in "__init__ contract reference compiled loops narrow threads pool chunks products blas".split()
+            for n in "__init__ contract reference compiled loops rows jit narrow threads pool chunks products blas".split()
         ],
         1050,
     ),

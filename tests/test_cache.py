@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -134,6 +135,22 @@ def test_an_edited_module_of_the_user_never_meets_a_stale_loop(python, tmp_path)
     module.write_text(MODULE.replace("LEAK * d_u, 2", "LEAK * d_u, 5"))  # the adjoint alone
     adjoint = python(USE_MODULE.replace("BACKWARD", "True"))
     assert adjoint["hits"] == 1 and adjoint["misses"] == 1
+
+
+def test_an_edited_part_of_the_loops_never_meets_a_stale_loop(python, tmp_path):
+    """Of what a loop is put together from, Numba's cache looks at the file with the loop alone."""
+    copy = shutil.copytree(ROOT / "minisnn", tmp_path / "copy" / "minisnn", ignore=shutil.ignore_patterns("__pycache__"))
+    program = """
+        x = np.ones((2, 1, 3), np.float32)
+        print(json.dumps(float(ms.LIF(3, backend="numba", threshold=9.0).forward(x)[1].state["v"].sum())))
+    """
+    where = {"PYTHONPATH": str(copy.parent)}
+    assert python(program, **where) == 4.5
+    part = copy / "kernels" / "rows.py"
+    text, line = part.read_text(), "        array[at + n] = w[start + n]\n"
+    assert text.count(line) == 1
+    part.write_text(text.replace(line, line.replace("w[start + n]", "w[start + n] + 1")))
+    assert python(program, **where) == 7.5
 
 
 def test_functions_from_exec_a_closure_and_a_rebound_constant_work(python):

@@ -4,7 +4,7 @@
 that its state and its thresholds stay in the fastest cache while time runs *inside* the tile.  Where N is small a tile
 is several whole rows of the batch; where it is large, a piece of a row, taken over a chunk of rows.
 
-**Rows.**  Inside a tile a step is a few short loops over rows of numbers (:mod:`minisnn.kernels.loops`).
+**Rows.**  Inside a tile a step is a few short loops over rows of numbers (:mod:`minisnn.kernels.rows`).
 
 **Disk cache.**  Loops close over narrowed copies (:mod:`minisnn.kernels.narrow`), so that Numba stores what they
 compute and not what they are called.  If a cache cannot be read or written the loop is compiled without it.
@@ -16,7 +16,8 @@ import math
 import operator
 import threading
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numba
@@ -24,13 +25,15 @@ import numpy as np
 
 from ..grammar import dependencies
 from ..neurons import Neuron
-from . import pool
+from . import jit, pool, rows
 from .contract import Array, Base, Dynamics, ScanCache, Wanted, membranes
-from .loops import LANES, adjoint_loop, helper, named, round_loop, scan_loop
+from .jit import compile_loop, helper, named
+from .loops import adjoint_loop, round_loop, scan_loop
 from .narrow import digest, fingerprint, narrowed, rests_on
+from .rows import LANES
 from .threads import share_out
 
-__all__ = ["CompiledKernel", "cache_folder", "compile_loop", "kernel"]
+__all__ = ["CompiledKernel", "cache_folder", "kernel"]
 
 
 class Tiles(NamedTuple):
@@ -207,24 +210,18 @@ def _compiled(build: Callable, dynamics: Dynamics, dtype: np.dtype, **options: A
             loop = _loops.get(key)
             if loop is None:
                 copies = {n: _jitable(narrowed(f, dtype)) for n, f in used.items()}
-                part = named(digest((build.__name__, *key[1:])))
+                part = named(digest((build.__name__, *key[1:], _parts())))
                 python_loop, signature = build(part, copies, len(neuron.state), len(neuron.params), dtype.type, **options)
                 loop = _loops[key] = compile_loop(python_loop, signature)
     return loop
 
 
+@cache
+def _parts() -> str:
+    """What the loops are put together from: of their files Numba's cache looks at one alone."""
+    return digest([Path(module.__file__ or "").read_bytes() for module in (rows, jit)])
+
+
 _loops: dict[tuple, Callable] = {}
 _compiling = threading.RLock()
 _jitable = lru_cache(maxsize=None)(helper)  # registering one function twice makes calls to it ambiguous
-
-
-def compile_loop(python_loop: Callable, signature: tuple) -> Callable:
-    """The machine code of a Python function for one signature, from the disk cache where it has it."""
-    try:
-        loop = numba.njit(nogil=True, error_model="numpy", cache=True)(python_loop)
-        loop.compile(signature)
-    except Exception:  # an unwritable folder, a damaged cache file: compile without, and let a true error show itself
-        loop = numba.njit(nogil=True, error_model="numpy")(python_loop)
-        loop.compile(signature)
-    loop.disable_compile()  # read-only inputs are then accepted as they are, not compiled anew
-    return loop

@@ -15,9 +15,8 @@ import numpy as np
 from numba import types
 
 from . import pool
-from .compiled import compile_loop
 from .contract import Array
-from .loops import U, array_type
+from .jit import U, array_type, compile_loop
 from .threads import share_out
 
 __all__ = ["Events", "gather", "index", "turned", "worth_it"]

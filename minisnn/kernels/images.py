@@ -19,10 +19,9 @@ import numpy as np
 from numba import types
 
 from . import pool
-from .compiled import compile_loop
 from .contract import Array
 from .events import Events
-from .loops import U, array_type
+from .jit import U, array_type, compile_loop
 from .products import dense
 from .threads import share_out
 

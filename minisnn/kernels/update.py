@@ -8,9 +8,8 @@ import numba
 import numpy as np
 from numba import types
 
-from .compiled import compile_loop
 from .contract import Array
-from .loops import array_type
+from .jit import array_type, compile_loop, helper
 from .threads import share_out
 
 __all__ = ["adam"]
@@ -36,7 +35,7 @@ def _adam_loop(dtype: np.dtype):
             at = slice(tile * TILE, tile * TILE + TILE)
             step(param[at], grad[at], mean[at], square[at], decay, b1, rest1, b2, rest2, correction, eps, rate)
 
-    @numba.extending.register_jitable
+    @helper
     def step(param, grad, mean, square, decay, b1, rest1, b2, rest2, correction, eps, rate):
         for i in range(param.shape[0]):
             g = grad[i]
