@@ -1,12 +1,9 @@
-"""Training: the loop over epochs and batches, and what it reports about the health of every spiking layer."""
+"""Training: the loop over epochs and batches."""
 
 from __future__ import annotations
 
-import json
 import time
-import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,12 +12,11 @@ import numpy as np
 from . import checkpoint as checkpoints
 from .checkpoint import Progress
 from .encode import Encoder
+from .health import History, ParameterWarning, Tally, TrainingStopped, check_finite, warn_out_of_bounds
 from .kernels.contract import Array
-from .kernels.place import array_for, host
-from .layers import Layer
-from .layers.stateful import Stateful
+from .kernels.place import array_for
 from .losses import accuracy, mse
-from .network import Caches, Network
+from .network import Network
 from .optimizers import Optimizer
 
 __all__ = ["History", "ParameterWarning", "TrainingStopped", "evaluate", "fit"]
@@ -30,65 +26,6 @@ Loss = Callable[[Array, Array], tuple[float, Array]]
 #: Streams of random numbers.  Each draw has the generator ``default_rng([seed, epoch, batch, stream])``, so that a run
 #: that is resumed needs no generator's state.
 SPLIT, SHUFFLE, TRAIN, EVALUATE = 1, 2, 3, 4
-
-
-class ParameterWarning(UserWarning):
-    """A threshold crossed 0, or a decay left [0, 1], in training."""
-
-
-class TrainingStopped(ArithmeticError):
-    """A loss or a gradient was not a finite number.  The parameters are those before that batch.
-
-    Attributes: ``layer`` (the first that is not finite), ``epoch``, ``batch``, ``history`` (the epochs before).
-    """
-
-    def __init__(self, what: str, layer: str, epoch: int, batch: int, history: History) -> None:
-        super().__init__(
-            f"{what} in epoch {epoch + 1}, batch {batch + 1}; the first layer that is not finite is {layer!r}. "
-            "The parameters are those before this batch. Likely: a learning rate too high, inputs that are not finite, "
-            "or a gradient that explodes over many steps (a detached reset or a smaller decay damps it)"
-        )
-        self.layer, self.epoch, self.batch, self.history = layer, epoch, batch, history
-
-
-@dataclass
-class History:
-    """What happened, epoch by epoch: ``epochs[e]`` is a dict of numbers, ``epochs[e]["layers"][name]`` a layer's health.
-
-    Each epoch has ``epoch``, ``lr``, ``seconds``, ``train_loss``, ``train_accuracy``, ``validation_loss`` and
-    ``validation_accuracy`` (``None`` without validation).  A layer's health: ``firing_rate`` (spikes per neuron and
-    step), ``silent`` and ``always_firing`` (share of neurons that never, or at every step, fired in the epoch's
-    training batches), ``threshold_min``, ``threshold_mean``, ``threshold_max`` (after the epoch), and
-    ``gradient_norm`` (of the threshold's gradient, mean over the batches).
-    """
-
-    epochs: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int | None = None
-
-    def column(self, name: str, layer: str | None = None) -> list[float]:
-        """One number over the epochs, of a layer's health if `layer` is given."""
-        return [(row if layer is None else row["layers"][layer])[name] for row in self.epochs]
-
-    @property
-    def layers(self) -> list[str]:
-        """Names of the spiking layers."""
-        return list(self.epochs[0]["layers"]) if self.epochs else []
-
-    def to_json(self) -> str:
-        """All of it as JSON text."""
-        return json.dumps({"best_epoch": self.best_epoch, "epochs": self.epochs}, indent=1)
-
-    def __repr__(self) -> str:
-        lines = [f"{'epoch':>5} {'loss':>8} {'train':>7} {'valid.':>7}  " + "  ".join(f"{n:>24}" for n in self.layers)]
-        lines += [" " * 31 + "  ".join(f"{'rate':>6} {'silent':>7} {'theta':>9}" for _ in self.layers)]
-        for row in self.epochs:
-            valid = "      -" if row["validation_accuracy"] is None else f"{row['validation_accuracy']:7.1%}"
-            health = "  ".join(
-                f"{h['firing_rate']:6.1%} {h['silent']:7.1%} {h['threshold_mean']:9.3f}" for h in row["layers"].values()
-            )
-            mark = " *" if row["epoch"] == self.best_epoch else ""
-            lines.append(f"{row['epoch']:5} {row['train_loss']:8.4f} {row['train_accuracy']:7.1%} {valid}  {health}{mark}")
-        return "\n".join(lines)
 
 
 def fit(
@@ -186,7 +123,7 @@ def fit(
                         run.best_grade, run.best_epoch = grade, epoch + 1
                 row["seconds"] = time.perf_counter() - begun
                 run.rows.append(row)
-                _warn_out_of_bounds(net, epoch, warned)
+                warn_out_of_bounds(net, epoch, warned)
                 if checkpoint is not None:
                     checkpoints.save(checkpoint, net, optimizer, run, setup, notes or {})
     except KeyboardInterrupt:
@@ -216,7 +153,7 @@ def _train_epoch(
     """One pass through the data, a step a batch: the epoch's row of the history."""
     encoder, loss, batch, seed, truncate, penalties = recipe
     order = np.asarray(np.random.default_rng([seed, epoch, 0, SHUFFLE]).permutation(len(images)), like=images)
-    tally = _Tally(net, loss)
+    tally = Tally(net, loss)
     for i, start in enumerate(range(0, len(images), batch)):
         rows = order[start : start + batch]
         rng = np.random.default_rng([seed, epoch, i, TRAIN])
@@ -226,7 +163,7 @@ def _train_epoch(
             x, labels[rows], tally.graded, wrt=[*optimizer.params, *tally.thresholds], train=True, rng=rng,
             truncate=truncate, penalties=penalties, watch=tally.watch,
         )  # fmt: skip
-        _check_finite(net, x, value, grads, before, epoch, i, run)
+        check_finite(net, x, value, grads, before, epoch, i, run)
         optimizer.step(grads, factor)
         tally.add(value, len(rows), grads)
         bar.update()
@@ -264,99 +201,6 @@ def evaluate(
         total += loss(scores, labels[rows])[0] * len(labels[rows])
         right += accuracy(scores, labels[rows]) * len(labels[rows])
     return total / len(labels), right / len(labels)
-
-
-def _check_finite(
-    net: Network, x: Array, value: float, grads: Mapping[str, Array], buffers: Mapping[str, Array], epoch: int, batch: int,
-    run: Progress,
-) -> None:  # fmt: skip
-    problem = None if np.isfinite(value) else f"the loss became {value}"
-    layer = "loss"
-    # A membrane that is not a number never fires: the loss need not show it.  A GPU is asked, and waited for, once.
-    finite = {name: np.isfinite(grads[name]).all() for name in reversed(list(grads))}
-    if problem is None and not np.stack(list(finite.values())).all():
-        name = next(n for n, yes in finite.items() if not yes)
-        problem, layer = f"the gradient of {name} is not finite", name.partition(".")[0]
-    if problem is not None:
-        for name, array in net.buffers().items():
-            array[...] = buffers[name]
-        history = History(run.rows, run.best_epoch)
-        raise TrainingStopped(problem, _first_not_finite(net, x) or layer, epoch, batch, history)
-
-
-class _Tally:
-    """Sums over the batches of one epoch."""
-
-    def __init__(self, net: Network, loss: Loss) -> None:
-        self._net, self._loss = net, loss
-        self.names = [n for n, layer in net.layers.items() if layer.spiking]
-        self.thresholds = [f"{n}.threshold" for n in self.names]
-        self.samples, self.batches, self.steps, self.answers = 0, 0, 0, 0
-        self.loss, self.right = 0.0, 0.0
-        self.spikes: dict[str, Any] = dict.fromkeys(self.names, 0)
-        self.norms: dict[str, Any] = dict.fromkeys(self.names, 0.0)
-
-    def graded(self, scores: Array, labels: Array) -> tuple[float, Array]:
-        """The loss; counts right answers on the way (of a chunk, where time is cut into chunks)."""
-        self.answers += len(scores)
-        self.right += accuracy(scores, labels) * len(scores) if labels.ndim == 1 else np.nan
-        return self._loss(scores, labels)
-
-    def watch(self, caches: Caches) -> None:
-        """Counts spikes, and takes over running statistics."""
-        self._net.commit(caches)
-        for name in self.names:
-            spikes = caches[name].spikes
-            self.spikes[name] = self.spikes[name] + spikes.sum(axis=(0, 1), dtype=np.int64)
-        self.steps += spikes.shape[0] * spikes.shape[1] if self.names else 0
-
-    def add(self, loss: float, n: int, grads: Mapping[str, Array]) -> None:
-        self.samples += n
-        self.batches += 1
-        self.loss += loss * n
-        for name in self.names:
-            self.norms[name] = self.norms[name] + np.linalg.norm(grads[f"{name}.threshold"]).astype(np.float64)
-
-    def row(self, net: Network) -> dict[str, Any]:
-        layers = {}
-        for name in self.names:
-            counts, theta = host(self.spikes[name]), host(net[name].threshold)  # counted where the network is
-            layers[name] = {
-                "firing_rate": float(counts.mean() / self.steps),
-                "silent": float((counts == 0).mean()),
-                "always_firing": float((counts == self.steps).mean()),
-                "threshold_min": float(theta.min()),
-                "threshold_mean": float(theta.mean()),
-                "threshold_max": float(theta.max()),
-                "gradient_norm": float(self.norms[name] / self.batches),
-            }
-        return {"train_loss": self.loss / self.samples, "train_accuracy": self.right / self.answers, "layers": layers}
-
-
-def _first_not_finite(net: Network, x: Array) -> str | None:
-    """The first layer, from the input up, with a parameter, a membrane or an output that is not finite."""
-    if not np.isfinite(x).all():
-        return "input"
-    ill: list[str] = []
-
-    def run(name: str, layer: Layer, x: Array, extra: dict[str, Array]) -> tuple[Array, Any]:
-        y, cache = layer.forward(x, **extra)
-        seen = (*layer.params.values(), y, *((cache.u,) if layer.has_state else ()))
-        if not all(np.isfinite(a).all() for a in seen):
-            ill.append(name)
-        return y, cache
-
-    net.walk(x, run)
-    return ill[0] if ill else None
-
-
-def _warn_out_of_bounds(net: Network, epoch: int, warned: set[str]) -> None:
-    """One warning a run for each parameter: the first time that it is out of bounds after an epoch."""
-    for layer_name, layer in net.layers.items():
-        for param, problem in layer.out_of_bounds() if isinstance(layer, Stateful) else ():
-            if (name := f"{layer_name}.{param}") not in warned:
-                warned.add(name)
-                warnings.warn(f"after epoch {epoch + 1}, {name}: {problem}", ParameterWarning, stacklevel=3)
 
 
 def _checked(net: Network, optimizer: Optimizer, data: Any, epochs: int, batch: int, keep: str) -> tuple[Array, Array]:

@@ -22,7 +22,7 @@ FLOORS = [
     {"layers"},
     {"network"},
     {"losses", "optimizers"},
-    {"encode", "data", "models", "checkpoint", "train", "plot"},
+    {"encode", "data", "models", "checkpoint", "health", "train", "plot"},
     {"checks"},
     {"teach", "bench"},
     {"cli", "jobs"},
@@ -46,7 +46,7 @@ ALLOWED = {
 }
 
 #: Modules of the Numba backend: imported by whoever uses it, and never by importing minisnn.
-COMPILED = {"compiled", "events", "images", "loops", "maps", "update"}
+COMPILED = {"compiled", "events", "images", "jit", "loops", "maps", "rows", "update"}
 #: What the benchmark compares with, where it is installed.
 PEERS = {"torch", "snntorch", "spikingjelly", "norse"}
 

@@ -125,19 +125,25 @@ def test_clear_errors():
         ms.Recurrent(3, rng=np.random.default_rng(0), remember="chunks")
 
 
-def test_there_and_back_in_narrow_pieces_is_the_pure_run_bit_for_bit():
-    """So many steps that a tile's membranes would not fit: it is cut into pieces of 512 lanes, the last of them smaller."""
+@pytest.mark.parametrize(
+    ("neuron", "steps", "dtype", "wrt"),
+    [("current_lif", 30, "float64", None), ("current_lif", 100, "float64", None), ("current_lif", 700, "float64", None),
+     ("lif", 900, "float32", ("threshold",)), ("lif", 900, "float32", None)],
+)  # fmt: skip
+def test_there_and_back_is_the_pure_run_bit_for_bit_however_long(neuron, steps, dtype, wrt):
+    """More steps than a tile's cache holds: it is cut into pieces, the last smaller, or time into spans."""
     pytest.importorskip("numba")
-    rng = np.random.default_rng(0)
+    rng, neuron = np.random.default_rng(0), ms.neurons.NEURONS[neuron]
     layer = ms.Spiking(
-        700, neuron=ms.neurons.current_lif, reset=ms.resets.soft, threshold=0.8, decay=0.6, decay_syn=0.5,
-        dtype="float64", backend="numba",
+        700, neuron=neuron, reset=ms.resets.soft, threshold=0.8, dtype=dtype, backend="numba",
+        **{n: v for n, v in zip(neuron.params, (0.6, 0.5), strict=False)},
     )  # fmt: skip
-    x, d_y = rng.normal(0.2, 0.4, (2, 400, 3, 700))
-    state, d_state = ({n: rng.normal(size=(3, 700)) for n in ("v", "i")} for _ in range(2))
-    d_x, grads = layer.backward(d_y, layer.forward(x, state=state)[1], d_state=d_state)
-    d_x_once, grads_once = layer.vjp(x, d_y, state=state, d_state=d_state)
-    assert np.array_equal(d_x_once, d_x)
-    before, before_once = grads.pop("state"), grads_once.pop("state")
-    assert all(np.array_equal(before_once[n], before[n]) for n in before)
-    assert all(np.array_equal(grads_once[n], grads[n]) for n in grads)
+    x, d_y = rng.normal(0.2, 0.4, (2, steps, 3, 700)).astype(dtype)
+    state, d_state = ({n: rng.normal(size=(3, 700)).astype(dtype) for n in neuron.state} for _ in range(2))
+    d_x, grads = layer.backward(d_y, layer.forward(x, state=state)[1], d_state=d_state, wrt=wrt)
+    for consume in ((), ("d_y",)):
+        d_x_once, once = layer.vjp(x, d_y.copy(), state=state, d_state=d_state, wrt=wrt, consume=consume)
+        assert np.array_equal(d_x_once, d_x)
+        before, before_once = grads["state"], once.pop("state")
+        assert all(np.array_equal(before_once[n], before[n]) for n in before)
+        assert set(once) == set(grads) - {"state"} and all(np.array_equal(once[n], grads[n]) for n in once)

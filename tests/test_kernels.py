@@ -2,6 +2,8 @@
 
 import itertools
 import os
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -137,6 +139,48 @@ def test_every_tile_is_run_once(n_tiles, n_threads, elements):
     finally:
         ms.set_threads(None)
     assert sorted(run) == list(range(n_tiles))
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_an_error_in_any_thread_reaches_the_caller_when_all_are_done(failing):
+    done = []
+
+    def work(lo, hi):
+        if lo == failing:
+            raise ZeroDivisionError(f"in tile {lo}")
+        time.sleep(0.02)
+        done.append(lo)
+
+    ms.set_threads(3)
+    try:
+        with pytest.raises(ZeroDivisionError, match=f"in tile {failing}"):
+            share_out(work, 3, 10**6)
+        assert sorted([*done, failing]) == [0, 1, 2]
+        found = []
+        share_out(lambda lo, hi: found.extend(range(lo, hi)), 7, 10**6)  # the threads live on
+        assert sorted(found) == list(range(7))
+    finally:
+        ms.set_threads(None)
+
+
+def test_threads_let_go_of_what_they_worked_on():
+    class Arrays:
+        def __call__(self, lo, hi):
+            pass
+
+    work = Arrays()
+    gone = weakref.ref(work)
+    ms.set_threads(3)
+    try:
+        share_out(work, 3, 10**6)
+    finally:
+        ms.set_threads(None)
+    del work
+    for _ in range(500):  # the caller may be faster than the thread
+        if gone() is None:
+            return
+        time.sleep(0.01)
+    pytest.fail("a thread holds on to its last job")
 
 
 def test_same_bits_for_any_number_of_threads():

@@ -68,7 +68,7 @@ def measure(size: Layer, who: list[str], rounds: int) -> dict[str, Any]:
     for layer in (LAYERS[SMALL], size):
         _check(layer)
     card = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
-    jobs = {**_ours(size), **{w: _peer(w, size) for w in who}}
+    jobs = {**_ours(size), **{w: peers.layer_job(w, size, "cuda") for w in who}}
     times = _times(jobs, rounds, cupy.cuda.Device().synchronize)
     seconds = {name: statistics.median(t) for name, t in times.items()}
     bandwidth = 2 * 4 * size.size / seconds.pop("copy")
@@ -134,19 +134,6 @@ def _ours(size: Layer) -> dict[str, Callable[[], Any]]:
         "adjoint": lambda: kernel.scan_adjoint(d_spikes, None, cache, WANTED),
         "the loop on CuPy arrays": lambda: _there_and_back(ReferenceKernel(DYNAMICS), problem),
     }
-
-
-def _peer(who: str, size: Layer) -> Callable[[], Any]:
-    """Torch waits for its own work, so that all clocks stop when the card has done it."""
-    import torch
-
-    job = peers.layer_job(who, size, "cuda")
-
-    def run() -> None:
-        job()
-        torch.cuda.synchronize()
-
-    return run
 
 
 def _times(jobs: dict[str, Callable[[], Any]], rounds: int, wait: Callable[[], Any]) -> dict[str, list[float]]:

@@ -56,6 +56,8 @@ def layer_job(who: str, size: Layer, device: str = "cpu") -> Job:
             leaf.grad = None
         spikes = run(x)
         spikes.backward(d_y)
+        if device != "cpu":
+            torch.cuda.synchronize()  # it goes on while Python does: a clock that stops here stops when all is done
         found = {"spikes": spikes.detach(), "d_x": x.grad}
         return found if theta is None else {**found, "d_threshold": theta.grad}
 

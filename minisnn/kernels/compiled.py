@@ -16,8 +16,7 @@ import math
 import operator
 import threading
 from collections.abc import Callable
-from functools import cache, lru_cache, partial
-from pathlib import Path
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numba
@@ -25,7 +24,7 @@ import numpy as np
 
 from ..grammar import dependencies
 from ..neurons import Neuron
-from . import jit, pool, rows
+from . import pool
 from .contract import Array, Base, Dynamics, ScanCache, Wanted, membranes
 from .jit import compile_loop, helper, named
 from .loops import adjoint_loop, round_loop, scan_loop
@@ -210,16 +209,10 @@ def _compiled(build: Callable, dynamics: Dynamics, dtype: np.dtype, **options: A
             loop = _loops.get(key)
             if loop is None:
                 copies = {n: _jitable(narrowed(f, dtype)) for n, f in used.items()}
-                part = named(digest((build.__name__, *key[1:], _parts())))
+                part = named(digest((build.__name__, *key[1:])))
                 python_loop, signature = build(part, copies, len(neuron.state), len(neuron.params), dtype.type, **options)
                 loop = _loops[key] = compile_loop(python_loop, signature)
     return loop
-
-
-@cache
-def _parts() -> str:
-    """What the loops are put together from: of their files Numba's cache looks at one alone."""
-    return digest([Path(module.__file__ or "").read_bytes() for module in (rows, jit)])
 
 
 _loops: dict[tuple, Callable] = {}

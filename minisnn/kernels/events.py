@@ -16,7 +16,7 @@ from numba import types
 
 from . import pool
 from .contract import Array
-from .jit import U, array_type, compile_loop
+from .jit import U, array_type, compile_loop, helper
 from .threads import share_out
 
 __all__ = ["Events", "gather", "index", "turned", "worth_it"]
@@ -158,26 +158,35 @@ def _turn_loop():
     )
 
 
+@helper
+def add_rows(out, to, table, base, numbers, first, last, n):
+    """To `n` entries of `out` add those rows of `table` (counted from `base`) that ``numbers[first:last]`` names.
+
+    Four at a time: `out` is then read and written a fourth as often.
+    """
+    j = first
+    while j + U(4) <= last:
+        a, b = base + U(numbers[j]) * n, base + U(numbers[j + U(1)]) * n
+        c, d = base + U(numbers[j + U(2)]) * n, base + U(numbers[j + U(3)]) * n
+        for i in range(n):
+            out[to + i] += (table[a + i] + table[b + i]) + (table[c + i] + table[d + i])
+        j += U(4)
+    while j < last:
+        a = base + U(numbers[j]) * n
+        for i in range(n):
+            out[to + i] += table[a + i]
+        j += U(1)
+
+
 @cache
 def _gather_loop(dtype: np.dtype):
     def gather(starts, ends, columns, table, out, n_columns, tile, scale, lo, hi):
         n, end_row = U(n_columns), min(hi * tile, starts.shape[0])
         for row in range(lo * tile, end_row):
             at = U(row) * n
-            j, end = U(starts[row]), U(ends[row])
             for i in range(n):
                 out[at + i] = 0
-            while j + U(4) <= end:
-                a, b = U(columns[j]) * n, U(columns[j + U(1)]) * n
-                c, d = U(columns[j + U(2)]) * n, U(columns[j + U(3)]) * n
-                for i in range(n):
-                    out[at + i] += (table[a + i] + table[b + i]) + (table[c + i] + table[d + i])
-                j += U(4)
-            while j < end:
-                a = U(columns[j]) * n
-                for i in range(n):
-                    out[at + i] += table[a + i]
-                j += U(1)
+            add_rows(out, at, table, U(0), columns, U(starts[row]), U(ends[row]), n)
             if scale != 1:
                 for i in range(n):
                     out[at + i] *= scale

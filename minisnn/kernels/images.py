@@ -20,7 +20,7 @@ from numba import types
 
 from . import pool
 from .contract import Array
-from .events import Events
+from .events import Events, add_rows
 from .jit import U, array_type, compile_loop
 from .products import dense
 from .threads import share_out
@@ -209,17 +209,8 @@ def _add_weights(dtype: np.dtype) -> Callable:
                     for i in range(places):
                         end = U(upto[i])
                         to = (U(i // width + k - 1 - p) * wide + U(i % width + k - 1 - q)) * o
-                        while at + U(4) <= end:
-                            a, b = weights + U(active[at]) * o, weights + U(active[at + U(1)]) * o
-                            d, e = weights + U(active[at + U(2)]) * o, weights + U(active[at + U(3)]) * o
-                            for m in range(o):
-                                full[to + m] += (table[a + m] + table[b + m]) + (table[d + m] + table[e + m])
-                            at += U(4)
-                        while at < end:
-                            a = weights + U(active[at]) * o
-                            for m in range(o):
-                                full[to + m] += table[a + m]
-                            at += U(1)
+                        add_rows(full, to, table, weights, active, at, end, o)
+                        at = end
             for m in range(o):
                 for line in range(out_high):
                     to = ((U(image) * o + m) * out_high + line) * out_wide
@@ -247,21 +238,11 @@ def _add_gradients(dtype: np.dtype) -> Callable:
                 count = U(ends[image * c + channel]) - first
                 for j in range(count):
                     place = columns[first + j]
-                    at[j] = U(image) * size + (U(place // width) * wide + U(place % width)) * o
+                    at[j] = U(place // width) * wide + U(place % width)
                 for p in range(max(lo - channel * k, 0), min(hi - channel * k, k)):
                     for q in range(k):
-                        away = (U(k - 1 - p) * wide + U(k - 1 - q)) * o
-                        to, i = U((channel * k + p) * k + q) * o, U(0)
-                        while i + U(4) <= count:
-                            a, b, d, e = at[i] + away, at[i + U(1)] + away, at[i + U(2)] + away, at[i + U(3)] + away
-                            for m in range(o):
-                                sums[to + m] += (d_full[a + m] + d_full[b + m]) + (d_full[d + m] + d_full[e + m])
-                            i += U(4)
-                        while i < count:
-                            a = at[i] + away
-                            for m in range(o):
-                                sums[to + m] += d_full[a + m]
-                            i += U(1)
+                        base = U(image) * size + (U(k - 1 - p) * wide + U(k - 1 - q)) * o
+                        add_rows(sums, U((channel * k + p) * k + q) * o, d_full, base, at, U(0), count, o)
         if scale != 1:
             for m in range(U(lo * k) * o, U(hi * k) * o):
                 sums[m] *= scale

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -10,6 +12,8 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, register_jitable
+
+from .narrow import digest
 
 __all__ = ["U", "ahead", "array_type", "compile_loop", "helper", "named"]
 
@@ -27,6 +31,7 @@ def array_type(dtype: Any, readonly: bool = True, ndim: int = 1) -> types.Array:
 def compile_loop(python_loop: Callable, signature: tuple) -> Callable:
     """The machine code of a Python function for one signature, from the disk cache where it has it."""
     try:
+        python_loop.__qualname__ += f"_{_helpers()}"
         loop = numba.njit(nogil=True, error_model="numpy", cache=True)(python_loop)
         loop.compile(signature)
     except Exception:  # an unwritable folder, a damaged cache file: compile without, and let a true error show itself
@@ -34,6 +39,12 @@ def compile_loop(python_loop: Callable, signature: tuple) -> Callable:
         loop.compile(signature)
     loop.disable_compile()  # read-only inputs are then accepted as they are, not compiled anew
     return loop
+
+
+@cache
+def _helpers() -> str:
+    """A digest of the files with functions that are compiled into loops of others: Numba's cache does not look at them."""
+    return digest([Path(__file__).with_name(f"{name}.py").read_bytes() for name in ("jit", "rows", "events", "normal")])
 
 
 def named(mark: str) -> Callable:

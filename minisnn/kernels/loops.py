@@ -14,13 +14,13 @@ from numba import types
 
 from .contract import Wanted
 from .jit import U, array_type
-from .rows import PITCH, Layout, adjoint_rows, clear, collect, forward_row, load, read, spread, store
+from .rows import PITCH, Layout, adjoint_rows, clear, collect, forward_row, load, read, save, spread, store
 
 __all__ = ["adjoint_loop", "round_loop", "scan_loop"]
 
-#: Fewer lanes at a time would be read in pieces too short for the memory (four times slower at 64).
-NARROWEST = 512
-#: Bytes of membranes and spikes that a tile keeps on its way there and back: they stay in a cache, unless time is very long.
+#: Fewer lanes at a time would be read in pieces too short for the memory: running steps again takes less time.
+NARROWEST = 1024
+#: Bytes of membranes and spikes that a tile keeps on its way there and back: they stay in a cache.
 KEPT = 2_000_000
 
 
@@ -50,8 +50,7 @@ def scan_loop(
                     step_row(w, U(0), k, x, at, after, u, spikes, at, u0, s0, m)
                     for i in range(1, n_states):
                         store(u, (U(i * n_steps) + t) * step + lo, w, i, U(0), m)
-                for i in range(state_last.shape[0] // step):
-                    store(state_last, U(i) * step + lo, w, i, U(0), m)
+                save(state_last, step, lo, w, n_states, 0, m)
 
     real = numba.from_dtype(np.dtype(number))
     stored = np.uint8 if fire == "step" else number
@@ -104,8 +103,7 @@ def adjoint_loop(
                     else:
                         load(w, past, n_states, state0, step, lo, 0, m)
                     charge_row(w, U(0), x, d_x, at, m)
-                for i in range(d_state0.shape[0] // step):
-                    store(d_state0, U(i) * step + lo, w, i, U(0), m)
+                save(d_state0, step, lo, w, n_states, 0, m)
             collect(d_rows, tile // pieces, n0, w, sums, wide, group)
 
     real = numba.from_dtype(np.dtype(number))
@@ -126,7 +124,11 @@ def round_loop(
     looks_back: bool,
     over: bool,
 ) -> tuple[Callable, tuple]:
-    """There and back for one tile after the other: membranes and spikes never leave the cache."""
+    """There and back for one tile after the other: membranes and spikes never leave the cache.
+
+    For a few hundred steps fewer lanes at a time will do.  For more, time is cut into spans; the states before each are
+    kept, and a span is run again before the walk goes back through it.
+    """
     layout = Layout.of(n_states, n_params)
     step_row = forward_row(part, f, n_states, n_params, number, fire)
     fire_back, reset_row, charge_back, back_row = adjoint_rows(part, f, n_states, n_params, number, wanted, over)
@@ -134,13 +136,46 @@ def round_loop(
     stored = np.uint8 if fire == "step" else number
     bytes_of_a_step = n_states * np.dtype(number).itemsize + np.dtype(stored).itemsize
 
+    @part
+    def there(w, a, k, x, u, spikes, n_span, begin, n_steps, step, lo, after, m):
+        """Forward through a span of time from step `begin` on; what it keeps counts from there."""
+        for slot in range(min(n_span, n_steps - begin)):
+            at = (begin + slot) * step + lo
+            then = at + step if begin + slot + U(1) < n_steps else after
+            step_row(w, a, k, x, at, then, u, spikes, slot * m, x, x, m)
+            for i in range(1, n_states):
+                store(u, (U(i) * n_span + slot) * m, w, i, a, m)
+
+    @part
+    def back(w, a, k, x, u, spikes, n_span, begin, n_steps, d_spikes, d_x, step, lo, after, borders, border, m):
+        """And back through it, down to the states at its border."""
+        steps = min(n_span, n_steps - begin)
+        for gone in range(steps):
+            slot = steps - U(1) - gone
+            at = (begin + slot) * step + lo
+            then = at - step if begin + slot > U(0) else (n_steps - U(1)) * step + after
+            if not looks_back:
+                back_row(w, a, k, x, u, spikes, slot * m, d_spikes, d_x, at, then, m)
+                continue
+            fire_back(w, a, k, u, spikes, slot * m, d_spikes, at, then, m)
+            if slot > U(0):
+                reset_row(w, a, u, spikes, (slot - U(1)) * m, m)
+                for i in range(1, n_states):
+                    read(w, past + i, u, (U(i) * n_span + slot - U(1)) * m, a, m)
+            else:
+                load(w, past, n_states, borders, m, border, a, m)
+            charge_back(w, a, x, d_x, at, m)
+
     def there_and_back(x, state0, rows, k, d_spikes, d_state_last, d_x, d_state0, d_rows,
                        n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):  # fmt: skip
         step = U(n_rows * n_lanes)
-        last_step = U(n_steps - 1) * step
-        narrow = min(max(KEPT // (bytes_of_a_step * n_steps) // 64 * 64, NARROWEST), width * group)
+        narrow = KEPT // (bytes_of_a_step * n_steps) // 64 * 64
+        narrow = min(narrow, width * group) if narrow >= NARROWEST else width * group
+        span = min(max(KEPT // (bytes_of_a_step * narrow), 1), n_steps)
+        spans = -(-n_steps // span)
         w = np.zeros(scratch, x.dtype)
-        u, spikes = np.empty(n_states * n_steps * narrow, x.dtype), np.empty(n_steps * narrow, stored)
+        u, spikes = np.empty(n_states * span * narrow, x.dtype), np.empty(span * narrow, stored)
+        borders = np.empty((spans + 1) * n_states * narrow, x.dtype)  # states before each span; the adjoint, while it waits
         for tile in range(first, last):
             n0 = tile % pieces * width
             wide = min(width, n_lanes - n0)
@@ -152,28 +187,25 @@ def round_loop(
                     a, m, lo = U(lane), U(min(narrow, lanes - lane)), U(row * n_lanes + n0 + lane)
                     after = lo + (m if lane + narrow < lanes else U(group * n_lanes - lane))
                     load(w, 0, n_states, state0, step, lo, lane, m)
-                    for t in range(U(n_steps)):
-                        then = t * step + step + lo if t + U(1) < U(n_steps) else after
-                        step_row(w, a, k, x, t * step + lo, then, u, spikes, t * m, x, x, m)
-                        for i in range(1, n_states):
-                            store(u, (U(i * n_steps) + t) * m, w, i, a, m)
-                    load(w, 0, n_states, d_state_last, step, lo, lane, m)
-                    for back in range(U(n_steps)):
-                        now = U(n_steps - 1) - back
-                        then = now * step - step + lo if now > U(0) else last_step + after
-                        if not looks_back:
-                            back_row(w, a, k, x, u, spikes, now * m, d_spikes, d_x, now * step + lo, then, m)
+                    for run in range(2 * spans - 1):  # there span by span; and back, each but the last run again first
+                        again = run >= spans
+                        which = 2 * spans - 2 - run if again else run
+                        begin, border = U(which * span), U(which * n_states) * m
+                        if again:
+                            save(borders, m, U(spans * n_states) * m, w, n_states, lane, m)
+                            load(w, 0, n_states, borders, m, border, lane, m)
+                        elif spans > 1 or looks_back:
+                            save(borders, m, border, w, n_states, lane, m)
+                        there(w, a, k, x, u, spikes, U(span), begin, U(n_steps), step, lo, after, m)
+                        if run < spans - 1:
                             continue
-                        fire_back(w, a, k, u, spikes, now * m, d_spikes, now * step + lo, then, m)
-                        if now > U(0):
-                            reset_row(w, a, u, spikes, (now - U(1)) * m, m)
-                            for i in range(1, n_states):
-                                read(w, past + i, u, (U(i * n_steps) + now - U(1)) * m, a, m)
+                        if again:
+                            load(w, 0, n_states, borders, m, U(spans * n_states) * m, lane, m)
                         else:
-                            load(w, past, n_states, state0, step, lo, lane, m)
-                        charge_back(w, a, x, d_x, now * step + lo, m)
-                    for i in range(d_state0.shape[0] // step):
-                        store(d_state0, U(i) * step + lo, w, i, a, m)
+                            load(w, 0, n_states, d_state_last, step, lo, lane, m)
+                        back(w, a, k, x, u, spikes, U(span), begin, U(n_steps), d_spikes, d_x, step, lo, after,
+                             borders, border, m)  # fmt: skip
+                    save(d_state0, step, lo, w, n_states, lane, m)
             collect(d_rows, tile // pieces, n0, w, sums, wide, group)
 
     real = numba.from_dtype(np.dtype(number))

@@ -10,11 +10,15 @@ from numba import types
 
 from . import pool
 from .contract import Array
-from .jit import U, array_type, compile_loop
+from .jit import U, array_type, compile_loop, helper
+from .normal import scale_and_shift, standardise, standardise_adjoint
 from .threads import share_out
 
 __all__ = ["max_pool", "max_pool_back", "normalise", "normalise_back", "statistics"]
 
+
+for formula in (standardise, scale_and_shift, standardise_adjoint):
+    helper(formula)
 
 # -- normalisation: maps ``[G, R, C, M]``, statistics for each of G groups and C channels over R repetitions and M places.
 # -- All that belongs to one pair is small enough to stay in the cache from one pass to the next.
@@ -95,9 +99,9 @@ def _normalise(dtype: np.dtype) -> Callable:
             for r in range(U(repetitions)):
                 at = ((pair // c * U(repetitions) + r) * c + pair % c) * places
                 for i in range(places):
-                    x_hat[at + i] = (x[at + i] - m) * v
+                    x_hat[at + i] = standardise(x[at + i], m, v)
                 for i in range(places):
-                    y[at + i] = g * x_hat[at + i] + b
+                    y[at + i] = scale_and_shift(x_hat[at + i], g, b)
 
     outputs = (array_type(dtype, False), array_type(dtype, False))
     return compile_loop(normalise_loop, (*(array_type(dtype),) * 5, *outputs, *(types.intp,) * 5))
@@ -131,7 +135,7 @@ def _normalise_back(dtype: np.dtype) -> Callable:
                 for r in range(U(repetitions)):
                     at = ((pair // c * U(repetitions) + r) * c + pair % c) * places
                     for i in range(places):
-                        by_place[i] = f * (d_y[at + i] - mean - x_hat[at + i] * mean_along)
+                        by_place[i] = standardise_adjoint(d_y[at + i], x_hat[at + i], f, mean, mean_along)
                     for i in range(places):
                         d_x[at + i] = by_place[i]
 

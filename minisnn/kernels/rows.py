@@ -15,7 +15,7 @@ from .contract import FIRES, Wanted, hold
 from .jit import U, ahead, helper, named
 
 __all__ = [
-    "LANES", "PITCH", "Layout", "adjoint_rows", "clear", "collect", "forward_row", "load", "read", "spread", "store",
+    "LANES", "PITCH", "Layout", "adjoint_rows", "clear", "collect", "forward_row", "load", "read", "save", "spread", "store",
 ]  # fmt: skip
 
 #: Lanes of a tile: its rows of the scratch stay in the fastest cache.
@@ -249,6 +249,14 @@ def load(w, first, rows, states, step, lo, lane, m):
                 w[to + n] = 0
         else:
             read(w, first + i, states, U(i) * step + lo, U(lane), m)
+
+
+@helper
+def save(states, step, lo, w, rows, lane, m):
+    """The opposite of `load`, from the first rows of the scratch; nothing where there is no array."""
+    if states.shape[0] > 0:
+        for i in range(rows):
+            store(states, U(i) * step + lo, w, i, U(lane), m)
 
 
 @helper

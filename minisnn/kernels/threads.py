@@ -66,8 +66,8 @@ def share_out(work: Callable[[int, int], object], n_tiles: int, n_elements: int)
 def _add_helper() -> None:
     global _helpers
     with _lock:
+        threading.Thread(target=_help, args=(_jobs,), name=f"minisnn-{_helpers + 1}", daemon=True).start()
         _helpers += 1
-        threading.Thread(target=_help, args=(_jobs,), name=f"minisnn-{_helpers}", daemon=True).start()
 
 
 def _help(jobs: SimpleQueue) -> None:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels.contract import Array
+from ..kernels.normal import scale_and_shift, standardise, standardise_adjoint
 from .base import Config, Grads, Layer, Names, as_input, as_upstream
 
 __all__ = ["BatchNorm2d", "NormCache"]
@@ -82,8 +83,8 @@ class BatchNorm2d(Layer):
         else:
             mean, var = (_per_channel(buffers[n]) for n in ("running_mean", "running_var"))
         inverse = 1 / np.sqrt(var + number(self.eps))
-        x_hat = (x - mean) * inverse  # (norm.2)
-        y = _per_channel(gamma * number(self.scale)) * x_hat + _per_channel(self.params["beta"])  # (norm.3)
+        x_hat = standardise(x, mean, inverse)
+        y = scale_and_shift(x_hat, _per_channel(gamma * number(self.scale)), _per_channel(self.params["beta"]))
         return y, NormCache(x_hat, inverse, gamma, train, buffers)
 
     # -- the same, compiled: minisnn.kernels.maps sees [G, R, C, M], statistics for each of G groups over R and M
@@ -147,11 +148,11 @@ class BatchNorm2d(Layer):
             grads["beta"] = d_y.sum(axis=(0, 1, 3, 4))  # (norm.5)
         if not input_grad:
             return None, grads
-        d_hat = _per_channel(gamma * scale) * d_y
+        mean, mean_along = scale * 0, scale * 0  # running statistics are constants
         if train:
             axes = OVER[self.over]
-            d_hat = d_hat - d_hat.mean(axis=axes, keepdims=True) - x_hat * (d_hat * x_hat).mean(axis=axes, keepdims=True)
-        return inverse * d_hat, grads  # (norm.6)
+            mean, mean_along = d_y.mean(axis=axes, keepdims=True), (d_y * x_hat).mean(axis=axes, keepdims=True)
+        return standardise_adjoint(d_y, x_hat, inverse * _per_channel(gamma * scale), mean, mean_along), grads
 
     def twin(  # type: ignore[override]
         self, x: Array, base: NormCache, fire: str, *, state: Any = None
