@@ -12,14 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from ..kernels import backend_problem
 from . import machine
 from .cases import CONVS, LAYERS, NETS, STEPS, layer_of
 from .peers import PEERS
 
 __all__ = ["add_command", "race", "run"]
 
-#: Largest difference of a result from the reference's that is rounding: a spike exactly at its threshold may flip.
-ROUNDING = {"layer": 1e-4, "step": 1e-3, "conv": 1e-4, "net": 0.1}
 #: Peers whose neurons are the same mathematics, gradients included: what they compute is compared.  The others detach
 #: something or scale it, and only their spikes are.
 SAME = ("minisnn", "minisnn-pure", "numpy", "torch", "torch.compile")
@@ -71,9 +70,7 @@ def run(options: argparse.Namespace) -> int:
         figures[name], calm = PARTS[name](options)
         steady &= calm
         print()
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(figures, file, indent=1)
+    _keep(figures, options)
     if not steady:
         print("Turns marked ? differed by more than a quarter: the machine was disturbed, do not conclude from them.")
     return 0 if steady else 1
@@ -85,8 +82,18 @@ def _on_gpu(options: argparse.Namespace) -> int:
     if options.what:
         print(f"minisnn bench: --backend cupy measures one layer, and no parts: leave out {' '.join(options.what)}")
         return 2
+    if problem := backend_problem("cupy"):
+        print(f"minisnn bench: backend 'cupy' cannot be used: {problem}")
+        return 1
     _find_peers(options)
-    return gpu.run(options)
+    _keep(gpu.measure(gpu.SIZE, [p for p in gpu.ON_CARD if p in options.peers], options.rounds), options)
+    return 0
+
+
+def _keep(figures: dict[str, Any], options: argparse.Namespace) -> None:
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(figures, file, indent=1)
 
 
 def _find_peers(options: argparse.Namespace) -> None:
@@ -120,12 +127,10 @@ def race(kind: str, case: str, who: Sequence[str], options: argparse.Namespace) 
 
 
 def _check(who: str, kind: str, case: str, errors: dict[str, float]) -> None:
+    from .worker import must_agree  # late: every command of the command line imports this module
+
     looked_at = errors if who in SAME else {n: e for n, e in errors.items() if n in ("spikes", "y")}
-    for name, error in looked_at.items():
-        if not error <= (1e-5 if name == "spikes" else ROUNDING[kind]):
-            raise ArithmeticError(
-                f"{who}, {kind} {case}: {name} differs from the reference by {error:.1e}: nothing was timed"
-            )
+    must_agree(f"{who}, {kind} {case}", kind, looked_at)
 
 
 class _Worker:

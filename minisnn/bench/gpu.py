@@ -5,8 +5,6 @@ Everything runs in this process, by turns.  Each time is taken from when the car
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import time
 from collections.abc import Callable
@@ -16,15 +14,15 @@ import numpy as np
 
 import minisnn as ms
 
-from ..kernels import Dynamics, Wanted, backend_problem, kernel_of
+from ..kernels import Dynamics, Wanted, kernel_of
 from ..kernels.contract import Array
 from ..kernels.place import host
 from ..kernels.reference import ReferenceKernel
 from . import peers
 from .cases import DECAY, LAYERS, SMALL, THRESHOLD, Layer, layer_inputs
-from .worker import compare
+from .worker import compare, must_agree
 
-__all__ = ["SIZE", "measure", "run"]
+__all__ = ["ON_CARD", "SIZE", "measure"]
 
 SIZE = Layer(100, 256, 4096)
 #: Bytes of an element that have to pass through memory.  There: current, membrane, spike.  Back: gradient of the spikes,
@@ -32,9 +30,6 @@ SIZE = Layer(100, 256, 4096)
 BYTES = {"scan": 4 + 4 + 1, "adjoint": 4 + 4 + 1 + 4}
 #: Peers that can run on a card, each in its own eager loop.
 ON_CARD = ("torch", "snntorch", "spikingjelly", "norse")
-#: Gradients of the two loops differ by rounding; a spike that is exactly at its threshold may flip.
-ROUNDING = 1e-4
-
 DYNAMICS = Dynamics(ms.neurons.lif, ms.resets.hard, ms.surrogates.atan(2.0))
 WANTED = Wanted(params=False, state=False)
 
@@ -46,19 +41,6 @@ class Problem(NamedTuple):
     theta: Array
     params: Array
     d_spikes: Array
-
-
-def run(options: argparse.Namespace) -> int:
-    """The command for ``--backend cupy``; the exit code is 1 if there is no card or a result is wrong."""
-    if problem := backend_problem("cupy"):
-        print(f"minisnn bench: backend 'cupy' cannot be used: {problem}")
-        return 1
-    who = [p for p in ON_CARD if p in options.peers]
-    figures = measure(SIZE, who, options.rounds)
-    if options.json:
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(figures, file, indent=1)
-    return 0
 
 
 def measure(size: Layer, who: list[str], rounds: int) -> dict[str, Any]:
@@ -91,11 +73,7 @@ def _check(size: Layer) -> None:
     problem = _problem(size)
     found, wanted = (_there_and_back(make(DYNAMICS), problem) for make in (_on_card, ReferenceKernel))
     errors = compare(*({n: host(a) for n, a in r.items()} for r in (found, wanted)))
-    for name, error in errors.items():
-        if not error <= (1e-5 if name == "spikes" else ROUNDING):
-            raise ArithmeticError(
-                f"[T, B, N] = {tuple(size)}: {name} differs from the loop on arrays by {error:.1e}: nothing was timed"
-            )
+    must_agree(f"[T, B, N] = {tuple(size)}", "layer", errors)
 
 
 def _on_card(dynamics: Dynamics) -> Any:
