@@ -151,7 +151,7 @@ def _info(options: argparse.Namespace) -> int:
     print(f"{'threads':<12} {ms.get_threads()} for compiled loops (minisnn.set_threads, MINISNN_THREADS)")
     print(f"{'BLAS':<12} {checkpoints.environment()['blas']}")
     if backend_problem("numba") is None:
-        from .kernels.compiled import cache_folder
+        from .kernels.disk import cache_folder
 
         print(f"{'cache':<12} {cache_folder()} (NUMBA_CACHE_DIR moves it)")
     for name, text in describe().items():

@@ -6,33 +6,35 @@ is several whole rows of the batch; where it is large, a piece of a row, taken o
 
 **Rows.**  Inside a tile a step is a few short loops over rows of numbers (:mod:`minisnn.kernels.rows`).
 
-**Disk cache.**  Loops close over narrowed copies (:mod:`minisnn.kernels.narrow`), so that Numba stores what they
-compute and not what they are called.  If a cache cannot be read or written the loop is compiled without it.
+**Disk.**  What was compiled once is loaded without Numba (:mod:`minisnn.kernels.jit`).
 """
 
 from __future__ import annotations
 
 import math
 import operator
-import threading
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from ..grammar import dependencies
 from ..neurons import Neuron
 from . import pool
 from .contract import Array, Base, Dynamics, ScanCache, Wanted, membranes
-from .jit import compile_loop, helper, named
+from .jit import Loop, compile_loop, problem
 from .loops import adjoint_loop, round_loop, scan_loop
-from .narrow import digest, fingerprint, narrowed, rests_on
-from .rows import LANES
+from .narrow import fingerprint, narrowed, rests_on
+from .rows import LANES, PITCH, Layout, Rule
 from .threads import share_out
 
-__all__ = ["CompiledKernel", "cache_folder", "kernel"]
+__all__ = ["CompiledKernel", "kernel", "problem"]
+
+#: Fewer lanes at a time would be read in pieces too short for the memory: running steps again takes less time.
+NARROWEST = 1024
+#: Bytes of membranes and spikes that a tile keeps on its way there and back: they stay in a cache.
+KEPT = 2_000_000
 
 
 class Tiles(NamedTuple):
@@ -56,6 +58,13 @@ def plan(n_rows: int, n_lanes: int) -> Tiles:
     return Tiles(width, group, chunk, pieces, -(-n_rows // chunk))
 
 
+def spans(n_steps: int, lanes: int, bytes_of_a_step: int) -> tuple[int, int]:
+    """On the way there and back: how many of a tile's lanes at a time, and for how many steps they keep everything."""
+    narrow = KEPT // (bytes_of_a_step * n_steps) // 64 * 64
+    narrow = min(narrow, lanes) if narrow >= NARROWEST else lanes
+    return narrow, min(max(KEPT // (bytes_of_a_step * narrow), 1), n_steps)
+
+
 class CompiledKernel:
     """Time loop and adjoint compiled by Numba.  See :mod:`minisnn.kernels.contract`."""
 
@@ -65,9 +74,10 @@ class CompiledKernel:
         self._functions = (
             neuron.charge, neuron.charge_adjoint, reset.reset, reset.reset_adjoint, surrogate.smooth, surrogate.slope,
         )  # fmt: skip
-        self._loops: dict[tuple, tuple[list, Callable]] = {}
+        self._loops: dict[tuple, tuple[list, Loop]] = {}
+        self._scratch = Layout.of(len(neuron.state), len(neuron.params)).rows * PITCH
 
-    def _loop(self, build: Callable, dtype: np.dtype, **options: Any) -> Callable:
+    def _loop(self, build: Callable, dtype: np.dtype, **options: Any) -> Loop:
         """The loop that `build` makes of these dynamics as they are now: what has not changed is not asked for again."""
         key, now = (build, dtype.char, *options.values()), rests_on(self._functions)
         before, loop = self._loops.get(key, ((), None))
@@ -89,8 +99,8 @@ class CompiledKernel:
         loop = self._loop(scan_loop, x.dtype, fire=fire, held=held, over=over)
         base_u, base_spikes = base.u.reshape(-1), base.spikes.astype(x.dtype, copy=False).reshape(-1)
         _run_tiles(
-            loop, x.shape, x.reshape(-1), _flat(state0, x), _rows_of(theta, params), x.dtype.type(k),
-            base_u, base_spikes, base.theta, u.reshape(-1), spikes.reshape(-1), _flat(state_last, x),
+            loop, x.shape, self._scratch, x.reshape(-1), _flat(state0, x), _rows_of(theta, params), base_u, base_spikes,
+            base.theta, u.reshape(-1), spikes.reshape(-1), _flat(state_last, x), k,
         )  # fmt: skip
         return spikes, state_last, ScanCache(x, u, spikes, state0, theta, params, k)
 
@@ -102,8 +112,8 @@ class CompiledKernel:
         soft, over = spikes.dtype != np.uint8, out.d_x is d_spikes
         loop = self._loop(adjoint_loop, x.dtype, soft_spikes=soft, wanted=out.wanted, over=over)
         _run_tiles(
-            loop, x.shape, d_spikes.reshape(-1), _flat(d_state_last, x), x.reshape(-1), u.reshape(-1), spikes.reshape(-1),
-            _flat(state0, x), _rows_of(theta, params), x.dtype.type(k), *out.arrays(x),
+            loop, x.shape, self._scratch, d_spikes.reshape(-1), _flat(d_state_last, x), x.reshape(-1), u.reshape(-1),
+            spikes.reshape(-1), _flat(state0, x), _rows_of(theta, params), *out.arrays(x), k,
         )  # fmt: skip
         return out.result()
 
@@ -113,9 +123,14 @@ class CompiledKernel:
     ) -> tuple[Array | None, Array | None, Array | None, Array | None]:  # fmt: skip
         out = _Gradients(self.dynamics, d_spikes, x, theta, params, wanted, consume)
         loop = self._loop(round_loop, x.dtype, fire=fire, wanted=out.wanted, over=out.d_x is d_spikes)
+        n_states, stored = len(self.dynamics.neuron.state), 1 if fire == "step" else x.itemsize
+        tiles = plan(*x.shape[1:])
+        narrow, span = spans(len(x), tiles.width * tiles.group, n_states * x.itemsize + stored)
+        borders = -(-len(x) // span) + 1  # states before each span; the adjoint, while it waits
         _run_tiles(
-            loop, x.shape, x.reshape(-1), _flat(state0, x), _rows_of(theta, params), x.dtype.type(k),
-            d_spikes.reshape(-1), _flat(d_state_last, x), *out.arrays(x),
+            loop, x.shape, self._scratch, n_states * span * narrow, span * narrow, n_states * borders * narrow,
+            x.reshape(-1), _flat(state0, x), _rows_of(theta, params), d_spikes.reshape(-1), _flat(d_state_last, x),
+            *out.arrays(x), k, narrow, span,
         )  # fmt: skip
         return out.result()
 
@@ -139,7 +154,7 @@ class _Gradients:
 
     def arrays(self, x: Array) -> tuple[Array, Array, Array]:
         """As the loops take them."""
-        return self.d_x.reshape(-1), _flat(self.d_state0, x), self.d_rows
+        return self.d_x.reshape(-1), _flat(self.d_state0, x), self.d_rows.reshape(-1)
 
     def result(self) -> tuple[Array | None, Array | None, Array | None, Array | None]:
         """``(d_x, d_state0, d_theta, d_params)``."""
@@ -166,32 +181,29 @@ def _looks_back(neuron: Neuron, wanted: Wanted) -> bool:
 
 def _flat(states: Array | None, x: Array) -> Array:
     """``[K, B, N]`` as one row; empty where there is none, and then zeros are read and nothing is written."""
-    return np.empty(0, x.dtype) if states is None else states.reshape(-1)
+    return _nothing(x.dtype) if states is None else states.reshape(-1)
 
 
-def _run_tiles(loop: Callable, shape: tuple[int, int, int], *arguments: Any) -> None:
+@cache
+def _nothing(dtype: np.dtype) -> Array:
+    return np.empty(0, dtype)
+
+
+def _run_tiles(loop: Loop, shape: tuple[int, int, int], *arguments: Any) -> None:
     """Share out the tiles of a run over ``[T, B, N]``."""
     tiles = plan(*shape[1:])
-    run = partial(loop, *arguments, *shape, tiles.width, tiles.group, tiles.chunk, tiles.pieces)
+    run = loop(*arguments, *shape, tiles.width, tiles.group, tiles.chunk, tiles.pieces)
     share_out(run, tiles.pieces * tiles.chunks, math.prod(shape))
 
 
 kernel = CompiledKernel
 
 
-def cache_folder() -> str:
-    """Where compiled loops are kept between processes."""
-    try:
-        return str(numba.core.caching.FunctionCache(scan_loop)._impl.locator.get_cache_path())
-    except Exception as error:
-        return f"none ({error})"
-
-
 # -- compiling: once for each thing computed, dtype and wish
 
 
-def _compiled(build: Callable, dynamics: Dynamics, dtype: np.dtype, **options: Any) -> Callable:
-    """The loop that `build` makes of these dynamics; compiled, or loaded from disk, if it is new to this process."""
+def _compiled(build: Callable, dynamics: Dynamics, dtype: np.dtype, **options: Any) -> Loop:
+    """The loop that `build` makes of these dynamics as they are now."""
     neuron, reset, surrogate = dynamics
     used = {"reset": reset.reset}
     if build is not adjoint_loop:
@@ -201,20 +213,7 @@ def _compiled(build: Callable, dynamics: Dynamics, dtype: np.dtype, **options: A
     if build is not scan_loop:
         used |= {"charge_adjoint": neuron.charge_adjoint, "reset_adjoint": reset.reset_adjoint, "slope": surrogate.slope}
         options["looks_back"] = _looks_back(neuron, options["wanted"])
-    marks = tuple(fingerprint(f) for f in used.values())
-    key = (build, marks, len(neuron.state), len(neuron.params), dtype.char, tuple(options.items()))
-    loop = _loops.get(key)
-    if loop is None:
-        with _compiling:
-            loop = _loops.get(key)
-            if loop is None:
-                copies = {n: _jitable(narrowed(f, dtype)) for n, f in used.items()}
-                part = named(digest((build.__name__, *key[1:])))
-                python_loop, signature = build(part, copies, len(neuron.state), len(neuron.params), dtype.type, **options)
-                loop = _loops[key] = compile_loop(python_loop, signature)
-    return loop
-
-
-_loops: dict[tuple, Callable] = {}
-_compiling = threading.RLock()
-_jitable = lru_cache(maxsize=None)(helper)  # registering one function twice makes calls to it ambiguous
+    marks = *(fingerprint(f) for f in used.values()), len(neuron.state), len(neuron.params), dtype.char, options
+    functions = {n: narrowed(f, dtype) for n, f in used.items()}
+    rule = Rule(functions, len(neuron.state), len(neuron.params), dtype.type)
+    return compile_loop(*build(rule, **options), *marks)

@@ -7,16 +7,14 @@ threads; compared with a dense product the order differs, and with it the last b
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 from typing import NamedTuple
 
-import numba
 import numpy as np
-from numba import types
 
 from . import pool
 from .contract import Array
-from .jit import U, array_type, compile_loop, helper
+from .jit import WHOLE, Loop, U, compile_loop, reads, real, scratch, writes
 from .threads import share_out
 
 __all__ = ["Events", "gather", "index", "turned", "worth_it"]
@@ -63,7 +61,10 @@ def index(x: Array, n: int, anyway: bool = False) -> Events | None:
     columns, fits = pool.empty((n_chunks * room,), np.int32), np.zeros(n_chunks, np.uint8)
     scale = flat[np.argmax(flat != 0)]
     words = flat.view(np.uint8)[: x.nbytes // 8 * 8].view(np.uint64)
-    find = partial(_find_loop(x.dtype), words, flat, n_columns, chunk, room, scale, starts, ends, columns, fits)
+    found = room + 8 // x.itemsize
+    find = _find_loop(x.dtype)(
+        found, words, flat, starts, ends, columns, fits, scale, n_rows, n_columns, len(words), chunk, room
+    )
     share_out(find, n_chunks, x.size)
     if not fits.all() or not (anyway or worth_it((ends - starts).sum() / x.size, n)):
         return None
@@ -74,7 +75,7 @@ def turned(events: Events) -> Events:
     """The same entries column by column."""
     starts, ends = np.zeros(events.n_columns, np.int64), np.empty(events.n_columns, np.int64)
     rows = pool.empty((int((events.ends - events.starts).sum()),), np.int32)
-    _turn_loop()(*events[:3], starts, ends, rows)
+    _turn_loop()(*events[:3], starts, ends, rows, len(events.starts), events.n_columns)(0, 1)
     return Events(starts, ends, rows, len(events.starts), events.scale)
 
 
@@ -83,23 +84,21 @@ def gather(events: Events, table: Array) -> Array:
     n_rows = len(events.starts)
     out = pool.empty((n_rows, table.shape[1]), table.dtype)
     tile = -(-n_rows // 64)
-    scale = table.dtype.type(events.scale)
     arrays = (*events[:3], table.reshape(-1), out.reshape(-1))
-    work = partial(_gather_loop(table.dtype), *arrays, table.shape[1], tile, scale)
+    work = _gather_loop(table.dtype)(*arrays, events.scale, n_rows, table.shape[1], tile)
     share_out(work, -(-n_rows // tile), out.size * 8)
     return out
 
 
 @cache
-def _find_loop(dtype: np.dtype):
+def _find_loop(dtype: np.dtype) -> Loop:
     per_word = 8 // dtype.itemsize
 
-    def find(words, flat, n_columns, chunk, room, scale, starts, ends, columns, fits, lo, hi):
-        found = np.empty(room + per_word, np.int64)
+    def find(found, words, flat, starts, ends, columns, fits, scale, n_rows, n_columns, n_words, chunk, room, lo, hi):
         for number in range(lo, hi):
-            row, end_row = number * chunk, min(number * chunk + chunk, starts.shape[0])
+            row, end_row = number * chunk, min(number * chunk + chunk, n_rows)
             end, base, k = end_row * n_columns, number * room, U(0)
-            whole_words = min(end // per_word, words.shape[0])
+            whole_words = min(end // per_word, n_words)
             for word in range(U(row * n_columns // per_word), U(whole_words)):
                 if words[word] != 0 and k <= U(room):
                     at = word * U(per_word)
@@ -126,39 +125,30 @@ def _find_loop(dtype: np.dtype):
                 ends[r] = base + np.int64(k)
             fits[number] = same
 
-    value, whole = numba.from_dtype(dtype), types.intp
-    inputs = (array_type(np.uint64), array_type(dtype), whole, whole, whole, value)
-    outputs = (
-        array_type(np.int64, False),
-        array_type(np.int64, False),
-        array_type(np.int32, False),
-        array_type(np.uint8, False),
-    )
-    return compile_loop(find, (*inputs, *outputs, whole, whole))
+    inputs = (scratch(np.int64), reads(np.uint64), reads(dtype))
+    outputs = (writes(np.int64), writes(np.int64), writes(np.int32), writes(np.uint8))
+    return compile_loop(find, (*inputs, *outputs, real(dtype), *(WHOLE,) * 5))
 
 
 @cache
-def _turn_loop():
-    def turn(starts, ends, columns, turned_starts, turned_ends, rows):
-        for row in range(starts.shape[0]):
+def _turn_loop() -> Loop:
+    def turn(starts, ends, columns, turned_starts, turned_ends, rows, n_rows, n_columns, lo, hi):
+        for row in range(n_rows):
             for k in range(starts[row], ends[row]):
                 turned_starts[columns[k]] += 1
         total = 0
-        for c in range(turned_starts.shape[0]):
+        for c in range(n_columns):
             total += turned_starts[c]
             turned_starts[c] = turned_ends[c] = total - turned_starts[c]
-        for row in range(starts.shape[0]):
+        for row in range(n_rows):
             for k in range(starts[row], ends[row]):
                 rows[turned_ends[columns[k]]] = row
                 turned_ends[columns[k]] += 1
 
-    inputs = (array_type(np.int64), array_type(np.int64), array_type(np.int32))
-    return compile_loop(
-        turn, (*inputs, array_type(np.int64, False), array_type(np.int64, False), array_type(np.int32, False))
-    )
+    inputs = (reads(np.int64), reads(np.int64), reads(np.int32))
+    return compile_loop(turn, (*inputs, writes(np.int64), writes(np.int64), writes(np.int32), WHOLE, WHOLE))
 
 
-@helper
 def add_rows(out, to, table, base, numbers, first, last, n):
     """To `n` entries of `out` add those rows of `table` (counted from `base`) that ``numbers[first:last]`` names.
 
@@ -179,9 +169,9 @@ def add_rows(out, to, table, base, numbers, first, last, n):
 
 
 @cache
-def _gather_loop(dtype: np.dtype):
-    def gather(starts, ends, columns, table, out, n_columns, tile, scale, lo, hi):
-        n, end_row = U(n_columns), min(hi * tile, starts.shape[0])
+def _gather_loop(dtype: np.dtype) -> Loop:
+    def gather(starts, ends, columns, table, out, scale, n_rows, n_columns, tile, lo, hi):
+        n, end_row = U(n_columns), min(hi * tile, n_rows)
         for row in range(lo * tile, end_row):
             at = U(row) * n
             for i in range(n):
@@ -191,6 +181,5 @@ def _gather_loop(dtype: np.dtype):
                 for i in range(n):
                     out[at + i] *= scale
 
-    value, whole = numba.from_dtype(dtype), types.intp
-    inputs = (array_type(np.int64), array_type(np.int64), array_type(np.int32), array_type(dtype))
-    return compile_loop(gather, (*inputs, array_type(dtype, False), whole, whole, value, whole, whole))
+    inputs = (reads(np.int64), reads(np.int64), reads(np.int32), reads(dtype))
+    return compile_loop(gather, (*inputs, writes(dtype), real(dtype), WHOLE, WHOLE, WHOLE))

@@ -10,18 +10,16 @@ inputs are active (:mod:`minisnn.kernels.events`), the weights of active inputs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from functools import cache, partial
+from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
-import numba
 import numpy as np
-from numba import types
 
 from . import pool
 from .contract import Array
 from .events import Events, add_rows
-from .jit import U, array_type, compile_loop
+from .jit import WHOLE, Loop, U, compile_loop, reads, real, scratch, writes
 from .products import dense
 from .threads import share_out
 
@@ -59,8 +57,9 @@ def forward(grid: Grid, x: Array, events: Events | None, weight: Array) -> Array
     y = pool.empty((grid.n, n_out, *grid.out), weight.dtype)
     if events is not None:
         table = np.ascontiguousarray(weight.transpose(2, 3, 1, 0)).reshape(-1)
-        scale = weight.dtype.type(events.scale)
-        work = partial(_add_weights(weight.dtype), *events[:3], table, y.reshape(-1), *grid, n_out, scale)
+        places = grid.height * grid.width
+        room = (grid.height + grid.k - 1) * (grid.width + grid.k - 1) * n_out, places * grid.c, places
+        work = _add_weights(weight.dtype)(*room, *events[:3], table, y.reshape(-1), events.scale, *grid, n_out)
         share_out(work, grid.n, y.size * grid.k)
         return y
     padded = _channels_last(x, grid.padding, weight.dtype)
@@ -80,8 +79,8 @@ def d_weight(grid: Grid, x: Array, events: Events | None, d_y: Array, d_full: Ar
     n_out = d_y.shape[1]
     if events is not None:
         sums = np.zeros((grid.c, grid.k, grid.k, n_out), d_y.dtype)
-        scale = d_y.dtype.type(events.scale)
-        work = partial(_add_gradients(d_y.dtype), *events[:3], d_full.reshape(-1), sums.reshape(-1), *grid, n_out, scale)
+        arrays = (*events[:3], d_full.reshape(-1), sums.reshape(-1))
+        work = _add_gradients(d_y.dtype)(grid.height * grid.width, *arrays, events.scale, *grid, n_out)
         share_out(work, grid.c * grid.k, d_full.size * grid.k)
         return np.ascontiguousarray(sums.transpose(3, 0, 1, 2))
     total = np.zeros((n_out, grid.k * grid.k * grid.c), d_y.dtype)
@@ -110,7 +109,7 @@ def _unfolded(padded: Array, k: int) -> Iterator[tuple[slice, Array]]:
     for start in range(0, n, step):
         images = slice(start, min(start + step, n))
         windows = room[: (images.stop - start) * places]
-        work = partial(_unfold(padded.dtype), padded[images].reshape(-1), windows.reshape(-1), height, width, c, k)
+        work = _unfold(padded.dtype)(padded[images].reshape(-1), windows.reshape(-1), height, width, c, k)
         share_out(work, (images.stop - start) * (height - k + 1), windows.size)
         yield images, windows
 
@@ -120,7 +119,7 @@ def _channels_last(x: Array, border: int, dtype: np.dtype) -> Array:
     n, c, height, width = x.shape
     out = pool.empty((n, height + 2 * border, width + 2 * border, c), dtype)
     x = x.view(np.uint8) if x.dtype == bool else x
-    share_out(partial(_last(x.dtype, dtype), x.reshape(-1), out.reshape(-1), c, height, width, border), n, x.size)
+    share_out(_last(x.dtype, dtype)(x.reshape(-1), out.reshape(-1), c, height, width, border), n, x.size)
     return out
 
 
@@ -128,14 +127,18 @@ def _channels_first(rows: Array, out: Array) -> None:
     """``[n * places, c]`` into ``[n, c, H, W]``."""
     n, c = out.shape[:2]
     places = len(rows) // n
-    share_out(partial(_first(out.dtype), rows.reshape(-1), out.reshape(-1), places, c), n, out.size)
+    share_out(_first(out.dtype)(rows.reshape(-1), out.reshape(-1), places, c), n, out.size)
 
 
 # -- the loops
 
 
+#: An index of active entries.
+INDEX = (reads(np.int64), reads(np.int64), reads(np.int32))
+
+
 @cache
-def _last(given: np.dtype, dtype: np.dtype) -> Callable:
+def _last(given: np.dtype, dtype: np.dtype) -> Loop:
     def last(x, out, n_channels, n_rows, n_columns, n_border, lo, hi):
         c, height, width, border = U(n_channels), U(n_rows), U(n_columns), U(n_border)
         wide, places = width + U(2) * border, height * width
@@ -148,11 +151,11 @@ def _last(given: np.dtype, dtype: np.dtype) -> Callable:
                 for j in range(c):
                     out[to + j] = x[(n * c + j) * places + i]
 
-    return compile_loop(last, (array_type(given), array_type(dtype, False), *(types.intp,) * 6))
+    return compile_loop(last, (reads(given), writes(dtype), *(WHOLE,) * 4))
 
 
 @cache
-def _first(dtype: np.dtype) -> Callable:
+def _first(dtype: np.dtype) -> Loop:
     def first(rows, out, n_places, n_channels, lo, hi):
         places, c = U(n_places), U(n_channels)
         for n in range(U(lo), U(hi)):
@@ -160,11 +163,11 @@ def _first(dtype: np.dtype) -> Callable:
                 for i in range(places):
                     out[(n * c + j) * places + i] = rows[(n * places + i) * c + j]
 
-    return compile_loop(first, (array_type(dtype), array_type(dtype, False), *(types.intp,) * 4))
+    return compile_loop(first, (reads(dtype), writes(dtype), WHOLE, WHOLE))
 
 
 @cache
-def _unfold(dtype: np.dtype) -> Callable:
+def _unfold(dtype: np.dtype) -> Loop:
     def unfold(padded, windows, n_rows, n_columns, n_channels, n_k, lo, hi):
         height, width, c, k = U(n_rows), U(n_columns), U(n_channels), U(n_k)
         places_high, places_wide, run = height - k + U(1), width - k + U(1), k * c
@@ -177,20 +180,21 @@ def _unfold(dtype: np.dtype) -> Callable:
                     for i in range(run):
                         windows[to + p * run + i] = padded[at + i]
 
-    return compile_loop(unfold, (array_type(dtype), array_type(dtype, False), *(types.intp,) * 6))
+    return compile_loop(unfold, (reads(dtype), writes(dtype), *(WHOLE,) * 4))
 
 
 @cache
-def _add_weights(dtype: np.dtype) -> Callable:
-    def add_weights(starts, ends, columns, table, y, n, c, height, width, k, padding, n_out, scale, lo, hi):
+def _add_weights(dtype: np.dtype) -> Loop:
+    def add_weights(
+        full, active, upto, starts, ends, columns, table, y, scale, n, c, height, width, k, padding, n_out, lo, hi
+    ):
         wide, inset, o = U(width + k - 1), U(k - 1 - padding), U(n_out)
         out_high, out_wide = U(height + 2 * padding - k + 1), U(width + 2 * padding - k + 1)
         places = height * width
-        full = np.empty((height + k - 1) * (width + k - 1) * n_out, table.dtype)
-        active, upto = np.empty(places * c, np.uint32), np.empty(places, np.int64)
         for image in range(lo, hi):
             # The channels active at each place, in active[upto[place - 1]:upto[place]], from the places of each channel.
-            upto[:] = 0
+            for i in range(places):
+                upto[i] = 0
             for row in range(image * c, image * c + c):
                 for j in range(starts[row], ends[row]):
                     upto[columns[j]] += 1
@@ -202,7 +206,8 @@ def _add_weights(dtype: np.dtype) -> Callable:
                 for j in range(starts[row], ends[row]):
                     active[upto[columns[j]]] = row - image * c
                     upto[columns[j]] += 1
-            full[:] = 0
+            for i in range(U(height + k - 1) * wide * o):
+                full[i] = 0
             for p in range(k):
                 for q in range(k):
                     weights, at = U((p * k + q) * c) * o, U(0)
@@ -218,20 +223,15 @@ def _add_weights(dtype: np.dtype) -> Callable:
                     for r in range(out_wide):
                         y[to + r] = full[a + r * o] * scale
 
-    index = (array_type(np.int64), array_type(np.int64), array_type(np.int32))
-    sizes = (types.intp,) * 7
-    return compile_loop(
-        add_weights,
-        (*index, array_type(dtype), array_type(dtype, False), *sizes, numba.from_dtype(dtype), types.intp, types.intp),
-    )
+    own = (scratch(dtype), scratch(np.uint32), scratch(np.int64))
+    return compile_loop(add_weights, (*own, *INDEX, reads(dtype), writes(dtype), real(dtype), *(WHOLE,) * 7))
 
 
 @cache
-def _add_gradients(dtype: np.dtype) -> Callable:
-    def add_gradients(starts, ends, columns, d_full, sums, n, c, height, width, k, padding, n_out, scale, lo, hi):
+def _add_gradients(dtype: np.dtype) -> Loop:
+    def add_gradients(at, starts, ends, columns, d_full, sums, scale, n, c, height, width, k, padding, n_out, lo, hi):
         wide, o = U(width + k - 1), U(n_out)
         size = U(height + k - 1) * wide * o
-        at = np.empty(height * width, np.uint64)
         for image in range(n):  # outermost: its gradients stay in the cache
             for channel in range(lo // k, -(-hi // k)):
                 first = U(starts[image * c + channel])
@@ -247,9 +247,5 @@ def _add_gradients(dtype: np.dtype) -> Callable:
             for m in range(U(lo * k) * o, U(hi * k) * o):
                 sums[m] *= scale
 
-    index = (array_type(np.int64), array_type(np.int64), array_type(np.int32))
-    sizes = (types.intp,) * 7
-    return compile_loop(
-        add_gradients,
-        (*index, array_type(dtype), array_type(dtype, False), *sizes, numba.from_dtype(dtype), types.intp, types.intp),
-    )
+    kinds = (scratch(np.uint64), *INDEX, reads(dtype), writes(dtype), real(dtype), *(WHOLE,) * 7)
+    return compile_loop(add_gradients, kinds)

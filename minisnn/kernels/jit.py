@@ -1,83 +1,263 @@
-"""What all compiled kernels share: types of arrays, unsigned positions, functions that are compiled into others."""
+"""Compiled loops: how one is described, called, kept on disk, and found again.
+
+A *loop* is a Python function over flat arrays and numbers, whose last two arguments are the range of tiles to work on.
+It is compiled by Numba once on a machine (:mod:`minisnn.kernels.compiler`).  Its machine code is kept in a file, and from
+then on LLVM alone loads it: importing Numba takes longer than everything else before a first gradient.
+
+A file is named after what the loop computes, the sources of this folder and the processor, so that nothing that was edited
+ever meets old code (:mod:`minisnn.kernels.disk`).
+"""
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
+import importlib.util
+import json
+import struct
+import sys
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numba
 import numpy as np
-from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic, register_jitable
 
-from .narrow import digest
+from . import disk
 
-__all__ = ["U", "ahead", "array_type", "compile_loop", "helper", "named"]
+__all__ = ["U", "WHOLE", "Kind", "Loop", "compile_loop", "problem", "reads", "real", "scratch", "writes"]
 
 #: Positions are unsigned: a signed one might count from the end, and the compiler then goes lane by lane.
 U = np.uint64
-#: Compiled into what calls it, and nothing else: Python never does, so that it needs no way in.
-helper = register_jitable(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
-def array_type(dtype: Any, readonly: bool = True, ndim: int = 1) -> types.Array:
-    """Numba's type of a C-contiguous array of a NumPy dtype: what loops are compiled for."""
-    return types.Array(numba.from_dtype(np.dtype(dtype)), ndim, "C", readonly=readonly)
+# -- what a loop is written with
 
 
-def compile_loop(python_loop: Callable, signature: tuple) -> Callable:
-    """The machine code of a Python function for one signature, from the disk cache where it has it."""
-    try:
-        python_loop.__qualname__ += f"_{_helpers()}"
-        loop = numba.njit(nogil=True, error_model="numpy", cache=True)(python_loop)
-        loop.compile(signature)
-    except Exception:  # an unwritable folder, a damaged cache file: compile without, and let a true error show itself
-        loop = numba.njit(nogil=True, error_model="numpy")(python_loop)
-        loop.compile(signature)
-    loop.disable_compile()  # read-only inputs are then accepted as they are, not compiled anew
-    return loop
+class Kind(NamedTuple):
+    """What one argument of a loop is.  First come all scratch arrays, then the others, then numbers, then whole numbers."""
+
+    name: str  #: scratch, array, real or whole
+    dtype: Any = None
+    written: bool = False
+
+
+def scratch(dtype: Any) -> Kind:
+    """A flat array that each thread has for itself, with anything in it; the caller gives its size."""
+    return Kind("scratch", np.dtype(dtype))
+
+
+def reads(dtype: Any) -> Kind:
+    """A flat array that is read."""
+    return Kind("array", np.dtype(dtype))
+
+
+def writes(dtype: Any) -> Kind:
+    """A flat array that is written."""
+    return Kind("array", np.dtype(dtype), True)
+
+
+def real(dtype: Any) -> Kind:
+    """A number."""
+    return Kind("real", np.dtype(dtype))
+
+
+WHOLE = Kind("whole")
+
+# -- how it is called
+
+#: NumPy's marks of an array: in one piece (1) and aligned (256); and not read-only.
+SOUND, WRITEABLE = 0x101, 0x400
+
+
+class Loop:
+    """Machine code; called with the arguments of a run it returns ``work(lo, hi)``."""
+
+    def __init__(self, run: Callable, kinds: tuple[Kind, ...], code: Any) -> None:
+        self._run, self._code = run, code
+        names = [kind.name for kind in kinds]
+        assert names == sorted(names, key=["scratch", "array", "real", "whole"].index)
+        self._own, self._numbers = names.count("scratch"), names.count("scratch") + names.count("array")
+        self._items = [kind.dtype.itemsize for kind in kinds[: self._own]]
+        self._rooms: dict[tuple, tuple[tuple[int, ...], int]] = {}
+        arrays = kinds[self._own : self._numbers]
+        self._dtypes = [kind.dtype for kind in arrays]
+        self._flags = [SOUND | WRITEABLE if kind.written else SOUND for kind in arrays]
+        self._pack = struct.Struct("q" * self._numbers + "d" * names.count("real") + "q" * names.count("whole")).pack
+
+    def __call__(self, *arguments: Any) -> Callable[[int, int], None]:
+        own, arrays = arguments[: self._own], arguments[self._own : self._numbers]
+        fit = [a.dtype for a in arrays] == self._dtypes
+        if not fit or [a.flags.num & flags for a, flags in zip(arrays, self._flags, strict=True)] != self._flags:
+            got = ", ".join(f"{a.dtype}{list(a.strides)}{'' if a.flags.writeable else ' read-only'}" for a in arrays)
+            raise TypeError(f"a compiled loop over rows of {', '.join(map(str, self._dtypes))} got {got}")
+        offsets, room = self._rooms.get(own) or self._make_room(own)
+        places = [_address(a) if a.size else 0 for a in arrays]
+        return _Work(self._run, self._pack(*offsets, *places, *arguments[self._numbers :]), room, arguments)
+
+    def _make_room(self, own: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+        """Where each scratch array begins, and the room for all."""
+        offsets, room = list[int](), 0
+        for n, item in zip(own, self._items, strict=True):
+            offsets.append(room)
+            room += -(-n * item // 64) * 64
+        if len(self._rooms) > 100:
+            self._rooms.clear()
+        self._rooms[own] = tuple(offsets), room
+        return self._rooms[own]
+
+
+class _Work:
+    """One run; it holds on to its arrays."""
+
+    __slots__ = ("_arguments", "_packed", "_room", "_run")
+
+    def __init__(self, run: Callable, packed: bytes, room: int, arguments: tuple) -> None:
+        self._run, self._packed, self._room, self._arguments = run, packed, room, arguments
+
+    def __call__(self, lo: int, hi: int) -> None:
+        own = _scratch.at if self._room <= _scratch.size else _grow(self._room)
+        self._run(self._packed, own, lo, hi)
+
+
+class _Scratch(threading.local):
+    """What each thread keeps to work in, from one run to the next."""
+
+    at, size = 0, 0
+
+
+_scratch = _Scratch()
+
+
+def _grow(size: int) -> int:
+    _scratch.memory, _scratch.size = np.empty(size + 64, np.uint8), size
+    _scratch.at = -(-_scratch.memory.ctypes.data // 64) * 64
+    return _scratch.at
+
+
+def _slow_address(array: Any) -> int:
+    return array.ctypes.data
+
+
+def _fast_address(array: Any) -> int:
+    """NumPy keeps the address right behind what every Python object begins with: five times as fast as asking for it."""
+    return _number_at(id(array) + _HEAD).value
+
+
+_number_at, _HEAD = ctypes.c_ssize_t.from_address, object.__basicsize__
+_probe = np.empty(3)
+_address = _fast_address if _fast_address(_probe) == _probe.ctypes.data else _slow_address
+
+
+# -- how it is kept and found
+
+
+def compile_loop(python_loop: Callable, kinds: tuple[Kind, ...], *marks: Any) -> Loop:
+    """The loop as machine code: from this process, from its file, or compiled.
+
+    `marks` : what else it computes with, besides its own name, these kinds and all that stands in this folder: functions
+    and numbers that it closes over.
+    """
+    name = disk.digest((_setting(), python_loop.__module__, python_loop.__qualname__, kinds, marks))
+    with _compiling:
+        found = _loaded.get(name)
+        if found is None:
+            found = _loaded[name] = _from_disk(name, kinds) or _compiled(name, python_loop, kinds)
+        return found
+
+
+_compiling = threading.RLock()
+_loaded: dict[str, Loop] = {}
+#: Loops found on disk, and loops compiled.
+counts = {"found": 0, "compiled": 0}
+
+
+def problem() -> None:
+    """Raise what hinders Numba.  That nothing does is noted on disk, so that not every process has to import it to know."""
+    note = f"numba-{disk.digest((_numba(), np.__version__, sys.version))}"
+    if "numba" in sys.modules or not _numba() or disk.read(note) is None:
+        import numba  # noqa: F401
+
+        if disk.read(note) is None:
+            disk.write(note, b"")
 
 
 @cache
-def _helpers() -> str:
-    """A digest of the files with functions that are compiled into loops of others: Numba's cache does not look at them."""
-    return digest([Path(__file__).with_name(f"{name}.py").read_bytes() for name in ("jit", "rows", "events", "normal")])
+def _numba() -> bytes:
+    """What tells one Numba from another, without importing it; empty where there is none."""
+    try:
+        spec = importlib.util.find_spec("numba")
+        return Path(spec.origin).with_name("_version.py").read_bytes() if spec and spec.origin else b""
+    except (ImportError, ValueError, OSError):
+        return b""
 
 
-def named(mark: str) -> Callable:
-    """A decorator for the parts of one loop: it puts `mark`, a digest of what the loop computes, into their names.
+@cache
+def _setting() -> tuple:
+    """What all machine code depends on: our sources, Numba, LLVM, the processor."""
+    import llvmlite
 
-    Numba knows functions by name in two places where different code of one name gives wrong results: a cache file may be
-    written by two processes at once, and machine code that two processes compiled meets in a third one.
-    """
-
-    def name(function: Callable) -> Callable:
-        function.__qualname__ = f"{function.__name__}_{mark}"
-        return helper(function)
-
-    return name
+    sources = hashlib.sha256(b"".join(f.read_bytes() for f in sorted(Path(__file__).parent.glob("*.py"))))
+    return sources.hexdigest(), _numba(), llvmlite.__version__, *processor()
 
 
-@intrinsic
-def _prefetch(typing_context, array, at):
-    """Ask for one line of memory ahead of its use."""
+@cache
+def processor() -> tuple[str, str]:
+    """Name and features of this processor, as LLVM calls them."""
+    import llvmlite.binding as llvm
 
-    def code(context, builder, signature, arguments):
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
-        place = builder.bitcast(builder.gep(data, [arguments[1]]), pointer)
-        kind = ir.FunctionType(ir.VoidType(), [pointer, number, number, number])
-        prefetch = builder.module.declare_intrinsic("llvm.prefetch", (pointer,), kind)
-        builder.call(prefetch, [place, *(number(n) for n in (0, 2, 1))])  # to be read, into the second cache, data
-
-    return types.void(array, at), code
+    try:
+        return llvm.get_host_cpu_name(), llvm.get_host_cpu_features().flatten()
+    except RuntimeError:  # LLVM does not know the features of this kind
+        return llvm.get_host_cpu_name(), ""
 
 
-@helper
-def ahead(array, at, m):
-    """Ask for `m` numbers from `at` on: rows lie too far apart for the processor to guess which comes next."""
-    for n in range(U(0), m, U(64 // array.itemsize)):
-        _prefetch(array, at + n)  # type: ignore[call-arg]
+def target_machine() -> Any:
+    """LLVM's idea of this machine."""
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    name, features = processor()
+    target = llvm.Target.from_default_triple()
+    return target.create_target_machine(cpu=name, features=features, opt=3, reloc="pic", jit=True, codemodel="jitdefault")
+
+
+def _from_disk(name: str, kinds: tuple[Kind, ...]) -> Loop | None:
+    content = disk.read(name)
+    if content is None:
+        return None
+    symbols, code = content.split(b"\n", 1)
+    loop = _load(json.loads(symbols), code, kinds)
+    counts["found"] += loop is not None
+    return loop
+
+
+def _compiled(name: str, python_loop: Callable, kinds: tuple[Kind, ...]) -> Loop:
+    from .compiler import machine_code
+
+    symbols, code, address, owner = machine_code(python_loop, kinds)
+    counts["compiled"] += 1
+    loop = None if any(s.startswith(("numba_", "NRT_")) for s in symbols) else _load(symbols, code, kinds)
+    if loop is None:  # it calls something that Numba alone has: it works, in this process
+        return Loop(_callable(address), kinds, owner)
+    disk.write(name, json.dumps(symbols).encode() + b"\n" + code)
+    return loop
+
+
+def _load(symbols: list[str], code: bytes, kinds: tuple[Kind, ...]) -> Loop | None:
+    """Machine code ready to run; ``None`` where one of the `symbols` that it needs is not there."""
+    import llvmlite.binding as llvm
+
+    machine = target_machine()
+    if not all(llvm.address_of_symbol(symbol) for symbol in symbols):
+        return None
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)  # one each: equal names in two do not meet
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    return Loop(_callable(engine.get_function_address("run")), kinds, engine)
+
+
+def _callable(address: int) -> Callable:
+    return ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_ssize_t)(address)

@@ -8,209 +8,173 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numba
 import numpy as np
-from numba import types
 
 from .contract import Wanted
-from .jit import U, array_type
-from .rows import PITCH, Layout, adjoint_rows, clear, collect, forward_row, load, read, save, spread, store
+from .jit import WHOLE, U, reads, real, scratch, writes
+from .rows import Rule, adjoint_rows, clear, collect, forward_row, load, read, save, spread, store
 
 __all__ = ["adjoint_loop", "round_loop", "scan_loop"]
 
-#: Fewer lanes at a time would be read in pieces too short for the memory: running steps again takes less time.
-NARROWEST = 1024
-#: Bytes of membranes and spikes that a tile keeps on its way there and back: they stay in a cache.
-KEPT = 2_000_000
+#: The last arguments of every loop: ``T, B, N`` and the tiles' width, group, chunk and pieces.
+SIZES = (WHOLE,) * 7
 
 
-def scan_loop(
-    part: Callable, f: dict, n_states: int, n_params: int, number: type, fire: str, held: tuple, over: bool
-) -> tuple[Callable, tuple]:
-    """Forward.  As every builder: the Python function for Numba, and the signature to compile it for."""
-    layout = Layout.of(n_states, n_params)
-    step_row = forward_row(part, f, n_states, n_params, number, fire, held, over)
-    theta, base_theta, scratch = layout.theta, layout.base_theta, layout.rows * PITCH
+def scan_loop(rule: Rule, fire: str, held: tuple, over: bool) -> tuple[Callable, tuple]:
+    """Forward.  As every builder: the Python function for the compiler, and what its arguments are."""
+    n_states, number, layout = rule.n_states, rule.number, rule.layout
+    walk = _there(rule, fire, held, over)
+    theta, base_theta, constants = layout.theta, layout.base_theta, 1 + rule.n_params
 
-    def scan(x, state0, rows, k, u0, s0, theta0, u, spikes, state_last,
+    def scan(w, x, state0, rows, u0, s0, theta0, u, spikes, state_last, k,
              n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):  # fmt: skip
         step = U(n_rows * n_lanes)
-        w = np.zeros(scratch, x.dtype)
         for tile in range(first, last):
-            n0 = tile % pieces * width
+            n0, begin = tile % pieces * width, tile // pieces * chunk
             wide = min(width, n_lanes - n0)
-            spread(w, theta, rows, n0, wide, group, n_lanes)
-            spread(w, base_theta, theta0, n0, wide, group, n_lanes)
-            for row in range(tile // pieces * chunk, min((tile // pieces + 1) * chunk, n_rows), group):
+            spread(w, theta, rows, constants, n0, wide, group, n_lanes)
+            spread(w, base_theta, theta0, 1, n0, wide, group, n_lanes)
+            for i in range(-(-min(chunk, n_rows - begin) // group)):
+                row = begin + i * group
                 lo, m = U(row * n_lanes + n0), U(wide * min(group, n_rows - row))
                 load(w, 0, n_states, state0, step, lo, 0, m)
-                for t in range(U(n_steps)):
-                    at = t * step + lo
-                    after = at + step if t + U(1) < U(n_steps) else lo + U(group * n_lanes)
-                    step_row(w, U(0), k, x, at, after, u, spikes, at, u0, s0, m)
-                    for i in range(1, n_states):
-                        store(u, (U(i * n_steps) + t) * step + lo, w, i, U(0), m)
+                walk(w, U(0), k, x, u, spikes, lo, step, U(n_steps), u0, s0, U(0), U(n_steps), U(n_steps), step, lo,
+                     lo + U(group * n_lanes), m)  # fmt: skip
                 save(state_last, step, lo, w, n_states, 0, m)
 
-    real = numba.from_dtype(np.dtype(number))
-    stored = np.uint8 if fire == "step" else number
-    given, made = array_type(number), array_type(number, False)
-    inputs = (made if over else given, given, given, real, given, given, given)
-    return part(scan), (*inputs, made, array_type(stored, False), made, *(types.intp,) * 9)
+    one, out = reads(number), writes(number)
+    stored = writes(np.uint8 if fire == "step" else number)
+    arrays = (out if over else one, *(one,) * 5, out, stored, out)
+    return scan, (scratch(number), *arrays, real(number), *SIZES)
 
 
-def adjoint_loop(
-    part: Callable,
-    f: dict,
-    n_states: int,
-    n_params: int,
-    number: type,
-    soft_spikes: bool,
-    wanted: Wanted,
-    looks_back: bool,
-    over: bool,
-) -> tuple[Callable, tuple]:
+def adjoint_loop(rule: Rule, soft_spikes: bool, wanted: Wanted, looks_back: bool, over: bool) -> tuple[Callable, tuple]:
     """Back over the steps of a run that kept its membranes and spikes."""
-    layout = Layout.of(n_states, n_params)
-    fire_row, reset_row, charge_row, step_row = adjoint_rows(part, f, n_states, n_params, number, wanted, over, far=True)
-    theta, sums, past, scratch = layout.theta, layout.sums, layout.past, layout.rows * PITCH
+    n_states, number, layout = rule.n_states, rule.number, rule.layout
+    stored = number if soft_spikes else np.uint8
+    walk = _back(rule, wanted, looks_back, over, True, stored)
+    theta, sums, constants = layout.theta, layout.sums, 1 + rule.n_params
+    n_sums = constants if wanted.params else 1
 
-    def adjoint(d_spikes, d_state_last, x, u, spikes, state0, rows, k, d_x, d_state0, d_rows,
+    def adjoint(w, d_spikes, d_state_last, x, u, spikes, state0, rows, d_x, d_state0, d_rows, k,
                 n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):  # fmt: skip
-        step = U(n_rows * n_lanes)
-        last_step = U(n_steps - 1) * step
-        w = np.zeros(scratch, x.dtype)
+        step, chunks = U(n_rows * n_lanes), -(-n_rows // chunk)
         for tile in range(first, last):
-            n0 = tile % pieces * width
+            n0, begin = tile % pieces * width, tile // pieces * chunk
             wide = min(width, n_lanes - n0)
-            spread(w, theta, rows, n0, wide, group, n_lanes)
-            clear(w, sums, 1 + n_params)
-            for row in range(tile // pieces * chunk, min((tile // pieces + 1) * chunk, n_rows), group):
+            spread(w, theta, rows, constants, n0, wide, group, n_lanes)
+            clear(w, sums, n_sums)
+            for i in range(-(-min(chunk, n_rows - begin) // group)):
+                row = begin + i * group
                 lo, m = U(row * n_lanes + n0), U(wide * min(group, n_rows - row))
                 load(w, 0, n_states, d_state_last, step, lo, 0, m)
-                for back in range(U(n_steps)):
-                    t = U(n_steps - 1) - back
-                    at = t * step + lo
-                    after = at - step if t > U(0) else lo + last_step + U(group * n_lanes)
-                    if not looks_back:
-                        step_row(w, U(0), k, x, u, spikes, at, d_spikes, d_x, at, after, m)
-                        continue
-                    fire_row(w, U(0), k, u, spikes, at, d_spikes, at, after, m)
-                    if t > U(0):
-                        reset_row(w, U(0), u, spikes, at - step, m)
-                        for i in range(1, n_states):
-                            read(w, past + i, u, (U(i * n_steps) + t - U(1)) * step + lo, U(0), m)
-                    else:
-                        load(w, past, n_states, state0, step, lo, 0, m)
-                    charge_row(w, U(0), x, d_x, at, m)
+                walk(w, U(0), k, x, u, spikes, lo, step, U(n_steps), d_spikes, d_x, U(0), U(n_steps), U(n_steps), step, lo,
+                     lo + U(group * n_lanes), state0, step, lo, m)  # fmt: skip
                 save(d_state0, step, lo, w, n_states, 0, m)
-            collect(d_rows, tile // pieces, n0, w, sums, wide, group)
+            collect(d_rows, n_sums, chunks, tile // pieces, n_lanes, n0, w, sums, wide, group)
 
-    real = numba.from_dtype(np.dtype(number))
-    stored = number if soft_spikes else np.uint8
-    given, made = array_type(number), array_type(number, False)
-    inputs = (made if over else given, given, given, given, array_type(stored), given, given, real)
-    return part(adjoint), (*inputs, made, made, array_type(number, False, 3), *(types.intp,) * 9)
+    one, out = reads(number), writes(number)
+    arrays = (out if over else one, one, one, one, reads(stored), one, one, out, out, out)
+    return adjoint, (scratch(number), *arrays, real(number), *SIZES)
 
 
-def round_loop(
-    part: Callable,
-    f: dict,
-    n_states: int,
-    n_params: int,
-    number: type,
-    fire: str,
-    wanted: Wanted,
-    looks_back: bool,
-    over: bool,
-) -> tuple[Callable, tuple]:
+def round_loop(rule: Rule, fire: str, wanted: Wanted, looks_back: bool, over: bool) -> tuple[Callable, tuple]:
     """There and back for one tile after the other: membranes and spikes never leave the cache.
 
     For a few hundred steps fewer lanes at a time will do.  For more, time is cut into spans; the states before each are
     kept, and a span is run again before the walk goes back through it.
     """
-    layout = Layout.of(n_states, n_params)
-    step_row = forward_row(part, f, n_states, n_params, number, fire)
-    fire_back, reset_row, charge_back, back_row = adjoint_rows(part, f, n_states, n_params, number, wanted, over)
-    theta, sums, past, scratch = layout.theta, layout.sums, layout.past, layout.rows * PITCH
+    n_states, number, layout = rule.n_states, rule.number, rule.layout
+    there = _there(rule, fire)
     stored = np.uint8 if fire == "step" else number
-    bytes_of_a_step = n_states * np.dtype(number).itemsize + np.dtype(stored).itemsize
+    back = _back(rule, wanted, looks_back, over, False, stored)
+    theta, sums, constants = layout.theta, layout.sums, 1 + rule.n_params
+    n_sums = constants if wanted.params else 1
 
-    @part
-    def there(w, a, k, x, u, spikes, n_span, begin, n_steps, step, lo, after, m):
-        """Forward through a span of time from step `begin` on; what it keeps counts from there."""
-        for slot in range(min(n_span, n_steps - begin)):
-            at = (begin + slot) * step + lo
-            then = at + step if begin + slot + U(1) < n_steps else after
-            step_row(w, a, k, x, at, then, u, spikes, slot * m, x, x, m)
-            for i in range(1, n_states):
-                store(u, (U(i) * n_span + slot) * m, w, i, a, m)
-
-    @part
-    def back(w, a, k, x, u, spikes, n_span, begin, n_steps, d_spikes, d_x, step, lo, after, borders, border, m):
-        """And back through it, down to the states at its border."""
-        steps = min(n_span, n_steps - begin)
-        for gone in range(steps):
-            slot = steps - U(1) - gone
-            at = (begin + slot) * step + lo
-            then = at - step if begin + slot > U(0) else (n_steps - U(1)) * step + after
-            if not looks_back:
-                back_row(w, a, k, x, u, spikes, slot * m, d_spikes, d_x, at, then, m)
-                continue
-            fire_back(w, a, k, u, spikes, slot * m, d_spikes, at, then, m)
-            if slot > U(0):
-                reset_row(w, a, u, spikes, (slot - U(1)) * m, m)
-                for i in range(1, n_states):
-                    read(w, past + i, u, (U(i) * n_span + slot - U(1)) * m, a, m)
-            else:
-                load(w, past, n_states, borders, m, border, a, m)
-            charge_back(w, a, x, d_x, at, m)
-
-    def there_and_back(x, state0, rows, k, d_spikes, d_state_last, d_x, d_state0, d_rows,
-                       n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):  # fmt: skip
-        step = U(n_rows * n_lanes)
-        narrow = KEPT // (bytes_of_a_step * n_steps) // 64 * 64
-        narrow = min(narrow, width * group) if narrow >= NARROWEST else width * group
-        span = min(max(KEPT // (bytes_of_a_step * narrow), 1), n_steps)
-        spans = -(-n_steps // span)
-        w = np.zeros(scratch, x.dtype)
-        u, spikes = np.empty(n_states * span * narrow, x.dtype), np.empty(span * narrow, stored)
-        borders = np.empty((spans + 1) * n_states * narrow, x.dtype)  # states before each span; the adjoint, while it waits
+    def there_and_back(w, u, spikes, borders, x, state0, rows, d_spikes, d_state_last, d_x, d_state0, d_rows, k,
+                       narrow, span, n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):  # fmt: skip
+        step, spans, chunks = U(n_rows * n_lanes), -(-n_steps // span), -(-n_rows // chunk)
         for tile in range(first, last):
-            n0 = tile % pieces * width
+            n0, begin = tile % pieces * width, tile // pieces * chunk
             wide = min(width, n_lanes - n0)
-            spread(w, theta, rows, n0, wide, group, n_lanes)
-            clear(w, sums, 1 + n_params)
-            for row in range(tile // pieces * chunk, min((tile // pieces + 1) * chunk, n_rows), group):
+            spread(w, theta, rows, constants, n0, wide, group, n_lanes)
+            clear(w, sums, n_sums)
+            for i in range(-(-min(chunk, n_rows - begin) // group)):
+                row = begin + i * group
                 lanes = wide * min(group, n_rows - row)
-                for lane in range(0, lanes, narrow):
+                for piece in range(-(-lanes // narrow)):
+                    lane = piece * narrow
                     a, m, lo = U(lane), U(min(narrow, lanes - lane)), U(row * n_lanes + n0 + lane)
                     after = lo + (m if lane + narrow < lanes else U(group * n_lanes - lane))
                     load(w, 0, n_states, state0, step, lo, lane, m)
                     for run in range(2 * spans - 1):  # there span by span; and back, each but the last run again first
                         again = run >= spans
                         which = 2 * spans - 2 - run if again else run
-                        begin, border = U(which * span), U(which * n_states) * m
+                        start, border = U(which * span), U(which * n_states) * m
+                        steps = min(U(span), U(n_steps) - start)
                         if again:
                             save(borders, m, U(spans * n_states) * m, w, n_states, lane, m)
                             load(w, 0, n_states, borders, m, border, lane, m)
                         elif spans > 1 or looks_back:
                             save(borders, m, border, w, n_states, lane, m)
-                        there(w, a, k, x, u, spikes, U(span), begin, U(n_steps), step, lo, after, m)
+                        there(w, a, k, x, u, spikes, U(0), m, U(span), x, x, start, steps, U(n_steps), step, lo, after, m)
                         if run < spans - 1:
                             continue
                         if again:
                             load(w, 0, n_states, borders, m, U(spans * n_states) * m, lane, m)
                         else:
                             load(w, 0, n_states, d_state_last, step, lo, lane, m)
-                        back(w, a, k, x, u, spikes, U(span), begin, U(n_steps), d_spikes, d_x, step, lo, after,
-                             borders, border, m)  # fmt: skip
+                        back(w, a, k, x, u, spikes, U(0), m, U(span), d_spikes, d_x, start, steps, U(n_steps), step, lo,
+                             after, borders, m, border, m)  # fmt: skip
                     save(d_state0, step, lo, w, n_states, lane, m)
-            collect(d_rows, tile // pieces, n0, w, sums, wide, group)
+            collect(d_rows, n_sums, chunks, tile // pieces, n_lanes, n0, w, sums, wide, group)
 
-    real = numba.from_dtype(np.dtype(number))
-    given, made = array_type(number), array_type(number, False)
-    return part(there_and_back), (
-        given, given, given, real, made if over else given, given, made, made, array_type(number, False, 3),
-        *(types.intp,) * 9,
-    )  # fmt: skip
+    one, own, out = reads(number), scratch(number), writes(number)
+    arrays = (one, one, one, out if over else one, one, out, out, out)
+    return there_and_back, (own, own, scratch(stored), own, *arrays, real(number), WHOLE, WHOLE, *SIZES)
+
+
+# -- the walks.  Lanes begin at `lo` in arrays of a whole run, where steps lie `step` apart, and at `a` in the scratch.  Of
+# -- what the way there keeps for the way back, step `begin` lies at `kept`, the others `pitch` apart, and another state's
+# -- `room` steps further on.  At `after` lie the lanes that come after these, so that they are on their way in time.
+
+
+def _there(rule: Rule, fire: str, held: tuple = (), over: bool = False) -> Callable:
+    step_row, n_states = forward_row(rule, fire, held, over), rule.n_states
+
+    def there(w, a, k, x, u, spikes, kept, pitch, room, u0, s0, begin, steps, n_steps, step, lo, after, m):
+        """Forward through `steps` steps of time."""
+        for slot in range(steps):
+            at, to = (begin + slot) * step + lo, slot * pitch + kept
+            then = at + step if begin + slot + U(1) < n_steps else after
+            step_row(w, a, k, x, at, then, u, spikes, to, u0, s0, m)
+            for i in range(1, n_states):
+                store(u, U(i) * room * pitch + to, w, i, a, m)
+
+    return there
+
+
+def _back(rule: Rule, wanted: Wanted, looks_back: bool, over: bool, far: bool, stored: type) -> Callable:
+    fire_row, reset_row, charge_row, step_row = adjoint_rows(rule, wanted, over, far, stored)
+    n_states, past = rule.n_states, rule.layout.past
+
+    def back(w, a, k, x, u, spikes, kept, pitch, room, d_spikes, d_x, begin, steps, n_steps, step, lo, after,
+             borders, apart, border, m):  # fmt: skip
+        """And back through them, down to the states before the first: at `border`, one `apart` from the other."""
+        for gone in range(steps):
+            slot = steps - U(1) - gone
+            at, to = (begin + slot) * step + lo, slot * pitch + kept
+            then = at - step if begin + slot > U(0) else (n_steps - U(1)) * step + after
+            if not looks_back:
+                step_row(w, a, k, x, u, spikes, to, d_spikes, d_x, at, then, m)
+                continue
+            fire_row(w, a, k, u, spikes, to, d_spikes, at, then, m)
+            if slot > U(0):
+                reset_row(w, a, u, spikes, to - pitch, m)
+                for i in range(1, n_states):
+                    read(w, past + i, u, U(i) * room * pitch + to - pitch, a, m)
+            else:
+                load(w, past, n_states, borders, apart, border, a, m)
+            charge_row(w, a, x, d_x, at, m)
+
+    return back

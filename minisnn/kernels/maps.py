@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 
 import numpy as np
-from numba import types
 
 from . import pool
 from .contract import Array
-from .jit import U, array_type, compile_loop, helper
+from .jit import WHOLE, Loop, U, compile_loop, reads, scratch, writes
 from .normal import scale_and_shift, standardise, standardise_adjoint
 from .threads import share_out
 
 __all__ = ["max_pool", "max_pool_back", "normalise", "normalise_back", "statistics"]
-
-
-for formula in (standardise, scale_and_shift, standardise_adjoint):
-    helper(formula)
 
 # -- normalisation: maps ``[G, R, C, M]``, statistics for each of G groups and C channels over R repetitions and M places.
 # -- All that belongs to one pair is small enough to stay in the cache from one pass to the next.
@@ -27,7 +21,7 @@ for formula in (standardise, scale_and_shift, standardise_adjoint):
 def statistics(x: Array) -> tuple[Array, Array]:
     """Mean and (biased) variance ``[G, C]``."""
     mean, var = np.empty((2, len(x), x.shape[2]), x.dtype)
-    work = partial(_statistics(x.dtype), x.reshape(-1), mean.reshape(-1), var.reshape(-1), *x.shape[1:])
+    work = _statistics(x.dtype)(x.shape[3], x.reshape(-1), mean.reshape(-1), var.reshape(-1), *x.shape[1:])
     share_out(work, mean.size, x.size)
     return mean, var
 
@@ -38,7 +32,7 @@ def normalise(x: Array, mean: Array, inverse: Array, gain: Array, beta: Array, s
     per_pair = (
         np.ascontiguousarray(np.broadcast_to(a, (len(x), x.shape[2]))).reshape(-1) for a in (mean, inverse, gain, beta)
     )
-    work = partial(_normalise(x.dtype), x.reshape(-1), *per_pair, x_hat.reshape(-1), y.reshape(-1), *x.shape[1:])
+    work = _normalise(x.dtype)(x.reshape(-1), *per_pair, x_hat.reshape(-1), y.reshape(-1), *x.shape[1:])
     share_out(work, len(x) * x.shape[2], 2 * x.size)
     return x_hat, y
 
@@ -50,23 +44,24 @@ def normalise_back(
     d_x = d_y if spent and d_y.flags.writeable else pool.empty_like(d_y) if want_x else np.empty_like(d_y)
     along, sums = np.empty((2, len(d_y), d_y.shape[2]), d_y.dtype)
     factor = np.ascontiguousarray(np.broadcast_to(inverse * gain, along.shape)).reshape(-1)
-    work = partial(
-        _normalise_back(d_y.dtype), d_y.reshape(-1), x_hat.reshape(-1), factor, d_x.reshape(-1), along.reshape(-1),
-        sums.reshape(-1), *d_y.shape[1:], through, want_x,
+    n_places = d_y.shape[3]
+    work = _normalise_back(d_y.dtype)(
+        n_places, n_places, d_y.reshape(-1), x_hat.reshape(-1), factor, d_x.reshape(-1), along.reshape(-1), sums.reshape(-1),
+        *d_y.shape[1:], through, want_x,
     )  # fmt: skip
     share_out(work, along.size, 2 * d_y.size)
     return d_x if want_x else None, along, sums
 
 
 @cache
-def _statistics(dtype: np.dtype) -> Callable:
-    def statistics_loop(x, mean, var, repetitions, n_channels, n_places, lo, hi):
+def _statistics(dtype: np.dtype) -> Loop:
+    def statistics_loop(by_place, x, mean, var, repetitions, n_channels, n_places, lo, hi):
         c, places = U(n_channels), U(n_places)
-        by_place = np.empty(n_places, x.dtype)
         for pair in range(U(lo), U(hi)):
             first = (pair // c * U(repetitions) * c + pair % c) * places
             n = repetitions * n_places
-            by_place[:] = 0
+            for i in range(places):
+                by_place[i] = 0
             for r in range(U(repetitions)):
                 at = first + r * c * places
                 for i in range(places):
@@ -75,7 +70,8 @@ def _statistics(dtype: np.dtype) -> Callable:
             for i in range(places):
                 total += by_place[i]
             mean[pair] = total / n
-            by_place[:] = 0
+            for i in range(places):
+                by_place[i] = 0
             for r in range(U(repetitions)):
                 at = first + r * c * places
                 for i in range(places):
@@ -85,13 +81,11 @@ def _statistics(dtype: np.dtype) -> Callable:
                 total += by_place[i]
             var[pair] = total / n
 
-    return compile_loop(
-        statistics_loop, (array_type(dtype), array_type(dtype, False), array_type(dtype, False), *(types.intp,) * 5)
-    )
+    return compile_loop(statistics_loop, (scratch(dtype), reads(dtype), writes(dtype), writes(dtype), *(WHOLE,) * 3))
 
 
 @cache
-def _normalise(dtype: np.dtype) -> Callable:
+def _normalise(dtype: np.dtype) -> Loop:
     def normalise_loop(x, mean, inverse, gain, beta, x_hat, y, repetitions, n_channels, n_places, lo, hi):
         c, places = U(n_channels), U(n_places)
         for pair in range(U(lo), U(hi)):
@@ -103,18 +97,32 @@ def _normalise(dtype: np.dtype) -> Callable:
                 for i in range(places):
                     y[at + i] = scale_and_shift(x_hat[at + i], g, b)
 
-    outputs = (array_type(dtype, False), array_type(dtype, False))
-    return compile_loop(normalise_loop, (*(array_type(dtype),) * 5, *outputs, *(types.intp,) * 5))
+    return compile_loop(normalise_loop, (*(reads(dtype),) * 5, writes(dtype), writes(dtype), *(WHOLE,) * 3))
 
 
 @cache
-def _normalise_back(dtype: np.dtype) -> Callable:
-    def back_loop(d_y, x_hat, factor, d_x, along, sums, repetitions, n_channels, n_places, through, want_x, lo, hi):
+def _normalise_back(dtype: np.dtype) -> Loop:
+    def back_loop(
+        by_place,
+        by_place_along,
+        d_y,
+        x_hat,
+        factor,
+        d_x,
+        along,
+        sums,
+        repetitions,
+        n_channels,
+        n_places,
+        through,
+        want_x,
+        lo,
+        hi,
+    ):
         c, places, zero = U(n_channels), U(n_places), factor[0] * 0
-        by_place, by_place_along = np.empty(n_places, d_y.dtype), np.empty(n_places, d_y.dtype)
         for pair in range(U(lo), U(hi)):
-            by_place[:] = 0
-            by_place_along[:] = 0
+            for i in range(places):
+                by_place[i] = by_place_along[i] = 0
             for r in range(U(repetitions)):
                 at = ((pair // c * U(repetitions) + r) * c + pair % c) * places
                 for i in range(places):
@@ -139,17 +147,8 @@ def _normalise_back(dtype: np.dtype) -> Callable:
                     for i in range(places):
                         d_x[at + i] = by_place[i]
 
-    outputs = (array_type(dtype, False),) * 3
-    signature = (
-        *(array_type(dtype),) * 3,
-        *outputs,
-        *(types.intp,) * 3,
-        types.boolean,
-        types.boolean,
-        types.intp,
-        types.intp,
-    )
-    return compile_loop(back_loop, signature)
+    own, array, out = scratch(dtype), reads(dtype), writes(dtype)
+    return compile_loop(back_loop, (own, own, *(array,) * 3, *(out,) * 3, *(WHOLE,) * 5))
 
 
 # -- maximum pooling: images ``[n, H, W]``, windows k x k side by side
@@ -162,7 +161,7 @@ def max_pool(x: Array, k: int, place_dtype: type) -> tuple[Array, Array]:
     place = pool.empty(y.shape, place_dtype)
     given = x.view(np.uint8) if x.dtype == bool else x
     loop = _max_pool(given.dtype, place.dtype)
-    work = partial(loop, given.reshape(-1), y.view(given.dtype).reshape(-1), place.reshape(-1), height, width, k)
+    work = loop(given.reshape(-1), y.view(given.dtype).reshape(-1), place.reshape(-1), height, width, k)
     share_out(work, n, 2 * x.size)
     return y, place
 
@@ -171,15 +170,14 @@ def max_pool_back(d_y: Array, place: Array, shape: tuple[int, ...], k: int) -> A
     """To the place of each maximum its gradient, zero to all others."""
     d_x = pool.empty(shape, d_y.dtype)
     n, height, width = shape
-    work = partial(
-        _max_pool_back(d_y.dtype, place.dtype), d_y.reshape(-1), place.reshape(-1), d_x.reshape(-1), height, width, k
-    )
+    loop = _max_pool_back(d_y.dtype, place.dtype)
+    work = loop(d_y.reshape(-1), place.reshape(-1), d_x.reshape(-1), height, width, k)
     share_out(work, n, 2 * d_x.size)
     return d_x
 
 
 @cache
-def _max_pool(dtype: np.dtype, place_dtype: np.dtype) -> Callable:
+def _max_pool(dtype: np.dtype, place_dtype: np.dtype) -> Loop:
     def max_loop(x, y, place, height, width, n_k, lo, hi):
         k, wide = U(n_k), U(width)
         out_high, out_wide = U(height // n_k), U(width // n_k)
@@ -196,12 +194,12 @@ def _max_pool(dtype: np.dtype, place_dtype: np.dtype) -> Callable:
                                 best, found = value, p * k + q
                     y[to + i], place[to + i] = best, found
 
-    outputs = (array_type(dtype, False), array_type(place_dtype, False))
-    return compile_loop(max_loop, (array_type(dtype), *outputs, *(types.intp,) * 5))
+    outputs = (writes(dtype), writes(place_dtype))
+    return compile_loop(max_loop, (reads(dtype), *outputs, *(WHOLE,) * 3))
 
 
 @cache
-def _max_pool_back(dtype: np.dtype, place_dtype: np.dtype) -> Callable:
+def _max_pool_back(dtype: np.dtype, place_dtype: np.dtype) -> Loop:
     def back_loop(d_y, place, d_x, height, width, n_k, lo, hi):
         k, wide = U(n_k), U(width)
         out_high, out_wide = U(height // n_k), U(width // n_k)
@@ -214,5 +212,5 @@ def _max_pool_back(dtype: np.dtype, place_dtype: np.dtype) -> Callable:
                     found = U(place[at + i])
                     d_x[to + found // k * wide + i * k + found % k] = d_y[at + i]
 
-    inputs = (array_type(dtype), array_type(place_dtype))
-    return compile_loop(back_loop, (*inputs, array_type(dtype, False), *(types.intp,) * 5))
+    inputs = (reads(dtype), reads(place_dtype))
+    return compile_loop(back_loop, (*inputs, writes(dtype), *(WHOLE,) * 3))

@@ -1,16 +1,13 @@
-"""Copies of floor-0 functions whose numbers have one dtype: nothing widens, and the disk cache never lies.
+"""Copies of floor-0 functions whose numbers have one dtype: nothing widens.
 
-Two needs, one means.  In a compiled loop ``0.5 * v`` with a float32 ``v`` is a float64, since a bare number is one; and
-Numba's disk cache stores a function of an importable module by its *name*, so that an edited function would meet the
-machine code of the old one.  A *narrowed copy* has every number, written in the body, at module level or in a closure,
-cast to the dtype, and it is stored by value because its qualified name cannot be found in any module.
+In a compiled loop ``0.5 * v`` with a float32 ``v`` is a float64, since a bare number is one.  A *narrowed copy* has every
+number, written in the body, at module level or in a closure, cast to the dtype.
 """
 
 from __future__ import annotations
 
 import builtins
 import dis
-import hashlib
 import types
 from functools import lru_cache
 from typing import Any
@@ -19,7 +16,7 @@ import numpy as np
 
 from ..grammar import numbers_of
 
-__all__ = ["computes", "digest", "fingerprint", "for_numpy", "narrowed", "rests_on"]
+__all__ = ["computes", "fingerprint", "for_numpy", "narrowed", "rests_on"]
 
 Function = Any  # a plain Python function: the grammar has made sure of it
 
@@ -51,11 +48,6 @@ def computes(code: types.CodeType) -> tuple[Any, ...]:
     """Equal for code that does the same with the same names."""
     constants = tuple(repr(c) for c in code.co_consts if not isinstance(c, str))  # the docstring is not code
     return code.co_code, code.co_argcount, constants, code.co_names, code.co_freevars
-
-
-def digest(mark: Any) -> str:
-    """A name for what has this `repr`, the same in every process."""
-    return hashlib.sha256(repr(mark).encode()).hexdigest()[:24]
 
 
 def narrowed(function: Function, dtype: np.dtype) -> Function:
@@ -102,14 +94,8 @@ def _narrowed(key: _Key, dtype: np.dtype) -> Function:
     scope |= {n: np for n in code.co_names if function.__globals__.get(n) is np}
     scope |= {"__name__": __name__, "__builtins__": builtins}
     cells = tuple(types.CellType(cast(c.cell_contents)) for c in function.__closure__ or ())
-    name = function.__name__
-    # The place in the file is not part of what is computed: moving a function must not miss the cache.
-    code = code.replace(co_code=bytecode, co_consts=constants, co_filename="floor0", co_firstlineno=1, co_qualname=name)
-    copy = types.FunctionType(code, scope, name, None, cells or None)
-    copy.__module__ = __name__
-    # Cannot be found in this module, hence is stored by value; and differs where the code differs (see compiled._named).
-    copy.__qualname__ = f"narrowed.{name}_{digest((key.mark, dtype.char))}"
-    return copy
+    code = code.replace(co_code=bytecode, co_consts=constants)
+    return types.FunctionType(code, scope, function.__name__, None, cells or None)
 
 
 def _without_small_ints(code: types.CodeType, constants: tuple, number: type) -> tuple[bytes, tuple]:

@@ -11,11 +11,14 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
+import numpy as np
+
 from .contract import FIRES, Wanted, hold
-from .jit import U, ahead, helper, named
+from .jit import U
 
 __all__ = [
-    "LANES", "PITCH", "Layout", "adjoint_rows", "clear", "collect", "forward_row", "load", "read", "save", "spread", "store",
+    "LANES", "PITCH", "Layout", "Rule", "adjoint_rows", "clear", "collect", "forward_row", "load", "missing", "prefetch",
+    "read", "save", "spread", "store",
 ]  # fmt: skip
 
 #: Lanes of a tile: its rows of the scratch stay in the fastest cache.
@@ -42,33 +45,39 @@ class Layout(NamedTuple):
         return cls(n_states, base, base + 1, base + 2 + n_params, base + 2 + n_params + n_states)
 
 
+class Rule(NamedTuple):
+    """What a loop is made of: floor-0 functions in its dtype, how many states and parameters they have, the dtype."""
+
+    f: dict[str, Callable]
+    n_states: int
+    n_params: int
+    number: type
+
+    @property
+    def layout(self) -> Layout:
+        """Where everything lies in the scratch."""
+        return Layout.of(self.n_states, self.n_params)
+
+
 # -- one step of one row of lanes.  `a` is where the lanes stand in the scratch, `at` where they stand in the arrays,
 # -- `then` where the next row will: while a block is worked on, the same block of the next row is on its way from memory
 
 
-def forward_row(
-    part: Callable,
-    f: dict,
-    n_states: int,
-    n_params: int,
-    number: type,
-    fire: str,
-    held: tuple = (),
-    over: bool = False,
-) -> Callable:
+def forward_row(rule: Rule, fire: str, held: tuple = (), over: bool = False) -> Callable:
+    f, n_states, n_params, number = rule
     charge = f["charge"]
-    spike = part(FIRES[fire](f.get("smooth", charge), f.get("slope", charge)))  # "step" looks at neither
-    reset = part(hold(f["reset"], held))
-    layout = Layout.of(n_states, n_params)
+    spike = FIRES[fire](f.get("smooth", charge), f.get("slope", charge))  # "step" looks at neither
+    reset = hold(f["reset"], held)
+    layout = rule.layout
     threshold, base = U(layout.theta * PITCH), U(layout.base_theta * PITCH)
+    line = _line(number)
     gather_state, gather_params = _gather(n_states, 0), _gather(n_params, layout.theta + 1)
     put_state, as_tuple = _put(n_states, 0), _bare if n_states == 1 else _same
 
-    @part
     def step_row(w, a, k, x, at, then, u, spikes, to, u0, s0, m):
         for block in range(U(0), m, BLOCK):
             end = min(block + BLOCK, m)
-            ahead(x, then + block, end - block)
+            ahead(x, then + block, end - block, line)
             for n in range(block, end):
                 i = a + n
                 states = as_tuple(charge(*((*gather_state(w, i), x[at + n], *gather_params(w, i)))))
@@ -86,24 +95,18 @@ def forward_row(
 
 
 def adjoint_rows(
-    part: Callable,
-    f: dict,
-    n_states: int,
-    n_params: int,
-    number: type,
-    wanted: Wanted,
-    over: bool,
-    far: bool = False,
+    rule: Rule, wanted: Wanted, over: bool, far: bool, stored: type
 ) -> tuple[Callable, Callable, Callable, Callable]:
+    f, n_states, n_params, number = rule
     charge_adjoint, reset, reset_adjoint, slope = f["charge_adjoint"], f["reset"], f["reset_adjoint"], f["slope"]
-    layout = Layout.of(n_states, n_params)
+    layout = rule.layout
     threshold, sums, past = U(layout.theta * PITCH), U(layout.sums * PITCH), U(layout.past * PITCH)
     gather_adjoint, gather_past, put_adjoint = _gather(n_states, 0), _gather(n_states, layout.past), _put(n_states, 0)
     gather_params, add_params = _gather(n_params, layout.theta + 1), _put(n_params, layout.sums + 1, True)
     after_states = n_states + 1
     want_x, want_theta, want_params, _ = wanted
+    line, line_of_spikes = _line(number), _line(stored)
 
-    @part
     def unfire(w, i, k, membrane, s, d_spike):
         """Back through reset and spike of one lane."""
         theta = w[threshold + i]
@@ -113,7 +116,6 @@ def adjoint_rows(
         if want_theta:
             w[sums + i] += d_theta_t - g  # (lif.11)
 
-    @part
     def uncharge(w, i, x):
         """Back through the charge of one lane: the gradients of states, input and parameters."""
         adjoints = charge_adjoint(*(gather_adjoint(w, i) + gather_past(w, i) + (x,) + gather_params(w, i)))
@@ -122,35 +124,31 @@ def adjoint_rows(
             add_params(w, i, adjoints[after_states:])
         return adjoints[n_states]
 
-    @part
     def fire_row(w, a, k, u, spikes, kept, d_spikes, at, then, m):
         for block in range(U(0), m, BLOCK):
             end = min(block + BLOCK, m)
-            ahead(d_spikes, then + block, end - block)
+            ahead(d_spikes, then + block, end - block, line)
             for n in range(block, end):
                 unfire(w, a + n, k, u[kept + n], number(spikes[kept + n]), d_spikes[at + n])
 
-    @part
     def reset_row(w, a, u, spikes, kept, m):
         for n in range(m):
             w[past + a + n] = reset(u[kept + n], number(spikes[kept + n]), w[threshold + a + n])
 
-    @part
     def charge_row(w, a, x, d_x, at, m):
         for n in range(m):
             d = uncharge(w, a + n, x[at + n])
             if want_x:
                 d_x[at + n] = d
 
-    @part
     def step_row(w, a, k, x, u, spikes, kept, d_spikes, d_x, at, then, m):
         """All in one pass, where nothing that is wanted depends on the states before the charge."""
         for block in range(U(0), m, BLOCK):
             end = min(block + BLOCK, m)
-            ahead(d_spikes, then + block, end - block)
+            ahead(d_spikes, then + block, end - block, line)
             if far:
-                ahead(u, then + block, end - block)
-                ahead(spikes, then + block, end - block)
+                ahead(u, then + block, end - block, line)
+                ahead(spikes, then + block, end - block, line_of_spikes)
             for n in range(block, end):
                 unfire(w, a + n, k, u[kept + n], number(spikes[kept + n]), d_spikes[at + n])
                 d = uncharge(w, a + n, x[at + n])
@@ -179,7 +177,7 @@ def _gather(count: int, first: int) -> Callable:
         def gather(w, n):
             return others(w, n) + (w[last + n],)  # noqa: RUF005 - Numba reads no starred tuple
 
-    return named(f"{count}_{first}")(gather)
+    return gather
 
 
 @cache
@@ -204,26 +202,43 @@ def _put(count: int, first: int, add: bool = False) -> Callable:
                 others(w, n, values)
                 w[at + n] = values[last]
 
-    return named(f"{count}_{first}_{add}")(put)
+    return put
 
 
-@helper
+def prefetch(array, at):
+    """Ask for one line of memory ahead of its use.  For the compiler this is a word of its own, and so is the next."""
+
+
+def missing(array):
+    """Whether there is no such array."""
+
+
+def _line(number: type) -> np.uint64:
+    """Numbers in a line of memory."""
+    return U(64 // np.dtype(number).itemsize)
+
+
+def ahead(array, at, m, line):
+    """Ask for `m` numbers from `at` on: rows lie too far apart for the processor to guess which comes next."""
+    n = U(0)
+    while n < m:  # a range might have a step of zero, for all that the compiler knows, and that would be an error
+        prefetch(array, at + n)
+        n += line
+
+
 def _bare(value):
     return (value,)
 
 
-@helper
 def _same(values):
     return values
 
 
-@helper
 def clear(w, first, rows):
     for n in range(U(first * PITCH), U((first + rows) * PITCH)):
         w[n] = 0
 
 
-@helper
 def read(w, row, array, at, a, m):
     """Lanes of one row of the scratch, from an array."""
     to = U(row * PITCH) + a
@@ -231,7 +246,6 @@ def read(w, row, array, at, a, m):
         w[to + n] = array[at + n]
 
 
-@helper
 def store(array, at, w, row, a, m):
     """Lanes of one row of the scratch, into an array."""
     start = U(row * PITCH) + a
@@ -239,11 +253,10 @@ def store(array, at, w, row, a, m):
         array[at + n] = w[start + n]
 
 
-@helper
 def load(w, first, rows, states, step, lo, lane, m):
     """States from an array ``[rows, step]``; zeros where it is empty."""
     for i in range(rows):
-        if states.shape[0] == 0:
+        if missing(states):
             to = U((first + i) * PITCH + lane)
             for n in range(m):
                 w[to + n] = 0
@@ -251,29 +264,26 @@ def load(w, first, rows, states, step, lo, lane, m):
             read(w, first + i, states, U(i) * step + lo, U(lane), m)
 
 
-@helper
 def save(states, step, lo, w, rows, lane, m):
     """The opposite of `load`, from the first rows of the scratch; nothing where there is no array."""
-    if states.shape[0] > 0:
+    if not missing(states):
         for i in range(rows):
             store(states, U(i) * step + lo, w, i, U(lane), m)
 
 
-@helper
-def spread(w, first, rows, n0, width, group, n_lanes):
-    """Rows ``[.., N]``, their values from `n0` on, laid out for `group` rows of the batch side by side."""
-    for i in range(rows.shape[0] // n_lanes):
+def spread(w, first, rows, count, n0, width, group, n_lanes):
+    """Rows ``[count, N]``, their values from `n0` on, laid out for `group` rows of the batch side by side."""
+    for i in range(count):
         for g in range(group):
             read(w, first + i, rows, U(i * n_lanes + n0), U(g * width), U(width))
 
 
-@helper
-def collect(sums, chunk, n0, w, first, width, group):
-    """The adjoint of `spread`: into `sums` ``[rows, P, N]``, added up over the batch rows side by side."""
-    for i in range(sums.shape[0]):
-        start = U((first + i) * PITCH)
+def collect(sums, rows, chunks, chunk, n_lanes, n0, w, first, width, group):
+    """The adjoint of `spread`: into `sums` ``[rows, chunks, N]``, added up over the batch rows side by side."""
+    for i in range(rows):
+        to, start = U((i * chunks + chunk) * n_lanes + n0), U((first + i) * PITCH)
         for n in range(U(width)):
-            sums[i, chunk, U(n0) + n] = w[start + n]
+            sums[to + n] = w[start + n]
         for g in range(1, group):
             for n in range(U(width)):
-                sums[i, chunk, U(n0) + n] += w[start + U(g * width) + n]
+                sums[to + n] += w[start + U(g * width) + n]

@@ -27,7 +27,8 @@ from typing import Any
 import numpy as np
 
 from ..grammar import GrammarError, numbers_of
-from .narrow import computes, digest
+from .disk import digest
+from .narrow import computes
 
 __all__ = ["source_of", "spelled_out"]
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache, partial
+from functools import cache
 
-import numba
 import numpy as np
-from numba import types
 
 from .contract import Array
-from .jit import array_type, compile_loop, helper
+from .jit import WHOLE, Loop, U, compile_loop, reads, real, writes
 from .threads import share_out
 
 __all__ = ["adam"]
@@ -24,20 +22,14 @@ def adam(param: Array, grad: Array, mean: Array, square: Array, numbers: tuple[f
     """
     tiles = -(-param.size // TILE)
     values = [param.dtype.type(n) for n in numbers]
-    work = partial(_adam_loop(param.dtype), *(a.reshape(-1) for a in (param, grad, mean, square)), *values)
+    work = _adam_loop(param.dtype)(*(a.reshape(-1) for a in (param, grad, mean, square)), *values, param.size)
     share_out(work, tiles, param.size)
 
 
 @cache
-def _adam_loop(dtype: np.dtype):
-    def adam_loop(param, grad, mean, square, decay, b1, rest1, b2, rest2, correction, eps, rate, lo, hi):
-        for tile in range(lo, hi):
-            at = slice(tile * TILE, tile * TILE + TILE)
-            step(param[at], grad[at], mean[at], square[at], decay, b1, rest1, b2, rest2, correction, eps, rate)
-
-    @helper
-    def step(param, grad, mean, square, decay, b1, rest1, b2, rest2, correction, eps, rate):
-        for i in range(param.shape[0]):
+def _adam_loop(dtype: np.dtype) -> Loop:
+    def adam_loop(param, grad, mean, square, decay, b1, rest1, b2, rest2, correction, eps, rate, size, lo, hi):
+        for i in range(U(lo * TILE), U(min(hi * TILE, size))):
             g = grad[i]
             if decay != 0:
                 g = g + decay * param[i]
@@ -45,6 +37,5 @@ def _adam_loop(dtype: np.dtype):
             square[i] = square[i] * b2 + rest2 * (g * g)
             param[i] -= rate * (mean[i] / (np.sqrt(square[i]) / correction + eps))
 
-    value = numba.from_dtype(dtype)
-    live, given = array_type(dtype, False), array_type(dtype)
-    return compile_loop(adam_loop, (live, given, live, live, *(value,) * 8, types.intp, types.intp))
+    out = writes(dtype)
+    return compile_loop(adam_loop, (out, reads(dtype), out, out, *(real(dtype),) * 8, WHOLE))
