@@ -20,7 +20,7 @@ setup(
     python_requires=">=3.11",
     install_requires=[
         "numpy>=1.26",
-        'numba>=0.60; sys_platform != "emscripten"',
+        'numba>=0.61; sys_platform != "emscripten"',
         "matplotlib>=3.8",
         "tqdm>=4.60",
     ],

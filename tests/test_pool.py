@@ -99,6 +99,22 @@ def test_what_is_kept_is_bounded(monkeypatch):
     assert 0 < pool.held() <= 1 << 20
 
 
+def test_memory_of_another_size_makes_way_for_what_is_needed(monkeypatch):
+    """Kept and lent together never exceed what was in use at once: a step that fits in memory goes on to fit."""
+    pool.release()
+    monkeypatch.setattr(pool, "FREELY", 1 << 20)
+    monkeypatch.setattr(pool, "_most", 0)
+    large = [pool.empty((8 << 20,), np.uint8) for _ in range(2)]
+    del large
+    assert pool.held() == 16 << 20  # all that was in use stays, although it is more than is kept freely
+    other = pool.empty((5 << 20,), np.uint8)
+    assert pool.held() == 8 << 20
+    more = pool.empty((5 << 20,), np.uint8)
+    assert pool.held() == 0
+    del other, more
+    assert pool.held() == 10 << 20
+
+
 def test_results_of_a_layer_outlive_later_runs(backend):
     """The contract: a cache and results of an earlier run are never written, pool or not."""
     rng = np.random.default_rng(0)

@@ -272,25 +272,30 @@ def _memory(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
 def _scaling(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """Time and memory of one element as T, B or N grow from (64, 64, 1024) to 64 times as much, by those at first."""
     found: dict[str, Any] = {}
-    calm = True
     for axis in range(3):
         sizes = [[n * factor if i == axis else n for i, n in enumerate((64, 64, 1024))] for factor in (1, 4, 16, 64)]
         names = ["x".join(map(str, size)) for size in sizes]
-        workers = [_Worker(options.python, "minisnn", "layer", name) for name in names]
-        for name, worker in zip(names, workers, strict=True):
-            _check("minisnn", "layer", name, worker.read())
-        times = [[w.turn() for w in workers] for _ in range(options.rounds)]
-        for worker in workers:
-            worker.close()
         elements = [layer_of(name).size for name in names]
-        each = [[t / n for t, n in zip(turn, elements, strict=True)] for turn in times]
-        ratios = [statistics.median(turn[i] / turn[0] for turn in each) for i in range(4)]
         used = [most_memory(options.python, "minisnn-pure", n) for n in names]
-        memory = [m / n for m, n in zip(used, elements, strict=True)]
-        found["TBN"[axis]] = {"time": ratios, "memory": [m / memory[0] for m in memory]}
-        print(f"{'TBN'[axis]}  time " + " ".join(f"{r:.2f}" for r in ratios)
-              + "   memory (pure) " + " ".join(f"{m / memory[0]:.2f}" for m in memory), flush=True)  # fmt: skip
-    return found, calm
+        ratios = {"memory, pure calls": [used[i] / used[0] * elements[0] / elements[i] for i in range(4)]}
+        for what, who in (("time", "minisnn"), ("time, pure calls", "minisnn-pure")):
+            turns = _turns_of_sizes(options, who, names)
+            ratios[what] = [statistics.median(t[i] / t[0] for t in turns) * elements[0] / elements[i] for i in range(4)]
+        for what, values in ratios.items():
+            print(f"{'TBN'[axis]}  {what:<20}" + " ".join(f"{r:.2f}" for r in values), flush=True)
+        found["TBN"[axis]] = ratios
+    return found, True
+
+
+def _turns_of_sizes(options: argparse.Namespace, who: str, names: list[str]) -> list[list[float]]:
+    """Seconds of a layer of each size, turn by turn."""
+    workers = [_Worker(options.python, who, "layer", name) for name in names]
+    for name, worker in zip(names, workers, strict=True):
+        _check(who, "layer", name, worker.read())
+    turns = [[w.turn() for w in workers] for _ in range(options.rounds)]
+    for worker in workers:
+        worker.close()
+    return turns
 
 
 def _events(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:

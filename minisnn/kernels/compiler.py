@@ -61,7 +61,10 @@ _registered: set[Callable] = {rows.prefetch, rows.missing}  # see below
 
 
 def _optimise(module: llvm.ModuleRef, entry: str, machine: llvm.TargetMachine) -> None:
-    """Leave one function to be called, named run, and what it needs; make it fast."""
+    """Make it fast.  One function is called from outside, and is named run; of the others LLVM drops what is not needed.
+
+    No function here ever raises: what would handle it, with Numba's help, goes too.
+    """
     module.link_in(llvm.parse_assembly(str(_no_owners())))
     for value in (*module.functions, *module.global_variables):
         if not value.is_declaration:
@@ -70,10 +73,6 @@ def _optimise(module: llvm.ModuleRef, entry: str, machine: llvm.TargetMachine) -
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = True
     builder = llvm.create_pass_builder(machine, options)
-    first = llvm.create_new_module_pass_manager()
-    first.add_sroa_pass()
-    first.add_ipsccp_pass()  # no function here ever raises: what would handle it goes
-    first.run(module, builder)
     builder.getModulePassManager().run(module, builder)
 
 

@@ -177,8 +177,11 @@ def problem() -> None:
     """Raise what hinders Numba.  That nothing does is noted on disk, so that not every process has to import it to know."""
     note = f"numba-{disk.digest((_numba(), np.__version__, sys.version))}"
     if "numba" in sys.modules or not _numba() or disk.read(note) is None:
-        import numba  # noqa: F401
+        import llvmlite.binding as llvm
+        import numba
 
+        if not hasattr(llvm, "create_pipeline_tuning_options"):
+            raise ImportError(f"numba {numba.__version__} is too old, expected 0.61 or later")
         if disk.read(note) is None:
             disk.write(note, b"")
 

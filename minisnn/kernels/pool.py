@@ -8,6 +8,7 @@ weak reference tells when that goes.  So nothing is ever overwritten that anybod
 from __future__ import annotations
 
 import math
+import os
 import weakref
 from typing import Any
 
@@ -19,11 +20,23 @@ __all__ = ["empty", "empty_like", "held", "release"]
 
 #: Arrays below this many bytes are left to NumPy, which is as fast for them.
 SMALL = 1 << 16
-#: Buffers not lent that are kept, in bytes at most; beyond it the oldest goes back to the system.
-KEPT = 1 << 30
+#: Lent and kept together may be that many bytes; beyond it nothing is kept that would make more than were ever lent at once.
+FREELY = 1 << 30
+
+
+def _quarter_of_memory() -> int:
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
+    except (AttributeError, ValueError, OSError):  # no such question on this system
+        return FREELY
+
+
+#: Bytes that are kept at most, whatever was lent; the longest unused goes back to the system.
+KEPT = max(FREELY, _quarter_of_memory())
 
 _free: dict[int, Array] = {}  # by their id, the longest unused first
 _lent: dict[int, tuple[weakref.ref, Array]] = {}
+_most = 0  # bytes lent at once so far
 
 
 class _Lease:
@@ -76,10 +89,23 @@ def _take(n_bytes: int) -> Array:
     for key, buffer in reversed(_free.copy().items()):
         if n_bytes <= buffer.size <= n_bytes + n_bytes // 4 and _free.pop(key, None) is not None:
             return buffer
+    _make_way(n_bytes)
     return np.empty(n_bytes, np.uint8)
+
+
+def _make_way(n_bytes: int) -> None:
+    """Before new memory is taken: what is kept and does not fit must not add to the most that was ever in use."""
+    global _most
+    lent = sum(buffer.size for _, buffer in _lent.copy().values())
+    _most = max(_most, lent + n_bytes)
+    _keep(max(FREELY, _most) - lent - n_bytes)
 
 
 def _give_back(key: int) -> None:
     _free[key] = _lent.pop(key)[1]
-    while held() > KEPT:
-        _free.pop(next(iter(_free.copy()), key), None)
+    _keep(KEPT)
+
+
+def _keep(n_bytes: int) -> None:
+    while held() > n_bytes:
+        _free.pop(next(iter(_free.copy()), 0), None)
