@@ -153,7 +153,7 @@ def _info(options: argparse.Namespace) -> int:
     if backend_problem("numba") is None:
         from .kernels.disk import cache_folder
 
-        print(f"{'cache':<12} {cache_folder()} (NUMBA_CACHE_DIR moves it)")
+        print(f"{'cache':<12} {cache_folder() or 'none: there is no home folder'} (NUMBA_CACHE_DIR moves it)")
     for name, text in describe().items():
         print(f"{name:<12} {text}")
     return 0

@@ -162,6 +162,45 @@ def test_an_edited_part_of_the_loops_never_meets_a_stale_loop(python, tmp_path):
     assert python(program, **where) == 7.5
 
 
+def test_sources_edited_while_a_process_runs_do_not_leave_stale_code(python, tmp_path):
+    copy = shutil.copytree(ROOT / "minisnn", tmp_path / "copy" / "minisnn", ignore=shutil.ignore_patterns("__pycache__"))
+    program = """
+        from pathlib import Path
+        part = Path(ms.__file__).parent / "kernels" / "contract.py"
+        text = part.read_text()
+        if EDIT:
+            part.write_text(text.replace("return u >= theta", "return u < theta"))
+        layer = ms.LIF(3, backend="numba", threshold=9.0)
+        print(json.dumps(float(layer.forward(np.ones((2, 1, 3), np.float32))[0].sum())))
+    """
+    where = {"PYTHONPATH": str(copy.parent)}
+    assert python(program.replace("EDIT", "True"), **where) == 0
+    assert python(program.replace("EDIT", "False"), **where) == 6
+
+
+def test_without_llvm_the_reference_runs(python):
+    python("print(json.dumps(run(ms.neurons.lif, backward=False)))\n")  # so that it is noted that Numba can be imported
+    found = python("""
+        sys.modules["llvmlite"] = sys.modules["llvmlite.binding"] = None
+        from minisnn.kernels import backend_problem
+        print(json.dumps([ms.LIF(3).backend, backend_problem("numba")]))
+    """)
+    assert found[0] == "numpy" and "llvmlite" in found[1]
+
+
+def test_without_a_home_nothing_is_kept(python, tmp_path):
+    found = python("""
+        import os, pathlib
+        os.environ.pop("NUMBA_CACHE_DIR"), os.environ.pop("XDG_CACHE_HOME", None)
+        def no_home(self): raise RuntimeError("Could not determine home directory.")
+        pathlib.Path.expanduser = no_home
+        from minisnn.cli import main
+        main(["info"])
+        print(json.dumps(run(ms.neurons.lif, backward=False)))
+    """)
+    assert len(found) == 2
+
+
 def test_functions_from_exec_a_closure_and_a_rebound_constant_work(python):
     found = python("""
         scope = {"np": np, "GAIN": 2.0}
@@ -228,11 +267,15 @@ def test_a_loop_refuses_arrays_that_it_was_not_compiled_for():
     loop, numbers = _adam_loop(good.dtype), [*[0.0] * 8, 8]
     frozen = np.broadcast_to(good[:1], 8).copy()
     frozen.flags.writeable = False
-    misplaced = np.zeros(33, np.uint8)[1:].view(np.float32)
+    misplaced = np.ones(33, np.uint8)[1:].view(np.float32)
     for bad in (good.astype(float), np.ones(16, np.float32)[::2], frozen, misplaced):
         with pytest.raises(TypeError, match="a compiled loop over rows of float32, float32"):
             loop(bad, good, good, good, *numbers)
     loop(good, frozen, good, good, *numbers)(0, 0)
+    numbers[2] = 1.0  # the moving average of the gradient, which is only read: misplaced it is as good
+    mean = np.zeros(8, np.float32)
+    loop(good, misplaced, mean, good, *numbers)(0, 1)
+    assert np.array_equal(mean, misplaced)
 
 
 def test_a_loop_that_needs_numba_runs_and_is_not_kept(tmp_path, monkeypatch):

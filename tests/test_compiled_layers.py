@@ -94,6 +94,34 @@ def test_normalisation(over, train, dtype):
         check_layer(layer, x, rng, train=train)
 
 
+@pytest.mark.parametrize("train", [True, False, np.bool_(True)])
+def test_a_channel_that_is_not_finite_leaves_the_others_alone(train):
+    x, d_y = np.random.default_rng(0).normal(size=(2, 3, 4, 2, 3, 3))
+    x[0, 0, 0, 0, 0] = np.inf
+    layer = ms.BatchNorm2d(2, dtype="float64")
+    found = []
+    with np.errstate(invalid="ignore"):
+        for backend in ("numpy", "numba"):
+            on = layer.using(backend)
+            found.append(on.backward(d_y, on.forward(x, train=train)[1])[0])
+    assert np.isfinite(found[0][:, :, 1:]).all()
+    assert relative(found[1][:, :, 1:], found[0][:, :, 1:]) <= 1e-12
+
+
+def test_a_piece_of_a_spike_train_may_begin_anywhere(always):
+    """Spikes of one byte begin at odd places, where words of eight bytes do not."""
+    rng = np.random.default_rng(0)
+    spikes = rng.random((5, 7, 33)) < 0.1
+    layer = ms.Linear(33, 8, rng=rng)
+    for first in range(5):
+        y, cache = layer.using("numba").forward(spikes[first:])
+        z, kept = layer.using("numpy").forward(spikes[first:])
+        d_weights = [layer.using(b).backward(z, c)[1]["weight"] for b, c in (("numba", cache), ("numpy", kept))]
+        assert relative(y, z) <= 1e-6 and relative(*d_weights) <= 1e-6
+    shifted = np.frombuffer(b"?" + rng.random((4, 2, 3)).astype("f4").tobytes(), np.float32, offset=1).reshape(4, 2, 3)
+    assert np.array_equal(ms.LIF(3, backend="numba").forward(shifted)[0], ms.LIF(3, backend="numpy").forward(shifted)[0])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("k", [1, 2, 3])
 def test_pooling_bit_for_bit(kind, k):

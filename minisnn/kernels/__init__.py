@@ -16,7 +16,7 @@ __all__ = [
 
 #: Name of a backend -> the module with its ``kernel``, and how to install what it needs.
 BACKENDS = {
-    "numba": ("minisnn.kernels.compiled", "pip install numba"),
+    "numba": ("minisnn.kernels.compiled", "pip install -U numba"),
     "numpy": ("minisnn.kernels.reference", "pip install numpy"),
     "cupy": ("minisnn.kernels.cuda", "pip install 'cupy-cuda13x[ctk]'"),
 }

@@ -26,6 +26,7 @@ from .contract import Array, Base, Dynamics, ScanCache, Wanted, membranes
 from .jit import Loop, compile_loop, problem
 from .loops import adjoint_loop, round_loop, scan_loop
 from .narrow import fingerprint, narrowed, rests_on
+from .place import writeable
 from .rows import LANES, PITCH, Layout, Rule
 from .threads import share_out
 
@@ -143,7 +144,7 @@ class _Gradients:
     ) -> None:
         self.asked, self.n_params = wanted, len(params)
         self.wanted = Wanted(wanted.x, wanted.theta, wanted.params and len(params) > 0, True)
-        if consume and d_spikes.flags.writeable:
+        if consume and writeable(d_spikes):
             self.d_x = d_spikes
         else:  # where it is not wanted nothing touches it, and it takes no memory
             self.d_x = pool.empty_like(x) if wanted.x else np.empty_like(x)

@@ -14,10 +14,11 @@ import ctypes
 import hashlib
 import importlib.util
 import json
+import os
 import struct
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,10 @@ import numpy as np
 
 from . import disk
 
-__all__ = ["U", "WHOLE", "Kind", "Loop", "compile_loop", "problem", "reads", "real", "scratch", "writes"]
+__all__ = [
+    "U", "WHOLE", "Kind", "Loop", "compile_loop", "counts", "problem", "reads", "real", "scratch", "target_machine",
+    "writes",
+]  # fmt: skip
 
 #: Positions are unsigned: a signed one might count from the end, and the compiler then goes lane by lane.
 U = np.uint64
@@ -87,14 +91,27 @@ class Loop:
         self._pack = struct.Struct("q" * self._numbers + "d" * names.count("real") + "q" * names.count("whole")).pack
 
     def __call__(self, *arguments: Any) -> Callable[[int, int], None]:
-        own, arrays = arguments[: self._own], arguments[self._own : self._numbers]
-        fit = [a.dtype for a in arrays] == self._dtypes
-        if not fit or [a.flags.num & flags for a, flags in zip(arrays, self._flags, strict=True)] != self._flags:
-            got = ", ".join(f"{a.dtype}{list(a.strides)}{'' if a.flags.writeable else ' read-only'}" for a in arrays)
-            raise TypeError(f"a compiled loop over rows of {', '.join(map(str, self._dtypes))} got {got}")
+        own = arguments[: self._own]
+        arrays: Sequence[Any] = arguments[self._own : self._numbers]
+        if not self._fit(arrays):
+            arrays = self._aligned(arrays)
         offsets, room = self._rooms.get(own) or self._make_room(own)
         places = [_address(a) if a.size else 0 for a in arrays]
-        return _Work(self._run, self._pack(*offsets, *places, *arguments[self._numbers :]), room, arguments)
+        return _Work(self._run, self._pack(*offsets, *places, *arguments[self._numbers :]), room, arrays)
+
+    def _fit(self, arrays: Sequence[Any]) -> bool:
+        """Whether these are what the loop was compiled for: it works on bare memory, and would not notice."""
+        if [a.dtype for a in arrays] != self._dtypes:
+            return False
+        return [a.flags.num & flags for a, flags in zip(arrays, self._flags, strict=True)] == self._flags
+
+    def _aligned(self, arrays: Sequence[Any]) -> list[Any]:
+        """With copies of those that begin in the middle of a number, and are only read."""
+        found = [a if a.flags.aligned or f & WRITEABLE else a.copy() for a, f in zip(arrays, self._flags, strict=True)]
+        if not self._fit(found):
+            got = ", ".join(f"{a.dtype}{list(a.strides)}{'' if a.flags.writeable else ' read-only'}" for a in arrays)
+            raise TypeError(f"a compiled loop over rows of {', '.join(map(str, self._dtypes))} got {got}")
+        return found
 
     def _make_room(self, own: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
         """Where each scratch array begins, and the room for all."""
@@ -104,17 +121,17 @@ class Loop:
             room += -(-n * item // 64) * 64
         if len(self._rooms) > 100:
             self._rooms.clear()
-        self._rooms[own] = tuple(offsets), room
-        return self._rooms[own]
+        found = self._rooms[own] = tuple(offsets), room
+        return found
 
 
 class _Work:
     """One run; it holds on to its arrays."""
 
-    __slots__ = ("_arguments", "_packed", "_room", "_run")
+    __slots__ = ("_arrays", "_packed", "_room", "_run")
 
-    def __init__(self, run: Callable, packed: bytes, room: int, arguments: tuple) -> None:
-        self._run, self._packed, self._room, self._arguments = run, packed, room, arguments
+    def __init__(self, run: Callable, packed: bytes, room: int, arrays: Sequence[Any]) -> None:
+        self._run, self._packed, self._room, self._arrays = run, packed, room, arrays
 
     def __call__(self, lo: int, hi: int) -> None:
         own = _scratch.at if self._room <= _scratch.size else _grow(self._room)
@@ -131,8 +148,10 @@ _scratch = _Scratch()
 
 
 def _grow(size: int) -> int:
-    _scratch.memory, _scratch.size = np.empty(size + 64, np.uint8), size
+    _scratch.size = 0  # last to be set again: an interruption must not leave a place in memory that is gone
+    _scratch.memory = np.empty(size + 64, np.uint8)
     _scratch.at = -(-_scratch.memory.ctypes.data // 64) * 64
+    _scratch.size = size
     return _scratch.at
 
 
@@ -168,6 +187,19 @@ def compile_loop(python_loop: Callable, kinds: tuple[Kind, ...], *marks: Any) ->
 
 
 _compiling = threading.RLock()
+
+
+def _forget_lock() -> None:
+    """A forked child has none of its parent's threads: nobody would let go of it."""
+    global _compiling
+    _compiling = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
+
+#: The sources as they are imported; empty where there are none (in a zip file), and then nothing is kept.
+SOURCES = b"".join(f.read_bytes() for f in sorted(Path(__file__).parent.glob("*.py")))
 _loaded: dict[str, Loop] = {}
 #: Loops found on disk, and loops compiled.
 counts = {"found": 0, "compiled": 0}
@@ -175,9 +207,13 @@ counts = {"found": 0, "compiled": 0}
 
 def problem() -> None:
     """Raise what hinders Numba.  That nothing does is noted on disk, so that not every process has to import it to know."""
-    note = f"numba-{disk.digest((_numba(), np.__version__, sys.version))}"
-    if "numba" in sys.modules or not _numba() or disk.read(note) is None:
-        import llvmlite.binding as llvm
+    import llvmlite
+    import llvmlite.binding as llvm
+
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        raise ImportError("NUMBA_DISABLE_JIT is set: nothing can be compiled")
+    note = f"numba-{disk.digest((*_numba(), llvmlite.__version__, np.__version__, sys.version))}"
+    if "numba" in sys.modules or not _numba()[1] or disk.read(note) is None:
         import numba
 
         if not hasattr(llvm, "create_pipeline_tuning_options"):
@@ -187,22 +223,24 @@ def problem() -> None:
 
 
 @cache
-def _numba() -> bytes:
-    """What tells one Numba from another, without importing it; empty where there is none."""
+def _numba() -> tuple[str, bytes]:
+    """What tells one Numba from another, without importing it; nothing where there is none."""
     try:
         spec = importlib.util.find_spec("numba")
-        return Path(spec.origin).with_name("_version.py").read_bytes() if spec and spec.origin else b""
+        place = Path(spec.origin) if spec and spec.origin else None
+        return (str(place), place.with_name("_version.py").read_bytes()) if place else ("", b"")
     except (ImportError, ValueError, OSError):
-        return b""
+        return "", b""
 
 
 @cache
 def _setting() -> tuple:
-    """What all machine code depends on: our sources, Numba, LLVM, the processor."""
+    """What all machine code depends on: our sources, Numba, LLVM, the processor, the system, and Python's bytecode."""
     import llvmlite
+    import llvmlite.binding as llvm
 
-    sources = hashlib.sha256(b"".join(f.read_bytes() for f in sorted(Path(__file__).parent.glob("*.py"))))
-    return sources.hexdigest(), _numba(), llvmlite.__version__, *processor()
+    system = (*processor(), llvm.get_process_triple())
+    return hashlib.sha256(SOURCES).hexdigest(), _numba()[1], llvmlite.__version__, system, sys.version_info[:2]
 
 
 @cache
@@ -228,7 +266,7 @@ def target_machine() -> Any:
 
 
 def _from_disk(name: str, kinds: tuple[Kind, ...]) -> Loop | None:
-    content = disk.read(name)
+    content = disk.read(name) if SOURCES else None
     if content is None:
         return None
     symbols, code = content.split(b"\n", 1)
@@ -245,7 +283,8 @@ def _compiled(name: str, python_loop: Callable, kinds: tuple[Kind, ...]) -> Loop
     loop = None if any(s.startswith(("numba_", "NRT_")) for s in symbols) else _load(symbols, code, kinds)
     if loop is None:  # it calls something that Numba alone has: it works, in this process
         return Loop(_callable(address), kinds, owner)
-    disk.write(name, json.dumps(symbols).encode() + b"\n" + code)
+    if SOURCES:
+        disk.write(name, json.dumps(symbols).encode() + b"\n" + code)
     return loop
 
 

@@ -10,6 +10,7 @@ from . import pool
 from .contract import Array
 from .jit import WHOLE, Loop, U, compile_loop, reads, scratch, writes
 from .normal import scale_and_shift, standardise, standardise_adjoint
+from .place import writeable
 from .threads import share_out
 
 __all__ = ["max_pool", "max_pool_back", "normalise", "normalise_back", "statistics"]
@@ -41,13 +42,13 @@ def normalise_back(
     d_y: Array, x_hat: Array, inverse: Array, gain: Array, through: bool, want_x: bool, spent: bool
 ) -> tuple[Array | None, Array, Array]:
     """``(d_x, sums of d_y * x_hat, sums of d_y)``; `through` the statistics, where the batch gave them."""
-    d_x = d_y if spent and d_y.flags.writeable else pool.empty_like(d_y) if want_x else np.empty_like(d_y)
+    d_x = d_y if spent and writeable(d_y) else pool.empty_like(d_y) if want_x else np.empty_like(d_y)
     along, sums = np.empty((2, len(d_y), d_y.shape[2]), d_y.dtype)
     factor = np.ascontiguousarray(np.broadcast_to(inverse * gain, along.shape)).reshape(-1)
     n_places = d_y.shape[3]
     work = _normalise_back(d_y.dtype)(
         n_places, n_places, d_y.reshape(-1), x_hat.reshape(-1), factor, d_x.reshape(-1), along.reshape(-1), sums.reshape(-1),
-        *d_y.shape[1:], through, want_x,
+        *d_y.shape[1:], int(through), int(want_x),
     )  # fmt: skip
     share_out(work, along.size, 2 * d_y.size)
     return d_x if want_x else None, along, sums
@@ -102,24 +103,11 @@ def _normalise(dtype: np.dtype) -> Loop:
 
 @cache
 def _normalise_back(dtype: np.dtype) -> Loop:
-    def back_loop(
-        by_place,
-        by_place_along,
-        d_y,
-        x_hat,
-        factor,
-        d_x,
-        along,
-        sums,
-        repetitions,
-        n_channels,
-        n_places,
-        through,
-        want_x,
-        lo,
-        hi,
-    ):
-        c, places, zero = U(n_channels), U(n_places), factor[0] * 0
+    number = dtype.type
+
+    def back_loop(by_place, by_place_along, d_y, x_hat, factor, d_x, along, sums,
+                  repetitions, n_channels, n_places, through, want_x, lo, hi):  # fmt: skip
+        c, places = U(n_channels), U(n_places)
         for pair in range(U(lo), U(hi)):
             for i in range(places):
                 by_place[i] = by_place_along[i] = 0
@@ -135,7 +123,7 @@ def _normalise_back(dtype: np.dtype) -> Loop:
                 total_along += by_place_along[i]
             sums[pair], along[pair] = total, total_along
             n, f = repetitions * n_places, factor[pair]
-            mean, mean_along = zero, zero
+            mean, mean_along = number(0), number(0)
             if through:
                 mean += total / n
                 mean_along += total_along / n

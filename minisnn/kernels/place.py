@@ -25,8 +25,8 @@ def xp_of(array: Any) -> ModuleType:
 
 
 def writeable(array: Array) -> bool:
-    """Whether an array may be written to: CuPy knows no others."""
-    return bool(getattr(array.flags, "writeable", True))
+    """Whether an array may be written over: not read-only, and not in the middle of a number.  CuPy knows no others."""
+    return bool(getattr(array.flags, "behaved", True))
 
 
 def moved(array: Array, backend: str | None) -> Array:

@@ -97,8 +97,8 @@ def _make_way(n_bytes: int) -> None:
     """Before new memory is taken: what is kept and does not fit must not add to the most that was ever in use."""
     global _most
     lent = sum(buffer.size for _, buffer in _lent.copy().values())
-    _most = max(_most, lent + n_bytes)
-    _keep(max(FREELY, _most) - lent - n_bytes)
+    most = _most = max(_most, lent + n_bytes)
+    _keep(max(FREELY, most) - lent - n_bytes)
 
 
 def _give_back(key: int) -> None:
@@ -107,5 +107,5 @@ def _give_back(key: int) -> None:
 
 
 def _keep(n_bytes: int) -> None:
-    while held() > n_bytes:
+    while _free and held() > n_bytes:
         _free.pop(next(iter(_free.copy()), 0), None)

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..kernels.contract import Array
 from ..kernels.normal import scale_and_shift, standardise, standardise_adjoint
+from ..kernels.place import writeable
 from .base import Config, Grads, Layer, Names, as_input, as_upstream
 
 __all__ = ["BatchNorm2d", "NormCache"]
@@ -104,7 +105,7 @@ class BatchNorm2d(Layer):
             mean, var = buffers["running_mean"][None], buffers["running_var"][None]
         inverse = 1 / np.sqrt(var + number(self.eps))
         gain = self.params["gamma"] * number(self.scale)
-        x_hat, y = maps.normalise(grouped, mean, inverse, gain, self.params["beta"], spent and grouped.flags.writeable)
+        x_hat, y = maps.normalise(grouped, mean, inverse, gain, self.params["beta"], spent and writeable(grouped))
         return y.reshape(x.shape), NormCache(x_hat.reshape(x.shape), inverse, self.params["gamma"], train, buffers)
 
     def backward_once(self, d_y: Array, cache: NormCache, spent: bool, **options: Any) -> tuple[Array | None, Grads]:
