@@ -292,10 +292,10 @@ def _load(symbols: list[str], code: bytes, kinds: tuple[Kind, ...]) -> Loop | No
     """Machine code ready to run; ``None`` where one of the `symbols` that it needs is not there."""
     import llvmlite.binding as llvm
 
-    machine = target_machine()
+    # One engine each, so that equal names in two do not meet.  It brings the symbols of this process.
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target_machine())
     if not all(llvm.address_of_symbol(symbol) for symbol in symbols):
         return None
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)  # one each: equal names in two do not meet
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
     return Loop(_callable(engine.get_function_address("run")), kinds, engine)
