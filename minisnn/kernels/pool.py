@@ -81,7 +81,7 @@ def release() -> None:
 
 
 # Garbage may be collected, and a buffer come back, in the middle of any of these lines; another thread may run between any
-# two: each step is one operation on a dict, which nothing interrupts.
+# two: each step is one operation on a dict, which nothing interrupts.  `_most` may miss a rise, and then less is kept.
 
 
 def _take(n_bytes: int) -> Array:

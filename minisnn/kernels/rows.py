@@ -1,8 +1,8 @@
 """Rows of lanes: what a compiled loop does in one step, built from the floor-0 functions of some dynamics.
 
-Everything that a tile keeps between steps stands in one array, the *scratch*, row after row: states, thresholds and
-parameters, sums.  The compiler can then see that they do not overlap, and makes vector code; it could not for separate
-arrays (three times slower).  Positions are unsigned for the same reason: a signed one might count from the end.
+What a tile needs in every step stands in one scratch array, ``w``, row after row: states, thresholds and parameters, sums.
+The compiler can then see that they do not overlap, and makes vector code; it could not for separate arrays (three times
+slower).  Positions are unsigned for the same reason: a signed one might count from the end.
 """
 
 from __future__ import annotations
