@@ -31,7 +31,7 @@ BUDGETS = {
     "kernels": (
         [
             f"kernels/{n}.py"
-            for n in "__init__ contract reference compiled loops rows jit compiler disk narrow threads pool chunks products blas".split()
+            for n in "__init__ contract reference compiled loops rows jit native compiler disk narrow threads pool chunks products blas".split()
         ],
         1340,  # 210 of them so that machine code is kept and loaded without Numba (issue 7)
     ),

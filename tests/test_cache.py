@@ -21,7 +21,7 @@ RUN = """
 import json, sys
 import numpy as np
 import minisnn as ms
-from minisnn.kernels import jit
+from minisnn.kernels import native
 
 def run(neuron, reset=ms.resets.hard, surrogate=ms.surrogates.atan(1.3), backward=True, **params):
     found = []
@@ -34,7 +34,7 @@ def run(neuron, reset=ms.resets.hard, surrogate=ms.surrogates.atan(1.3), backwar
     return float(found[0][0].sum()), float(found[0][1].sum())
 
 def counts():
-    return {**jit.counts, "numba": "numba" in sys.modules}
+    return {**native.counts, "numba": "numba" in sys.modules}
 """
 
 
@@ -283,22 +283,22 @@ def test_a_loop_refuses_arrays_that_it_was_not_compiled_for():
 
 
 def test_a_loop_that_needs_numba_runs_and_is_not_kept(tmp_path, monkeypatch):
-    from minisnn.kernels import jit
+    from minisnn.kernels import jit, native
 
     def double(x, y, n, lo, hi):
         for i in range(lo, min(hi, n)):
             y[i] = 2 * x[i]
 
     monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(jit, "_load", lambda *arguments: None)  # as where a symbol is missing without Numba
-    loop = jit.compile_loop(double, (jit.reads("f4"), jit.writes("f4"), jit.WHOLE), "doubled")
+    monkeypatch.setattr(native, "_load", lambda *arguments: None)  # as where a symbol is missing without Numba
+    loop = native.compile_loop(double, (jit.reads("f4"), jit.writes("f4"), jit.WHOLE), "doubled")
     x, y = np.arange(5, dtype="f4"), np.zeros(5, "f4")
     loop(x, y, 5)(1, 9)
     assert y.tolist() == [0, 2, 4, 6, 8] and list(tmp_path.iterdir()) == []
 
 
 def test_in_one_process_equal_functions_share_a_loop():
-    from minisnn.kernels import jit
+    from minisnn.kernels import native
 
     def make():
         def charge(v, x):
@@ -308,6 +308,6 @@ def test_in_one_process_equal_functions_share_a_loop():
 
     x = np.ones((2, 1, 2), np.float32)
     ms.Spiking(2, neuron=make(), backend="numba").forward(x)
-    known = dict(jit.counts)
+    known = dict(native.counts)
     ms.Spiking(2, neuron=make(), backend="numba").forward(x)  # a notebook cell run once more
-    assert jit.counts == known
+    assert native.counts == known

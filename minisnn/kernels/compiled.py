@@ -6,7 +6,7 @@ is several whole rows of the batch; where it is large, a piece of a row, taken o
 
 **Rows.**  Inside a tile a step is a few short loops over rows of numbers (:mod:`minisnn.kernels.rows`).
 
-**Disk.**  What was compiled once is loaded without Numba (:mod:`minisnn.kernels.jit`).
+**Disk.**  What was compiled once is loaded without Numba (:mod:`minisnn.kernels.native`).
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from ..grammar import dependencies
 from ..neurons import Neuron
 from . import pool
 from .contract import Array, Base, Dynamics, ScanCache, Wanted, membranes
-from .jit import Loop, compile_loop, problem
+from .jit import Loop
 from .loops import adjoint_loop, round_loop, scan_loop
 from .narrow import fingerprint, narrowed, rests_on
+from .native import compile_loop, problem
 from .place import writeable
 from .rows import LANES, PITCH, Layout, Rule
 from .threads import share_out

@@ -18,7 +18,7 @@ from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, overload, register_jitable
 
-from . import jit, rows
+from . import jit, native, rows
 
 __all__ = ["machine_code"]
 
@@ -40,7 +40,7 @@ def machine_code(python_loop: Callable, kinds: tuple[jit.Kind, ...]) -> tuple[li
         finally:
             config.OPT = level
     module = llvm.parse_assembly(owner.inspect_llvm())
-    machine = jit.target_machine()
+    machine = native.target_machine()
     _optimise(module, owner.native_name, machine)
     needed = [f for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")]
     needed += [v for v in module.global_variables if v.is_declaration]

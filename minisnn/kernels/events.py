@@ -14,7 +14,8 @@ import numpy as np
 
 from . import pool
 from .contract import Array
-from .jit import WHOLE, Loop, U, compile_loop, reads, real, scratch, writes
+from .jit import WHOLE, Loop, U, reads, real, scratch, writes
+from .native import compile_loop
 from .threads import share_out
 
 __all__ = ["Events", "gather", "index", "turned", "worth_it"]

@@ -19,7 +19,8 @@ import numpy as np
 from . import pool
 from .contract import Array
 from .events import Events, add_rows
-from .jit import WHOLE, Loop, U, compile_loop, reads, real, scratch, writes
+from .jit import WHOLE, Loop, U, reads, real, scratch, writes
+from .native import compile_loop
 from .products import dense
 from .threads import share_out
 

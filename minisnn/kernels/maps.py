@@ -8,7 +8,8 @@ import numpy as np
 
 from . import pool
 from .contract import Array
-from .jit import WHOLE, Loop, U, compile_loop, reads, scratch, writes
+from .jit import WHOLE, Loop, U, reads, scratch, writes
+from .native import compile_loop
 from .normal import scale_and_shift, standardise, standardise_adjoint
 from .place import writeable
 from .threads import share_out

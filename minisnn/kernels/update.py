@@ -7,7 +7,8 @@ from functools import cache
 import numpy as np
 
 from .contract import Array
-from .jit import WHOLE, Loop, U, compile_loop, reads, real, writes
+from .jit import WHOLE, Loop, U, reads, real, writes
+from .native import compile_loop
 from .threads import share_out
 
 __all__ = ["adam"]
