@@ -1,9 +1,6 @@
 """The kernels' contract: a plain loop holds the reference, the reference holds the other backends."""
 
 import itertools
-import os
-import time
-import weakref
 
 import numpy as np
 import pytest
@@ -14,7 +11,6 @@ from hypothesis import strategies as st
 import minisnn as ms
 from minisnn.kernels import Base, Dynamics, Wanted, kernel_of
 from minisnn.kernels.narrow import narrowed
-from minisnn.kernels.threads import share_out
 
 numba = pytest.importorskip("numba")
 
@@ -128,59 +124,6 @@ def test_a_twin_without_a_base_holds_nothing(backend):
     held = kernel.scan(*p[:5], fire="smooth", base=base)
     assert relative(held[1], free[1]) > 1e-3  # the reset took the base run's spikes: none
     assert np.array_equal(held[1][0], held[2].u[0, -1])
-
-
-@given(n_tiles=st.integers(1, 50), n_threads=st.integers(1, 9), elements=st.sampled_from([10, 10**6]))
-def test_every_tile_is_run_once(n_tiles, n_threads, elements):
-    run = []
-    ms.set_threads(n_threads)
-    try:
-        share_out(lambda lo, hi: run.extend(range(lo, hi)), n_tiles, elements)
-    finally:
-        ms.set_threads(None)
-    assert sorted(run) == list(range(n_tiles))
-
-
-@pytest.mark.parametrize("failing", [0, 1, 2])
-def test_an_error_in_any_thread_reaches_the_caller_when_all_are_done(failing):
-    done = []
-
-    def work(lo, hi):
-        if lo == failing:
-            raise ZeroDivisionError(f"in tile {lo}")
-        time.sleep(0.02)
-        done.append(lo)
-
-    ms.set_threads(3)
-    try:
-        with pytest.raises(ZeroDivisionError, match=f"in tile {failing}"):
-            share_out(work, 3, 10**6)
-        assert sorted([*done, failing]) == [0, 1, 2]
-        found = []
-        share_out(lambda lo, hi: found.extend(range(lo, hi)), 7, 10**6)  # the threads live on
-        assert sorted(found) == list(range(7))
-    finally:
-        ms.set_threads(None)
-
-
-def test_threads_let_go_of_what_they_worked_on():
-    class Arrays:
-        def __call__(self, lo, hi):
-            pass
-
-    work = Arrays()
-    gone = weakref.ref(work)
-    ms.set_threads(3)
-    try:
-        share_out(work, 3, 10**6)
-    finally:
-        ms.set_threads(None)
-    del work
-    for _ in range(500):  # the caller may be faster than the thread
-        if gone() is None:
-            return
-        time.sleep(0.01)
-    pytest.fail("a thread holds on to its last job")
 
 
 def test_same_bits_for_any_number_of_threads():
@@ -304,20 +247,6 @@ def test_any_number_of_states_and_parameters(backend):
         gradients, summed(kernel_of(dynamics, "numpy").scan_adjoint(p.d_spikes, p.d_state_last, cache)), strict=True
     ):
         assert relative(a, b) <= 1e-13
-
-
-def test_a_pool_survives_a_fork():
-    kernel = kernel_of(FULL["lif-hard-atan"], "numba")
-    p = problem(FULL["lif-hard-atan"], (5, 40, 1000), dtype="float32")
-    ms.set_threads(2)
-    try:
-        expected = kernel.scan(*p[:5])[0]
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if np.array_equal(kernel.scan(*p[:5])[0], expected) else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-    finally:
-        ms.set_threads(None)
 
 
 @settings(max_examples=10)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from .contract import Array
-from .threads import share_out
+from .threads import can_share, share_out
 
 __all__ = ["product"]
 
@@ -34,7 +34,7 @@ _running, _before = 0, 1
 def product(a: Array, b: Array, out: Array) -> None:
     """``out = a @ b``, rows of `a` shared out."""
     work = len(a) * b.size
-    if work < WORTH_SHARING or _controls() is None:
+    if work < WORTH_SHARING or _controls() is None or not can_share():
         np.matmul(a, b, out=out)
         return
     parts = min(PARTS, len(a))

@@ -18,20 +18,16 @@ from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, overload, register_jitable
 
-from . import jit, native, rows
+from . import jit, native, rows, team
 
 __all__ = ["machine_code"]
 
 
 def machine_code(python_loop: Callable, kinds: tuple[jit.Kind, ...]) -> tuple[list[str], bytes, int, Any]:
     """``(symbols that must be there, code, address, what holds on to it)``; the last two are Numba's, in this process."""
-    arguments = _arguments(kinds)
-
-    def run(packed, own, lo, hi):
-        python_loop(*arguments(packed, own), lo, hi)
-
+    run = _unpacking(python_loop, kinds) if kinds else python_loop
     _register(run)
-    signature = types.void(types.CPointer(types.intp), types.intp, types.intp, types.intp)
+    signature = types.void(types.CPointer(types.intp) if kinds else types.intp, types.intp, types.intp, types.intp)
     config, cfunc = cast(Any, numba.config), cast(Any, numba.cfunc)  # neither is typed as it is
     with global_compiler_lock:
         level, config.OPT = config.OPT, type(config.OPT)(0)
@@ -47,6 +43,16 @@ def machine_code(python_loop: Callable, kinds: tuple[jit.Kind, ...]) -> tuple[li
     return [value.name for value in needed], machine.emit_object(module), owner.address, owner
 
 
+def _unpacking(python_loop: Callable, kinds: tuple[jit.Kind, ...]) -> Callable:
+    """The loop as it is called: its arguments lie in a row somewhere."""
+    arguments = _arguments(kinds)
+
+    def run(packed, own, lo, hi):
+        python_loop(*arguments(packed, own), lo, hi)
+
+    return run
+
+
 def _register(function: Callable) -> None:
     """Tell Numba of all functions that this one calls, and they, so that they are compiled into it."""
     named = [function.__globals__.get(name) for name in function.__code__.co_names]
@@ -57,7 +63,7 @@ def _register(function: Callable) -> None:
             _register(called)
 
 
-_registered: set[Callable] = {rows.prefetch, rows.missing}  # see below
+_registered: set[Callable] = {rows.prefetch, rows.missing, *team.WORDS}  # see below
 
 
 def _optimise(module: llvm.ModuleRef, entry: str, machine: llvm.TargetMachine) -> None:
@@ -110,7 +116,7 @@ def _arguments(kinds: tuple[jit.Kind, ...]) -> Any:
     return arguments
 
 
-# -- two words of the loops
+# -- words of the loops, and of the team
 
 
 @intrinsic
@@ -141,3 +147,85 @@ def _compiled_prefetch(array, at):
 @overload(rows.missing)
 def _compiled_missing(array):
     return lambda array: _missing(array)  # type: ignore[call-arg]
+
+
+_WORD = ir.IntType(64)
+
+
+def _word_at(builder: Any, block: Any, at: Any) -> Any:
+    return builder.inttoptr(builder.add(block, builder.mul(at, _WORD(8))), _WORD.as_pointer())
+
+
+@intrinsic
+def _look(typing_context, block, at):
+    def code(context, builder, signature, given):
+        return builder.load_atomic(_word_at(builder, *given), "acquire", 8)
+
+    return types.intp(block, at), code
+
+
+@intrinsic
+def _put(typing_context, block, at, value):
+    def code(context, builder, signature, given):
+        builder.store_atomic(given[2], _word_at(builder, *given[:2]), "release", 8)
+        return context.get_dummy_value()
+
+    return types.void(block, at, types.intp), code
+
+
+@intrinsic
+def _add(typing_context, block, at, n):
+    def code(context, builder, signature, given):
+        return builder.atomic_rmw("add", _word_at(builder, *given[:2]), given[2], "seq_cst")
+
+    return types.intp(block, at, types.intp), code
+
+
+@intrinsic
+def _pause(typing_context):
+    def code(context, builder, signature, given):
+        machine, number = llvm.get_process_triple().split("-")[0], ir.IntType(32)
+        if machine.startswith(("x86", "i")):
+            kind = ir.FunctionType(ir.VoidType(), [])
+            builder.call(builder.module.declare_intrinsic("llvm.x86.sse2.pause", (), kind), [])
+        elif machine.startswith(("aarch64", "arm64")):
+            kind = ir.FunctionType(ir.VoidType(), [number])
+            builder.call(builder.module.declare_intrinsic("llvm.aarch64.hint", (), kind), [number(1)])
+        return context.get_dummy_value()
+
+    return types.void(), code
+
+
+@intrinsic
+def _call(typing_context, function, packed, own, lo, hi):
+    def code(context, builder, signature, given):
+        kind = ir.FunctionType(ir.VoidType(), [_WORD] * 4)
+        builder.call(builder.inttoptr(given[0], kind.as_pointer()), given[1:])
+        return context.get_dummy_value()
+
+    return types.void(*(types.intp,) * 5), code
+
+
+@overload(team.look)
+def _compiled_look(block, at):
+    return lambda block, at: _look(block, at)  # type: ignore[call-arg]
+
+
+@overload(team.put)
+def _compiled_put(block, at, value):
+    return lambda block, at, value: _put(block, at, value)  # type: ignore[call-arg]
+
+
+@overload(team.add)
+def _compiled_add(block, at, n):
+    return lambda block, at, n: _add(block, at, n)  # type: ignore[call-arg]
+
+
+@overload(team.pause)
+def _compiled_pause():
+    return lambda: _pause()  # type: ignore[call-arg]
+
+
+@overload(team.call)
+def _compiled_call(function, packed, own, lo, hi):
+    return lambda function, packed, own, lo, hi: _call(function, packed, own, lo, hi)  # type: ignore[call-arg]

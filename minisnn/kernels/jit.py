@@ -9,12 +9,12 @@ from __future__ import annotations
 import ctypes
 import struct
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["U", "WHOLE", "Kind", "Loop", "reads", "real", "scratch", "writes"]
+__all__ = ["CODE", "U", "WHOLE", "Kind", "Loop", "Work", "own_scratch", "reads", "real", "scratch", "writes"]
 
 #: Positions are unsigned: a signed one might count from the end, and the compiler then goes lane by lane.
 U = np.uint64
@@ -55,15 +55,20 @@ WHOLE = Kind("whole")
 
 # -- how it is called
 
+#: Machine code, and what it is given: its arguments in a row, scratch, and the tiles from lo to hi.
+CODE = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_ssize_t)
 #: NumPy's marks of an array: in one piece (1) and aligned (256); and not read-only.
 SOUND, WRITEABLE = 0x101, 0x400
 
 
 class Loop:
-    """Machine code; called with the arguments of a run it returns ``work(lo, hi)``."""
+    """Machine code; called with the arguments of a run it returns ``work(lo, hi)``.
 
-    def __init__(self, run: Callable, kinds: tuple[Kind, ...], code: Any) -> None:
-        self._run, self._code = run, code
+    `address` : where it begins.   `code` : what holds on to it.
+    """
+
+    def __init__(self, address: int, kinds: tuple[Kind, ...], code: Any) -> None:
+        self.run, self.address, self._code = CODE(address), address, code
         names = [kind.name for kind in kinds]
         assert names == sorted(names, key=["scratch", "array", "real", "whole"].index)
         self._own, self._numbers = names.count("scratch"), names.count("scratch") + names.count("array")
@@ -74,14 +79,14 @@ class Loop:
         self._flags = [SOUND | WRITEABLE if kind.written else SOUND for kind in arrays]
         self._pack = struct.Struct("q" * self._numbers + "d" * names.count("real") + "q" * names.count("whole")).pack
 
-    def __call__(self, *arguments: Any) -> Callable[[int, int], None]:
+    def __call__(self, *arguments: Any) -> Work:
         own = arguments[: self._own]
         arrays: Sequence[Any] = arguments[self._own : self._numbers]
         if not self._fit(arrays):
             arrays = self._aligned(arrays)
         offsets, room = self._rooms.get(own) or self._make_room(own)
         places = [_address(a) if a.size else 0 for a in arrays]
-        return _Work(self._run, self._pack(*offsets, *places, *arguments[self._numbers :]), room, arrays)
+        return Work(self, self._pack(*offsets, *places, *arguments[self._numbers :]), room, arrays)
 
     def _fit(self, arrays: Sequence[Any]) -> bool:
         """Whether these are what the loop was compiled for: it works on bare memory, and would not notice."""
@@ -109,17 +114,16 @@ class Loop:
         return found
 
 
-class _Work:
+class Work(NamedTuple):
     """One run; it holds on to its arrays."""
 
-    __slots__ = ("_arrays", "_packed", "_room", "_run")
-
-    def __init__(self, run: Callable, packed: bytes, room: int, arrays: Sequence[Any]) -> None:
-        self._run, self._packed, self._room, self._arrays = run, packed, room, arrays
+    loop: Loop
+    packed: bytes
+    room: int  #: bytes of scratch that a thread needs for it
+    arrays: Sequence[Any]
 
     def __call__(self, lo: int, hi: int) -> None:
-        own = _scratch.at if self._room <= _scratch.size else _grow(self._room)
-        self._run(self._packed, own, lo, hi)
+        self.loop.run(self.packed, own_scratch(self.room), lo, hi)
 
 
 class _Scratch(threading.local):
@@ -131,11 +135,13 @@ class _Scratch(threading.local):
 _scratch = _Scratch()
 
 
-def _grow(size: int) -> int:
-    _scratch.size = 0  # last to be set again: an interruption must not leave a place in memory that is gone
-    _scratch.memory = np.empty(size + 64, np.uint8)
-    _scratch.at = -(-_scratch.memory.ctypes.data // 64) * 64
-    _scratch.size = size
+def own_scratch(room: int) -> int:
+    """Where this thread has at least so many bytes of its own."""
+    if room > _scratch.size:
+        _scratch.size = 0  # last to be set again: an interruption must not leave a place in memory that is gone
+        _scratch.memory = np.empty(room + 64, np.uint8)
+        _scratch.at = -(-_scratch.memory.ctypes.data // 64) * 64
+        _scratch.size = room
     return _scratch.at
 
 

@@ -9,7 +9,6 @@ ever meets old code (:mod:`minisnn.kernels.disk`).
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import importlib.util
 import json
@@ -146,7 +145,7 @@ def _compiled(name: str, python_loop: Callable, kinds: tuple[Kind, ...]) -> Loop
     counts["compiled"] += 1
     loop = None if any(s.startswith(("numba_", "NRT_")) for s in symbols) else _load(symbols, code, kinds)
     if loop is None:  # it calls something that Numba alone has: it works, in this process
-        return Loop(_callable(address), kinds, owner)
+        return Loop(address, kinds, owner)
     if SOURCES:
         disk.write(name, json.dumps(symbols).encode() + b"\n" + code)
     return loop
@@ -162,8 +161,4 @@ def _load(symbols: list[str], code: bytes, kinds: tuple[Kind, ...]) -> Loop | No
         return None
     engine.add_object_file(llvm.ObjectFileRef.from_data(code))
     engine.finalize_object()
-    return Loop(_callable(engine.get_function_address("run")), kinds, engine)
-
-
-def _callable(address: int) -> Callable:
-    return ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_ssize_t)(address)
+    return Loop(engine.get_function_address("run"), kinds, engine)
