@@ -18,29 +18,29 @@ GATE = 0
 TURN = 1  #: number of the run
 STOP = 2  #: not 0: helpers go home
 MOST = 3  #: helpers that may enter
+GIVE_WAY = 4  #: address of the system's function that lets others run, or 0; written once, as it is called at any time
 #: Parts that were taken, from anywhere; from the front; from the back.
 TAKEN, FRONT, BACK = 8, 9, 10
-#: The loop's address, bytes of scratch that it needs, tiles, tiles of a part, parts, the system's function that gives way.
-RUN, ROOM, TILES, GRAIN, PARTS, GIVE_WAY = 16, 17, 18, 19, 20, 21
-PACKED = 22  #: where its arguments lie
+#: The loop's address, bytes of scratch that it needs, tiles, tiles of a part, parts, where its arguments lie.
+RUN, ROOM, TILES, GRAIN, PARTS, PACKED = range(16, 22)
 #: From here on each helper has a line: whether it sleeps; bytes of scratch that it has, and that it lacked; its last run.
 HELPERS, LINE = 24, 8
 ASLEEP, HAS, WANTS, SEEN = range(4)
 
+#: Looks between two requests to let others run: some microseconds.
+FEW = 256
 
-def lead(packed, own, block, patience):
+
+def lead(packed, own, block, _):
     """The caller's part of a run that has been written into the block."""
     put(block, PACKED, packed)
     add(block, GATE, 1)
     _take(block, own, FRONT)
     add(block, GATE, -1)
-    waited = 0
+    looks = 0
     while look(block, GATE) != 0:
-        if waited < patience or look(block, GIVE_WAY) == 0:
-            waited += 1
-            pause()
-        else:  # a helper lost its CPU to another process, or waits for Python
-            call(look(block, GIVE_WAY), 0, 0, 0, 0)
+        looks += 1
+        _wait(block, looks)
 
 
 def follow(block, own, helper, patience):
@@ -50,7 +50,7 @@ def follow(block, own, helper, patience):
     while left > 0 and look(block, STOP) == 0:
         if look(block, GATE) & 1 == 0 or look(block, TURN) == look(block, mine + SEEN) or helper >= look(block, MOST):
             left -= 1
-            pause()
+            _wait(block, left)
             continue
         if add(block, GATE, 2) & 1 == 1:  # still open: from here on nothing but the counters changes
             if look(block, ROOM) > look(block, mine + HAS):
@@ -71,6 +71,14 @@ def _take(block, own, end):
         part = add(block, end, 1)
         lo = grain * (part if end == FRONT else parts - 1 - part)
         call(look(block, RUN), look(block, PACKED), own, lo, min(lo + grain, tiles))
+
+
+def _wait(block, looks):
+    """Between two looks.  Now and then the system is asked to let others run: the one waited for may have no CPU."""
+    if looks % FEW == 0 and look(block, GIVE_WAY) != 0:
+        call(look(block, GIVE_WAY), 0, 0, 0, 0)
+    else:
+        pause()
 
 
 # -- words of the compiler (:mod:`minisnn.kernels.compiler`)

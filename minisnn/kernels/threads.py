@@ -29,7 +29,7 @@ WORTH_SHARING = 150_000
 #: Parts for each thread, about: so many that none waits long for the last, so few that taking them costs nothing.
 PARTS = 16
 #: Seconds that a helper stays awake after a run.
-AWAKE = 2e-4
+AWAKE = 5e-4
 #: Threads at most.
 MOST = 256
 
@@ -108,6 +108,7 @@ class _Team:
         words = memory[-memory.ctypes.data % 64 // 8 :][:n_words]
         self._block, self._view = words.ctypes.data, memoryview(words.data).cast("B").cast("q")
         self._wakes, self._helpers = list[threading.Lock](), list[threading.Thread]()
+        self._view[team.GIVE_WAY] = _give_way()
         self._patience, self._over = self._looks_in(AWAKE), False
         atexit.register(self._end)
 
@@ -128,7 +129,7 @@ class _Team:
             self._add_helper()
         grain = max(1, n_tiles // (PARTS * n_threads))
         parts = -(-n_tiles // grain)
-        _run.pack_into(view, 8 * team.TAKEN, *_ZEROS, address, room, n_tiles, grain, parts, _give_way())
+        _run.pack_into(view, 8 * team.TAKEN, *_ZEROS, address, room, n_tiles, grain, parts)
         view[team.TURN] += 1
         view[team.MOST] = n_helpers
         for helper in range(n_helpers):
@@ -136,7 +137,7 @@ class _Team:
             if view[at]:
                 view[at] = 0
                 self._wakes[helper].release()
-        self._lead(packed, own_scratch(room), self._block, self._patience)
+        self._lead(packed, own_scratch(room), self._block, 0)
 
     def _add_helper(self) -> None:
         number, wake = len(self._helpers), threading.Lock()
@@ -171,7 +172,7 @@ class _Team:
 
 
 #: What a run writes into the block: a line of counters, and what it is.
-_run, _ZEROS = struct.Struct("14q"), (0,) * 8
+_run, _ZEROS = struct.Struct("13q"), (0,) * 8
 
 
 @cache
