@@ -277,8 +277,14 @@ def installed(kernel=OnReference):
         patch.setitem(sys.modules, "cupy", module())
         patch.setitem(sys.modules, "fake_cupy_backend", backend)
         patch.setitem(kernels.BACKENDS, "cupy", ("fake_cupy_backend", ""))
-        kernels._load.cache_clear()
+        _forget()
         try:
             yield sys.modules["cupy"]
         finally:
-            kernels._load.cache_clear()
+            _forget()
+
+
+def _forget():
+    """Which backends there are, and the loops of all."""
+    kernels._load.cache_clear()
+    kernels.kernel_of.cache_clear()

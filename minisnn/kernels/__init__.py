@@ -59,12 +59,8 @@ def default_backend() -> str:
     return "numpy" if backend_problem("numba") else "numba"
 
 
+@lru_cache(maxsize=256)
 def kernel_of(dynamics: Dynamics, backend: str) -> Kernel:
     """The time loop of these dynamics on that backend."""
-    return _made(_load(check_backend(backend))[0].kernel, dynamics)
-
-
-@lru_cache(maxsize=256)
-def _made(kernel: type, dynamics: Dynamics) -> Kernel:
-    made: Kernel = kernel(dynamics)
+    made: Kernel = _load(check_backend(backend))[0].kernel(dynamics)
     return made

@@ -73,15 +73,15 @@ class CompiledKernel:
     def __init__(self, dynamics: Dynamics) -> None:
         self.dynamics = dynamics
         neuron, reset, surrogate = dynamics
-        self._functions = (
-            neuron.charge, neuron.charge_adjoint, reset.reset, reset.reset_adjoint, surrogate.smooth, surrogate.slope,
-        )  # fmt: skip
+        there = neuron.charge, reset.reset, surrogate.smooth, surrogate.slope
+        back = neuron.charge_adjoint, reset.reset, reset.reset_adjoint, surrogate.slope
+        self._functions = {scan_loop: there, adjoint_loop: back, round_loop: there + back}
         self._loops: dict[tuple, tuple[list, Loop]] = {}
         self._scratch = Layout.of(len(neuron.state), len(neuron.params)).rows * PITCH
 
     def _loop(self, build: Callable, dtype: np.dtype, **options: Any) -> Loop:
         """The loop that `build` makes of these dynamics as they are now: what has not changed is not asked for again."""
-        key, now = (build, dtype.char, *options.values()), rests_on(self._functions)
+        key, now = (build, dtype.char, *options.values()), rests_on(self._functions[build])
         before, loop = self._loops.get(key, ((), None))
         if loop is None or not all(map(operator.is_, now, before)):
             loop = _compiled(build, self.dynamics, dtype, **options)
@@ -93,16 +93,18 @@ class CompiledKernel:
         fire: str = "step", base: Base | None = None, consume: bool = False, last: bool = True,
     ) -> tuple[Array, Array | None, ScanCache]:  # fmt: skip
         held = self.dynamics.reset.stop if base else ()
-        base = base or Base(x, x, theta)  # nothing looks at it then: any arrays of the right shapes will do
+        if base is None and fire == "tangent":
+            raise ValueError("fire: 'tangent' needs the base run that it touches, got no base")
+        nothing = _nothing(x.dtype)
+        base = Base(base.u, base.spikes.astype(x.dtype, copy=False), base.theta) if base else Base(nothing, nothing, nothing)
         u = membranes(x, self.dynamics.neuron, x.dtype, consume)
         spikes = pool.empty(x.shape, np.uint8 if fire == "step" else x.dtype)
         state_last = pool.empty((len(u), *x.shape[1:]), x.dtype) if last else None
         over = np.may_share_memory(u, x)
         loop = self._loop(scan_loop, x.dtype, fire=fire, held=held, over=over)
-        base_u, base_spikes = base.u.reshape(-1), base.spikes.astype(x.dtype, copy=False).reshape(-1)
         _run_tiles(
-            loop, x.shape, self._scratch, x.reshape(-1), _flat(state0, x), _rows_of(theta, params), base_u, base_spikes,
-            base.theta, u.reshape(-1), spikes.reshape(-1), _flat(state_last, x), k,
+            loop, x.shape, self._scratch, x, _or_nothing(state0, x), _rows_of(theta, params), *base, u, spikes,
+            _or_nothing(state_last, x), k,
         )  # fmt: skip
         return spikes, state_last, ScanCache(x, u, spikes, state0, theta, params, k)
 
@@ -114,8 +116,8 @@ class CompiledKernel:
         soft, over = spikes.dtype != np.uint8, out.d_x is d_spikes
         loop = self._loop(adjoint_loop, x.dtype, soft_spikes=soft, wanted=out.wanted, over=over)
         _run_tiles(
-            loop, x.shape, self._scratch, d_spikes.reshape(-1), _flat(d_state_last, x), x.reshape(-1), u.reshape(-1),
-            spikes.reshape(-1), _flat(state0, x), _rows_of(theta, params), *out.arrays(x), k,
+            loop, x.shape, self._scratch, d_spikes, _or_nothing(d_state_last, x), x, u, spikes, _or_nothing(state0, x),
+            _rows_of(theta, params), *out.arrays(x), k,
         )  # fmt: skip
         return out.result()
 
@@ -131,8 +133,8 @@ class CompiledKernel:
         borders = -(-len(x) // span) + 1  # states before each span; the adjoint, while it waits
         _run_tiles(
             loop, x.shape, self._scratch, n_states * span * narrow, span * narrow, n_states * borders * narrow,
-            x.reshape(-1), _flat(state0, x), _rows_of(theta, params), d_spikes.reshape(-1), _flat(d_state_last, x),
-            *out.arrays(x), k, narrow, span,
+            x, _or_nothing(state0, x), _rows_of(theta, params), d_spikes, _or_nothing(d_state_last, x), *out.arrays(x), k,
+            narrow, span,
         )  # fmt: skip
         return out.result()
 
@@ -156,7 +158,7 @@ class _Gradients:
 
     def arrays(self, x: Array) -> tuple[Array, Array, Array]:
         """As the loops take them."""
-        return self.d_x.reshape(-1), _flat(self.d_state0, x), self.d_rows.reshape(-1)
+        return self.d_x, _or_nothing(self.d_state0, x), self.d_rows
 
     def result(self) -> tuple[Array | None, Array | None, Array | None, Array | None]:
         """``(d_x, d_state0, d_theta, d_params)``."""
@@ -181,9 +183,9 @@ def _looks_back(neuron: Neuron, wanted: Wanted) -> bool:
     return any(k <= argument < 2 * k for result in needed for argument in depends[result])
 
 
-def _flat(states: Array | None, x: Array) -> Array:
-    """``[K, B, N]`` as one row; empty where there is none, and then zeros are read and nothing is written."""
-    return _nothing(x.dtype) if states is None else states.reshape(-1)
+def _or_nothing(states: Array | None, x: Array) -> Array:
+    """States; empty where there are none, and then zeros are read and nothing is written."""
+    return _nothing(x.dtype) if states is None else states
 
 
 @cache

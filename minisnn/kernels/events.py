@@ -85,7 +85,7 @@ def gather(events: Events, table: Array) -> Array:
     n_rows = len(events.starts)
     out = pool.empty((n_rows, table.shape[1]), table.dtype)
     tile = -(-n_rows // 64)
-    arrays = (*events[:3], table.reshape(-1), out.reshape(-1))
+    arrays = (*events[:3], table, out)
     work = _gather_loop(table.dtype)(*arrays, events.scale, n_rows, table.shape[1], tile)
     share_out(work, -(-n_rows // tile), out.size * 8)
     return out

@@ -57,10 +57,10 @@ def forward(grid: Grid, x: Array, events: Events | None, weight: Array) -> Array
     n_out = len(weight)
     y = pool.empty((grid.n, n_out, *grid.out), weight.dtype)
     if events is not None:
-        table = np.ascontiguousarray(weight.transpose(2, 3, 1, 0)).reshape(-1)
+        table = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))
         places = grid.height * grid.width
         room = (grid.height + grid.k - 1) * (grid.width + grid.k - 1) * n_out, places * grid.c, places
-        work = _add_weights(weight.dtype)(*room, *events[:3], table, y.reshape(-1), events.scale, *grid, n_out)
+        work = _add_weights(weight.dtype)(*room, *events[:3], table, y, events.scale, *grid, n_out)
         share_out(work, grid.n, y.size * grid.k)
         return y
     padded = _channels_last(x, grid.padding, weight.dtype)
@@ -80,7 +80,7 @@ def d_weight(grid: Grid, x: Array, events: Events | None, d_y: Array, d_full: Ar
     n_out = d_y.shape[1]
     if events is not None:
         sums = np.zeros((grid.c, grid.k, grid.k, n_out), d_y.dtype)
-        arrays = (*events[:3], d_full.reshape(-1), sums.reshape(-1))
+        arrays = (*events[:3], d_full, sums)
         work = _add_gradients(d_y.dtype)(grid.height * grid.width, *arrays, events.scale, *grid, n_out)
         share_out(work, grid.c * grid.k, d_full.size * grid.k)
         return np.ascontiguousarray(sums.transpose(3, 0, 1, 2))
@@ -110,7 +110,7 @@ def _unfolded(padded: Array, k: int) -> Iterator[tuple[slice, Array]]:
     for start in range(0, n, step):
         images = slice(start, min(start + step, n))
         windows = room[: (images.stop - start) * places]
-        work = _unfold(padded.dtype)(padded[images].reshape(-1), windows.reshape(-1), height, width, c, k)
+        work = _unfold(padded.dtype)(padded[images], windows, height, width, c, k)
         share_out(work, (images.stop - start) * (height - k + 1), windows.size)
         yield images, windows
 
@@ -120,7 +120,7 @@ def _channels_last(x: Array, border: int, dtype: np.dtype) -> Array:
     n, c, height, width = x.shape
     out = pool.empty((n, height + 2 * border, width + 2 * border, c), dtype)
     x = x.view(np.uint8) if x.dtype == bool else x
-    share_out(_last(x.dtype, dtype)(x.reshape(-1), out.reshape(-1), c, height, width, border), n, x.size)
+    share_out(_last(x.dtype, dtype)(x, out, c, height, width, border), n, x.size)
     return out
 
 
@@ -128,7 +128,7 @@ def _channels_first(rows: Array, out: Array) -> None:
     """``[n * places, c]`` into ``[n, c, H, W]``."""
     n, c = out.shape[:2]
     places = len(rows) // n
-    share_out(_first(out.dtype)(rows.reshape(-1), out.reshape(-1), places, c), n, out.size)
+    share_out(_first(out.dtype)(rows, out, places, c), n, out.size)
 
 
 # -- the loops

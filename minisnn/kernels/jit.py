@@ -1,6 +1,7 @@
 """Compiled loops: what one is written with, and how it is called.
 
-A *loop* is a Python function over flat arrays and numbers, whose last two arguments are the range of tiles to work on.
+A *loop* is a Python function over arrays, flat for it whatever their shape, and numbers; the last two are the range of tiles
+to work on.
 :mod:`minisnn.kernels.native` makes machine code of it, which takes bare memory: addresses and numbers, packed in a row.
 """
 
@@ -85,7 +86,7 @@ class Loop:
         if not self._fit(arrays):
             arrays = self._aligned(arrays)
         offsets, room = self._rooms.get(own) or self._make_room(own)
-        places = [_address(a) if a.size else 0 for a in arrays]
+        places = _addresses(arrays)
         return Work(self, self._pack(*offsets, *places, *arguments[self._numbers :]), room, arrays)
 
     def _fit(self, arrays: Sequence[Any]) -> bool:
@@ -95,8 +96,8 @@ class Loop:
         return [a.flags.num & flags for a, flags in zip(arrays, self._flags, strict=True)] == self._flags
 
     def _aligned(self, arrays: Sequence[Any]) -> list[Any]:
-        """With copies of those that begin in the middle of a number, and are only read."""
-        found = [a if a.flags.aligned or f & WRITEABLE else a.copy() for a, f in zip(arrays, self._flags, strict=True)]
+        """With copies of those that lie in pieces or begin in the middle of a number, and are only read."""
+        found = [a if f & WRITEABLE or a.flags.num & f == f else a.copy() for a, f in zip(arrays, self._flags, strict=True)]
         if not self._fit(found):
             got = ", ".join(f"{a.dtype}{list(a.strides)}{'' if a.flags.writeable else ' read-only'}" for a in arrays)
             raise TypeError(f"a compiled loop over rows of {', '.join(map(str, self._dtypes))} got {got}")
@@ -145,15 +146,16 @@ def own_scratch(room: int) -> int:
     return _scratch.at
 
 
-def _slow_address(array: Any) -> int:
-    return array.ctypes.data
+def _slow_addresses(arrays: Sequence[Any]) -> list[int]:
+    """Where they begin; 0 where there is nothing."""
+    return [a.ctypes.data if a.size else 0 for a in arrays]
 
 
-def _fast_address(array: Any) -> int:
+def _fast_addresses(arrays: Sequence[Any]) -> list[int]:
     """NumPy keeps the address right behind what every Python object begins with: five times as fast as asking for it."""
-    return _number_at(id(array) + _HEAD).value
+    return [_number_at(id(a) + _HEAD).value if a.size else 0 for a in arrays]
 
 
 _number_at, _HEAD = ctypes.c_ssize_t.from_address, object.__basicsize__
-_probe = np.empty(3)
-_address = _fast_address if _fast_address(_probe) == _probe.ctypes.data else _slow_address
+_probe = [np.empty(3)]
+_addresses = _fast_addresses if _fast_addresses(_probe) == _slow_addresses(_probe) else _slow_addresses

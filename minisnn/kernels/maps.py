@@ -23,7 +23,7 @@ __all__ = ["max_pool", "max_pool_back", "normalise", "normalise_back", "statisti
 def statistics(x: Array) -> tuple[Array, Array]:
     """Mean and (biased) variance ``[G, C]``."""
     mean, var = np.empty((2, len(x), x.shape[2]), x.dtype)
-    work = _statistics(x.dtype)(x.shape[3], x.reshape(-1), mean.reshape(-1), var.reshape(-1), *x.shape[1:])
+    work = _statistics(x.dtype)(x.shape[3], x, mean, var, *x.shape[1:])
     share_out(work, mean.size, x.size)
     return mean, var
 
@@ -31,10 +31,8 @@ def statistics(x: Array) -> tuple[Array, Array]:
 def normalise(x: Array, mean: Array, inverse: Array, gain: Array, beta: Array, spent: bool) -> tuple[Array, Array]:
     """``x_hat = (x - mean) * inverse`` and ``y = gain * x_hat + beta``; x_hat is written over `x` where that is `spent`."""
     x_hat, y = x if spent else pool.empty_like(x), pool.empty_like(x)
-    per_pair = (
-        np.ascontiguousarray(np.broadcast_to(a, (len(x), x.shape[2]))).reshape(-1) for a in (mean, inverse, gain, beta)
-    )
-    work = _normalise(x.dtype)(x.reshape(-1), *per_pair, x_hat.reshape(-1), y.reshape(-1), *x.shape[1:])
+    per_pair = (np.ascontiguousarray(np.broadcast_to(a, (len(x), x.shape[2]))) for a in (mean, inverse, gain, beta))
+    work = _normalise(x.dtype)(x, *per_pair, x_hat, y, *x.shape[1:])
     share_out(work, len(x) * x.shape[2], 2 * x.size)
     return x_hat, y
 
@@ -45,10 +43,10 @@ def normalise_back(
     """``(d_x, sums of d_y * x_hat, sums of d_y)``; `through` the statistics, where the batch gave them."""
     d_x = d_y if spent and writeable(d_y) else pool.empty_like(d_y) if want_x else np.empty_like(d_y)
     along, sums = np.empty((2, len(d_y), d_y.shape[2]), d_y.dtype)
-    factor = np.ascontiguousarray(np.broadcast_to(inverse * gain, along.shape)).reshape(-1)
+    factor = np.ascontiguousarray(np.broadcast_to(inverse * gain, along.shape))
     n_places = d_y.shape[3]
     work = _normalise_back(d_y.dtype)(
-        n_places, n_places, d_y.reshape(-1), x_hat.reshape(-1), factor, d_x.reshape(-1), along.reshape(-1), sums.reshape(-1),
+        n_places, n_places, d_y, x_hat, factor, d_x, along, sums,
         *d_y.shape[1:], int(through), int(want_x),
     )  # fmt: skip
     share_out(work, along.size, 2 * d_y.size)
@@ -150,7 +148,7 @@ def max_pool(x: Array, k: int, place_dtype: type) -> tuple[Array, Array]:
     place = pool.empty(y.shape, place_dtype)
     given = x.view(np.uint8) if x.dtype == bool else x
     loop = _max_pool(given.dtype, place.dtype)
-    work = loop(given.reshape(-1), y.view(given.dtype).reshape(-1), place.reshape(-1), height, width, k)
+    work = loop(given, y.view(given.dtype), place, height, width, k)
     share_out(work, n, 2 * x.size)
     return y, place
 
@@ -160,7 +158,7 @@ def max_pool_back(d_y: Array, place: Array, shape: tuple[int, ...], k: int) -> A
     d_x = pool.empty(shape, d_y.dtype)
     n, height, width = shape
     loop = _max_pool_back(d_y.dtype, place.dtype)
-    work = loop(d_y.reshape(-1), place.reshape(-1), d_x.reshape(-1), height, width, k)
+    work = loop(d_y, place, d_x, height, width, k)
     share_out(work, n, 2 * d_x.size)
     return d_x
 

@@ -272,8 +272,8 @@ def save(states, step, lo, w, rows, lane, m):
 
 
 def spread(w, first, rows, count, n0, width, group, n_lanes):
-    """Rows ``[count, N]``, their values from `n0` on, laid out for `group` rows of the batch side by side."""
-    for i in range(count):
+    """Rows ``[count, N]``, their values from `n0` on, laid out for `group` rows of the batch side by side; or nothing."""
+    for i in range(0 if missing(rows) else count):
         for g in range(group):
             read(w, first + i, rows, U(i * n_lanes + n0), U(g * width), U(width))
 

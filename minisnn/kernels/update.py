@@ -22,7 +22,7 @@ def adam(param: Array, grad: Array, mean: Array, square: Array, numbers: tuple[f
     `numbers` : weight decay, b1, 1 - b1, b2, 1 - b2, root of the second bias correction, eps, rate over the first one.
     """
     tiles = -(-param.size // TILE)
-    work = _adam_loop(param.dtype)(*(a.reshape(-1) for a in (param, grad, mean, square)), *numbers, param.size)
+    work = _adam_loop(param.dtype)(param, grad, mean, square, *numbers, param.size)
     share_out(work, tiles, param.size)
 
 
