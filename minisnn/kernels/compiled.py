@@ -34,9 +34,9 @@ from .threads import share_out
 __all__ = ["CompiledKernel", "kernel", "problem"]
 
 #: Fewer lanes at a time would be read in pieces too short for the memory: running steps again takes less time.
-NARROWEST = 1024
-#: Bytes of membranes and spikes that a tile keeps on its way there and back: they stay in a cache.
-KEPT = 2_000_000
+NARROWEST = 768
+#: Bytes of membranes that a tile keeps on its way there and back: they stay in a cache.
+KEPT = 4_000_000
 
 
 class Tiles(NamedTuple):
@@ -127,12 +127,11 @@ class CompiledKernel:
     ) -> tuple[Array | None, Array | None, Array | None, Array | None]:  # fmt: skip
         out = _Gradients(self.dynamics, d_spikes, x, theta, params, wanted, consume)
         loop = self._loop(round_loop, x.dtype, fire=fire, wanted=out.wanted, over=out.d_x is d_spikes)
-        n_states, stored = len(self.dynamics.neuron.state), 1 if fire == "step" else x.itemsize
-        tiles = plan(*x.shape[1:])
-        narrow, span = spans(len(x), tiles.width * tiles.group, n_states * x.itemsize + stored)
+        n_states, tiles = len(self.dynamics.neuron.state), plan(*x.shape[1:])
+        narrow, span = spans(len(x), tiles.width * tiles.group, n_states * x.itemsize)
         borders = -(-len(x) // span) + 1  # states before each span; the adjoint, while it waits
         _run_tiles(
-            loop, x.shape, self._scratch, n_states * span * narrow, span * narrow, n_states * borders * narrow,
+            loop, x.shape, self._scratch, n_states * span * narrow, n_states * borders * narrow,
             x, _or_nothing(state0, x), _rows_of(theta, params), d_spikes, _or_nothing(d_state_last, x), *out.arrays(x), k,
             narrow, span,
         )  # fmt: skip

@@ -52,7 +52,7 @@ def adjoint_loop(rule: Rule, soft_spikes: bool, wanted: Wanted, looks_back: bool
     """Back over the steps of a run that kept its membranes and spikes."""
     n_states, number, layout = rule.n_states, rule.number, rule.layout
     stored = number if soft_spikes else np.uint8
-    walk = _back(rule, wanted, looks_back, over, True, stored)
+    walk = _back(rule, wanted, looks_back, over, stored)
     theta, sums, constants = layout.theta, layout.sums, 1 + rule.n_params
     n_sums = constants if wanted.params else 1
 
@@ -79,19 +79,17 @@ def adjoint_loop(rule: Rule, soft_spikes: bool, wanted: Wanted, looks_back: bool
 
 
 def round_loop(rule: Rule, fire: str, wanted: Wanted, looks_back: bool, over: bool) -> tuple[Callable, tuple]:
-    """There and back for one tile after the other: membranes and spikes never leave the cache.
+    """There and back for one tile after the other: membranes never leave the cache, and spikes are computed again.
 
     For a few hundred steps fewer lanes at a time will do.  For more, time is cut into spans; the states before each are
     kept, and a span is run again before the walk goes back through it.
     """
     n_states, number, layout = rule.n_states, rule.number, rule.layout
-    there = _there(rule, fire)
-    stored = np.uint8 if fire == "step" else number
-    back = _back(rule, wanted, looks_back, over, False, stored)
+    there, back = _there(rule, fire, keep=False), _back(rule, wanted, looks_back, over, number, again=fire)
     theta, sums, constants = layout.theta, layout.sums, 1 + rule.n_params
     n_sums = constants if wanted.params else 1
 
-    def there_and_back(w, u, spikes, borders, x, state0, rows, d_spikes, d_state_last, d_x, d_state0, d_rows, k,
+    def there_and_back(w, u, borders, x, state0, rows, d_spikes, d_state_last, d_x, d_state0, d_rows, k,
                        narrow, span, n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):  # fmt: skip
         step, spans, chunks = U(n_rows * n_lanes), -(-n_steps // span), -(-n_rows // chunk)
         for tile in range(first, last):
@@ -117,21 +115,21 @@ def round_loop(rule: Rule, fire: str, wanted: Wanted, looks_back: bool, over: bo
                             load(w, 0, n_states, borders, m, border, lane, m)
                         elif spans > 1 or looks_back:
                             save(borders, m, border, w, n_states, lane, m)
-                        there(w, a, k, x, u, spikes, U(0), m, U(span), x, x, start, steps, U(n_steps), step, lo, after, m)
+                        there(w, a, k, x, u, u, U(0), m, U(span), x, x, start, steps, U(n_steps), step, lo, after, m)
                         if run < spans - 1:
                             continue
                         if again:
                             load(w, 0, n_states, borders, m, U(spans * n_states) * m, lane, m)
                         else:
                             load(w, 0, n_states, d_state_last, step, lo, lane, m)
-                        back(w, a, k, x, u, spikes, U(0), m, U(span), d_spikes, d_x, start, steps, U(n_steps), step, lo,
+                        back(w, a, k, x, u, u, U(0), m, U(span), d_spikes, d_x, start, steps, U(n_steps), step, lo,
                              after, borders, m, border, m)  # fmt: skip
                     save(d_state0, step, lo, w, n_states, lane, m)
             collect(d_rows, n_sums, chunks, tile // pieces, n_lanes, n0, w, sums, wide, group)
 
     one, own, out = reads(number), scratch(number), writes(number)
     arrays = (one, one, one, out if over else one, one, out, out, out)
-    return there_and_back, (own, own, scratch(stored), own, *arrays, real(number), WHOLE, WHOLE, *SIZES)
+    return there_and_back, (own, own, own, *arrays, real(number), WHOLE, WHOLE, *SIZES)
 
 
 # -- the walks.  Lanes begin at `lo` in arrays of a whole run, where steps lie `step` apart, and at `a` in the scratch.  Of
@@ -139,8 +137,8 @@ def round_loop(rule: Rule, fire: str, wanted: Wanted, looks_back: bool, over: bo
 # -- `room` steps further on.  At `after` lie the lanes that come after these, so that they are on their way in time.
 
 
-def _there(rule: Rule, fire: str, held: tuple = (), over: bool = False) -> Callable:
-    step_row, n_states = forward_row(rule, fire, held, over), rule.n_states
+def _there(rule: Rule, fire: str, held: tuple = (), over: bool = False, keep: bool = True) -> Callable:
+    step_row, n_states = forward_row(rule, fire, held, over, keep), rule.n_states
 
     def there(w, a, k, x, u, spikes, kept, pitch, room, u0, s0, begin, steps, n_steps, step, lo, after, m):
         """Forward through `steps` steps of time."""
@@ -154,8 +152,8 @@ def _there(rule: Rule, fire: str, held: tuple = (), over: bool = False) -> Calla
     return there
 
 
-def _back(rule: Rule, wanted: Wanted, looks_back: bool, over: bool, far: bool, stored: type) -> Callable:
-    fire_row, reset_row, charge_row, step_row = adjoint_rows(rule, wanted, over, far, stored)
+def _back(rule: Rule, wanted: Wanted, looks_back: bool, over: bool, stored: type, again: str | None = None) -> Callable:
+    fire_row, reset_row, charge_row, step_row = adjoint_rows(rule, wanted, over, stored, again)
     n_states, past = rule.n_states, rule.layout.past
 
     def back(w, a, k, x, u, spikes, kept, pitch, room, d_spikes, d_x, begin, steps, n_steps, step, lo, after,
@@ -170,7 +168,7 @@ def _back(rule: Rule, wanted: Wanted, looks_back: bool, over: bool, far: bool, s
                 continue
             fire_row(w, a, k, u, spikes, to, d_spikes, at, then, m)
             if slot > U(0):
-                reset_row(w, a, u, spikes, to - pitch, m)
+                reset_row(w, a, k, u, spikes, to - pitch, m)
                 for i in range(1, n_states):
                     read(w, past + i, u, U(i) * room * pitch + to - pitch, a, m)
             else:

@@ -63,10 +63,9 @@ class Rule(NamedTuple):
 # -- `then` where the next row will: while a block is worked on, the same block of the next row is on its way from memory
 
 
-def forward_row(rule: Rule, fire: str, held: tuple = (), over: bool = False) -> Callable:
+def forward_row(rule: Rule, fire: str, held: tuple = (), over: bool = False, keep: bool = True) -> Callable:
     f, n_states, n_params, number = rule
-    charge = f["charge"]
-    spike = FIRES[fire](f.get("smooth", charge), f.get("slope", charge))  # "step" looks at neither
+    charge, spike = f["charge"], _spike(f, fire)
     reset = hold(f["reset"], held)
     layout = rule.layout
     threshold, base = U(layout.theta * PITCH), U(layout.base_theta * PITCH)
@@ -85,7 +84,8 @@ def forward_row(rule: Rule, fire: str, held: tuple = (), over: bool = False) -> 
                 membrane, theta, theta0 = states[0], w[threshold + i], w[base + i]
                 s = number(spike(membrane, theta, k, u0[at + n], s0[at + n], theta0))
                 w[i] = reset(membrane, s, theta, u0[at + n], s0[at + n], theta0)
-                spikes[to + n] = s
+                if keep:
+                    spikes[to + n] = s
                 if over:
                     x[at + n] = membrane  # two names for one memory would make the compiler go lane by lane
                 else:
@@ -95,9 +95,11 @@ def forward_row(rule: Rule, fire: str, held: tuple = (), over: bool = False) -> 
 
 
 def adjoint_rows(
-    rule: Rule, wanted: Wanted, over: bool, far: bool, stored: type
+    rule: Rule, wanted: Wanted, over: bool, stored: type, again: str | None = None
 ) -> tuple[Callable, Callable, Callable, Callable]:
+    """Membranes and spikes come from far away; where neurons fire `again`, that way, only membranes were kept, and near."""
     f, n_states, n_params, number = rule
+    spike = _spike(f, again or "step")
     charge_adjoint, reset, reset_adjoint, slope = f["charge_adjoint"], f["reset"], f["reset_adjoint"], f["slope"]
     layout = rule.layout
     threshold, sums, past = U(layout.theta * PITCH), U(layout.sums * PITCH), U(layout.past * PITCH)
@@ -106,6 +108,11 @@ def adjoint_rows(
     after_states = n_states + 1
     want_x, want_theta, want_params, _ = wanted
     line, line_of_spikes = _line(number), _line(stored)
+
+    def fired(w, i, k, membrane, spikes, at):
+        """The spike of one lane: fetched, or computed again."""
+        theta = w[threshold + i]
+        return number(spike(membrane, theta, k, membrane, membrane, theta) if again else spikes[at])
 
     def unfire(w, i, k, membrane, s, d_spike):
         """Back through reset and spike of one lane."""
@@ -129,11 +136,13 @@ def adjoint_rows(
             end = min(block + BLOCK, m)
             ahead(d_spikes, then + block, end - block, line)
             for n in range(block, end):
-                unfire(w, a + n, k, u[kept + n], number(spikes[kept + n]), d_spikes[at + n])
+                membrane = u[kept + n]
+                unfire(w, a + n, k, membrane, fired(w, a + n, k, membrane, spikes, kept + n), d_spikes[at + n])
 
-    def reset_row(w, a, u, spikes, kept, m):
+    def reset_row(w, a, k, u, spikes, kept, m):
         for n in range(m):
-            w[past + a + n] = reset(u[kept + n], number(spikes[kept + n]), w[threshold + a + n])
+            s = fired(w, a + n, k, u[kept + n], spikes, kept + n)
+            w[past + a + n] = reset(u[kept + n], s, w[threshold + a + n])
 
     def charge_row(w, a, x, d_x, at, m):
         for n in range(m):
@@ -146,11 +155,12 @@ def adjoint_rows(
         for block in range(U(0), m, BLOCK):
             end = min(block + BLOCK, m)
             ahead(d_spikes, then + block, end - block, line)
-            if far:
+            if not again:
                 ahead(u, then + block, end - block, line)
                 ahead(spikes, then + block, end - block, line_of_spikes)
             for n in range(block, end):
-                unfire(w, a + n, k, u[kept + n], number(spikes[kept + n]), d_spikes[at + n])
+                membrane = u[kept + n]
+                unfire(w, a + n, k, membrane, fired(w, a + n, k, membrane, spikes, kept + n), d_spikes[at + n])
                 d = uncharge(w, a + n, x[at + n])
                 if want_x and over:
                     d_spikes[at + n] = d
@@ -158,6 +168,11 @@ def adjoint_rows(
                     d_x[at + n] = d
 
     return fire_row, reset_row, charge_row, step_row
+
+
+def _spike(f: dict[str, Callable], fire: str) -> Callable:
+    """How neurons fire; "step" looks neither at the surrogate's curve nor at its slope."""
+    return FIRES[fire](f.get("smooth", f["reset"]), f.get("slope", f["reset"]))
 
 
 # -- small helpers for any number of states and parameters: the compiler unrolls them
