@@ -8,6 +8,7 @@ as before.  Where the library is another one, or cannot be found, its own thread
 from __future__ import annotations
 
 import ctypes
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -37,12 +38,13 @@ def product(a: Array, b: Array, out: Array) -> None:
     if work < WORTH_SHARING or _controls() is None or not can_share():
         np.matmul(a, b, out=out)
         return
-    parts = min(PARTS, len(a))
+    parts, warnings = min(PARTS, len(a)), np.geterr()
 
     def multiply(lo: int, hi: int) -> None:
-        for part in range(lo, hi):
-            rows = slice(len(a) * part // parts, len(a) * (part + 1) // parts)
-            np.matmul(a[rows], b, out=out[rows])
+        with np.errstate(**warnings):  # a helper has its own
+            for part in range(lo, hi):
+                rows = slice(len(a) * part // parts, len(a) * (part + 1) // parts)
+                np.matmul(a[rows], b, out=out[rows])
 
     with _one_thread():
         share_out(multiply, parts, work)
@@ -67,6 +69,19 @@ def _one_thread() -> Iterator[None]:
             _running -= 1
             if _running == 0:
                 put(_before)
+
+
+def _forget() -> None:
+    """A forked child has none of its parent's threads: no product is running in it."""
+    global _lock, _running
+    _lock = threading.Lock()
+    if _running and (controls := _controls()) is not None:
+        controls[1](_before)
+    _running = 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
 
 
 @cache

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["CODE", "U", "WHOLE", "Kind", "Loop", "Work", "own_scratch", "reads", "real", "scratch", "writes"]
+__all__ = ["CODE", "U", "WHOLE", "Kind", "Loop", "Work", "own_scratch", "reads", "real", "scratch", "scratch_of", "writes"]
 
 #: Positions are unsigned: a signed one might count from the end, and the compiler then goes lane by lane.
 U = np.uint64
@@ -130,7 +130,8 @@ class Work(NamedTuple):
 class _Scratch(threading.local):
     """What each thread keeps to work in, from one run to the next."""
 
-    at, size = 0, 0
+    size = 0
+    place: tuple[int, Any] = 0, None
 
 
 _scratch = _Scratch()
@@ -140,10 +141,15 @@ def own_scratch(room: int) -> int:
     """Where this thread has at least so many bytes of its own."""
     if room > _scratch.size:
         _scratch.size = 0  # last to be set again: an interruption must not leave a place in memory that is gone
-        _scratch.memory = np.empty(room + 64, np.uint8)
-        _scratch.at = -(-_scratch.memory.ctypes.data // 64) * 64
+        _scratch.place = scratch_of(room)
         _scratch.size = room
-    return _scratch.at
+    return _scratch.place[0]
+
+
+def scratch_of(room: int) -> tuple[int, Any]:
+    """``(where so many bytes begin, what holds on to them)``."""
+    memory = np.empty(room + 64, np.uint8)
+    return -(-memory.ctypes.data // 64) * 64, memory
 
 
 def _slow_addresses(arrays: Sequence[Any]) -> list[int]:

@@ -49,10 +49,12 @@ def scan_loop(rule: Rule, fire: str, held: tuple, over: bool) -> tuple[Callable,
 
 
 def adjoint_loop(rule: Rule, soft_spikes: bool, wanted: Wanted, looks_back: bool, over: bool) -> tuple[Callable, tuple]:
-    """Back over the steps of a run that kept its membranes and spikes."""
+    """Back over the steps of a run that kept its membranes, and its spikes, which are looked at only if they are soft.
+
+    Firing again takes less time than fetching them.
+    """
     n_states, number, layout = rule.n_states, rule.number, rule.layout
-    stored = number if soft_spikes else np.uint8
-    walk = _back(rule, wanted, looks_back, over, stored)
+    walk = _back(rule, wanted, looks_back, over, True, None if soft_spikes else "step")
     theta, sums, constants = layout.theta, layout.sums, 1 + rule.n_params
     n_sums = constants if wanted.params else 1
 
@@ -74,7 +76,7 @@ def adjoint_loop(rule: Rule, soft_spikes: bool, wanted: Wanted, looks_back: bool
             collect(d_rows, n_sums, chunks, tile // pieces, n_lanes, n0, w, sums, wide, group)
 
     one, out = reads(number), writes(number)
-    arrays = (out if over else one, one, one, one, reads(stored), one, one, out, out, out)
+    arrays = (out if over else one, one, one, one, reads(number if soft_spikes else np.uint8), one, one, out, out, out)
     return adjoint, (scratch(number), *arrays, real(number), *SIZES)
 
 
@@ -85,7 +87,7 @@ def round_loop(rule: Rule, fire: str, wanted: Wanted, looks_back: bool, over: bo
     kept, and a span is run again before the walk goes back through it.
     """
     n_states, number, layout = rule.n_states, rule.number, rule.layout
-    there, back = _there(rule, fire, keep=False), _back(rule, wanted, looks_back, over, number, again=fire)
+    there, back = _there(rule, fire, keep=False), _back(rule, wanted, looks_back, over, False, fire)
     theta, sums, constants = layout.theta, layout.sums, 1 + rule.n_params
     n_sums = constants if wanted.params else 1
 
@@ -152,8 +154,8 @@ def _there(rule: Rule, fire: str, held: tuple = (), over: bool = False, keep: bo
     return there
 
 
-def _back(rule: Rule, wanted: Wanted, looks_back: bool, over: bool, stored: type, again: str | None = None) -> Callable:
-    fire_row, reset_row, charge_row, step_row = adjoint_rows(rule, wanted, over, stored, again)
+def _back(rule: Rule, wanted: Wanted, looks_back: bool, over: bool, far: bool, fire: str | None) -> Callable:
+    fire_row, reset_row, charge_row, step_row = adjoint_rows(rule, wanted, over, far, fire)
     n_states, past = rule.n_states, rule.layout.past
 
     def back(w, a, k, x, u, spikes, kept, pitch, room, d_spikes, d_x, begin, steps, n_steps, step, lo, after,

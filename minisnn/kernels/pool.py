@@ -20,7 +20,7 @@ __all__ = ["empty", "empty_like", "held", "release"]
 
 #: Arrays below this many bytes are left to NumPy, which is as fast for them.
 SMALL = 1 << 16
-#: Large buffers begin where a large page of memory does: a processor finds few large pages faster than many small ones.
+#: Buffers of that size, or twice it, ..., lie in large pages of memory: a processor finds them faster than many small ones.
 LARGE_PAGE = 1 << 21
 #: Lent and kept together may be that many bytes; beyond it nothing is kept that would make more than were ever lent at once.
 FREELY = 1 << 30
@@ -96,10 +96,10 @@ def _take(n_bytes: int) -> Array:
 
 
 def _new(n_bytes: int) -> Array:
-    """From NumPy, which asks the system for large pages, if it has such, from two of them on; the rest is never touched."""
-    if n_bytes < LARGE_PAGE // 2:
+    """From NumPy, which asks the system for large pages from 4 MB on.  What does not fill such pages would waste memory."""
+    if n_bytes % LARGE_PAGE:
         return np.empty(n_bytes, np.uint8)
-    found = np.empty(max(n_bytes + LARGE_PAGE, 2 * LARGE_PAGE), np.uint8)
+    found = np.empty(n_bytes + LARGE_PAGE, np.uint8)
     return found[-found.ctypes.data % LARGE_PAGE :][:n_bytes]
 
 

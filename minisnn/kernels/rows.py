@@ -95,11 +95,11 @@ def forward_row(rule: Rule, fire: str, held: tuple = (), over: bool = False, kee
 
 
 def adjoint_rows(
-    rule: Rule, wanted: Wanted, over: bool, stored: type, again: str | None = None
+    rule: Rule, wanted: Wanted, over: bool, far: bool, fire: str | None
 ) -> tuple[Callable, Callable, Callable, Callable]:
-    """Membranes and spikes come from far away; where neurons fire `again`, that way, only membranes were kept, and near."""
+    """`far` : what was kept lies in memory, not a cache.   `fire` : how neurons fire again; ``None`` : spikes were kept."""
     f, n_states, n_params, number = rule
-    spike = _spike(f, again or "step")
+    spike = _spike(f, fire or "step")
     charge_adjoint, reset, reset_adjoint, slope = f["charge_adjoint"], f["reset"], f["reset_adjoint"], f["slope"]
     layout = rule.layout
     threshold, sums, past = U(layout.theta * PITCH), U(layout.sums * PITCH), U(layout.past * PITCH)
@@ -107,12 +107,12 @@ def adjoint_rows(
     gather_params, add_params = _gather(n_params, layout.theta + 1), _put(n_params, layout.sums + 1, True)
     after_states = n_states + 1
     want_x, want_theta, want_params, _ = wanted
-    line, line_of_spikes = _line(number), _line(stored)
+    line = _line(number)
 
     def fired(w, i, k, membrane, spikes, at):
         """The spike of one lane: fetched, or computed again."""
         theta = w[threshold + i]
-        return number(spike(membrane, theta, k, membrane, membrane, theta) if again else spikes[at])
+        return number(spike(membrane, theta, k, membrane, membrane, theta) if fire else spikes[at])
 
     def unfire(w, i, k, membrane, s, d_spike):
         """Back through reset and spike of one lane."""
@@ -155,9 +155,8 @@ def adjoint_rows(
         for block in range(U(0), m, BLOCK):
             end = min(block + BLOCK, m)
             ahead(d_spikes, then + block, end - block, line)
-            if not again:
+            if far:
                 ahead(u, then + block, end - block, line)
-                ahead(spikes, then + block, end - block, line_of_spikes)
             for n in range(block, end):
                 membrane = u[kept + n]
                 unfire(w, a + n, k, membrane, fired(w, a + n, k, membrane, spikes, kept + n), d_spikes[at + n])

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 __all__ = ["WORDS", "add", "call", "follow", "lead", "look", "pause", "put"]
 
-# Words of the block: what many look at all the time, what all change, and what stays as it is during a run lie in different
-# lines of the cache.
+# Words of the block: what many look at all the time, what all change, and what stays as it is during a run lie two lines of
+# the cache apart, as some processors fetch two at once.
 #: 1 while there may be tiles to take, and 2 more for every helper inside.
 GATE = 0
 TURN = 1  #: number of the run
@@ -20,11 +20,11 @@ STOP = 2  #: not 0: helpers go home
 MOST = 3  #: helpers that may enter
 GIVE_WAY = 4  #: address of the system's function that lets others run, or 0; written once, as it is called at any time
 #: Parts that were taken, from anywhere; from the front; from the back.
-TAKEN, FRONT, BACK = 8, 9, 10
+TAKEN, FRONT, BACK = 16, 17, 18
 #: The loop's address, bytes of scratch that it needs, tiles, tiles of a part, parts, where its arguments lie.
-RUN, ROOM, TILES, GRAIN, PARTS, PACKED = range(16, 22)
-#: From here on each helper has a line: whether it sleeps; bytes of scratch that it has, and that it lacked; its last run.
-HELPERS, LINE = 24, 8
+RUN, ROOM, TILES, GRAIN, PARTS, PACKED = range(32, 38)
+#: From here on each helper has room: whether it sleeps; bytes of scratch that it has, and that it lacked; its last run.
+HELPERS, LINE = 48, 16
 ASLEEP, HAS, WANTS, SEEN = range(4)
 
 #: Looks between two requests to let others run: some microseconds.
@@ -44,7 +44,7 @@ def lead(packed, own, block, _):
 
 
 def follow(block, own, helper, patience):
-    """A helper's life between two sleeps: it ends after so many looks at a closed gate, or when the scratch is too small."""
+    """A helper's life between two sleeps: until so many looks have found nothing to do, or its scratch is too small."""
     mine = HELPERS + LINE * helper
     left = patience
     while left > 0 and look(block, STOP) == 0:

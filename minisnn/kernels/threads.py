@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import team
-from .jit import CODE, Work, own_scratch
+from .jit import CODE, Work, own_scratch, scratch_of
 from .native import compile_loop
 
 __all__ = ["can_share", "get_threads", "set_threads", "share_out"]
@@ -27,11 +27,11 @@ __all__ = ["can_share", "get_threads", "set_threads", "share_out"]
 #: Below this many elements waking another thread costs more than it brings (65,000: twice the time of one thread).
 WORTH_SHARING = 150_000
 #: Parts for each thread, about: so many that none waits long for the last, so few that taking them costs nothing.
-PARTS = 16
-#: Seconds that a helper stays awake after a run.
+PARTS_EACH = 16
+#: Seconds that a helper stays awake after a run, where nobody else wants its CPU.
 AWAKE = 5e-4
 #: Threads at most.
-MOST = 256
+MOST_THREADS = 256
 
 _threads: int | None = None
 
@@ -43,7 +43,7 @@ def get_threads() -> int:
     asked = os.environ.get("MINISNN_THREADS")
     if asked is None:
         return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if not asked.isdigit() or int(asked) < 1:
+    if not asked.isdecimal() or int(asked) < 1:
         raise ValueError(f"MINISNN_THREADS: got {asked!r}, expected a whole number of at least 1")
     return int(asked)
 
@@ -66,10 +66,10 @@ def can_share() -> bool:
 def share_out(work: Work | Callable[[int, int], object], n_tiles: int, n_elements: int) -> None:
     """Call ``work(lo, hi)`` over parts of ``range(n_tiles)``, in several threads where it is worth it.
 
-    While the team works for one thread of Python, another one's work is done by that thread alone.
+    The team does one thing at a time.  What another thread of Python wants meanwhile, or such a part itself, is not shared.
     """
-    n = 1 if n_elements < WORTH_SHARING else min(get_threads(), n_tiles, MOST)
-    if n == 1 or not (found := _team()).free.acquire(blocking=False):
+    n = min(get_threads(), n_tiles, n_elements // (WORTH_SHARING // 2), MOST_THREADS)
+    if n <= 1 or not (found := _team()).free.acquire(blocking=False):
         work(0, n_tiles)
         return
     try:
@@ -83,18 +83,21 @@ def share_out(work: Work | Callable[[int, int], object], n_tiles: int, n_element
 
 def _call_back(found: _Team, work: Callable[[int, int], object], n: int, n_tiles: int) -> None:
     """Share out what is no machine code; an error in any thread is raised here when all are done."""
-    errors = list[BaseException]()
+    errors, done = list[BaseException](), list[int]()
 
     @CODE
     def part(packed, own, lo, hi):
         try:
             work(lo, hi)
+            done.append(hi - lo)
         except BaseException as error:
             errors.append(error)
 
     found.run(_address_of(part), b"", 0, n, n_tiles)
     if errors:
         raise errors[0]
+    if sum(done) != n_tiles:  # Python was interrupted where a part begins or ends, and ctypes could hand nothing on
+        raise KeyboardInterrupt
 
 
 class _Team:
@@ -102,15 +105,16 @@ class _Team:
 
     def __init__(self) -> None:
         self.free = threading.Lock()
-        self._lead, self._follow = (compile_loop(f, ()).run for f in (team.lead, team.follow))
-        n_words = team.HELPERS + team.LINE * MOST
-        memory = np.zeros(n_words + 8, np.int64)
-        words = memory[-memory.ctypes.data % 64 // 8 :][:n_words]
+        self._loops = tuple(compile_loop(f, ()) for f in (team.lead, team.follow))
+        self._lead, self._follow = (loop.run for loop in self._loops)
+        n_words = team.HELPERS + team.LINE * MOST_THREADS
+        memory = np.zeros(n_words + team.LINE, np.int64)
+        words = memory[-memory.ctypes.data % (8 * team.LINE) // 8 :][:n_words]
         self._block, self._view = words.ctypes.data, memoryview(words.data).cast("B").cast("q")
-        self._wakes, self._helpers = list[threading.Lock](), list[threading.Thread]()
+        self._helpers = list[tuple[threading.Thread, threading.Lock]]()
         self._view[team.GIVE_WAY] = _give_way()
         self._patience, self._over = self._looks_in(AWAKE), False
-        atexit.register(self._end)
+        atexit.register(self.end)
 
     def _looks_in(self, seconds: float) -> int:
         """How often a helper looks in that time, where nothing else takes its CPU."""
@@ -119,65 +123,76 @@ class _Team:
             start = time.perf_counter()
             self._follow(self._block, 0, 0, n)
             times.append(time.perf_counter() - start)
-        self._view[team.HELPERS + team.ASLEEP] = 0
+        self._view[_word(0, team.ASLEEP)] = 0
         return max(1, int(n * seconds / min(times)))
 
     def run(self, address: int, packed: bytes, room: int, n_threads: int, n_tiles: int) -> None:
         """Run machine code over all tiles; the caller is one of the threads, and `free` is taken."""
-        view, n_helpers = self._view, 0 if self._over else n_threads - 1
-        while len(self._helpers) < n_helpers:
-            self._add_helper()
-        grain = max(1, n_tiles // (PARTS * n_threads))
-        parts = -(-n_tiles // grain)
-        _run.pack_into(view, 8 * team.TAKEN, *_ZEROS, address, room, n_tiles, grain, parts)
+        view, n_helpers = self._view, self._gather(n_threads - 1)
+        grain = max(1, n_tiles // (PARTS_EACH * n_threads))
+        _counters.pack_into(view, 8 * team.TAKEN, 0, 0, 0)
+        _what_to_do.pack_into(view, 8 * team.RUN, address, room, n_tiles, grain, -(-n_tiles // grain))
         view[team.TURN] += 1
         view[team.MOST] = n_helpers
-        for helper in range(n_helpers):
-            at = team.HELPERS + team.LINE * helper + team.ASLEEP
-            if view[at]:
-                view[at] = 0
-                self._wakes[helper].release()
+        for number, (_, wake) in enumerate(self._helpers[:n_helpers]):
+            self._rouse(number, wake)
         self._lead(packed, own_scratch(room), self._block, 0)
 
-    def _add_helper(self) -> None:
-        number, wake = len(self._helpers), threading.Lock()
-        wake.acquire()
-        helper = threading.Thread(target=self._help, args=(number, wake), name=f"minisnn-{number + 1}", daemon=True)
-        helper.start()
-        self._wakes.append(wake)
-        self._helpers.append(helper)
+    def _gather(self, n_helpers: int) -> int:
+        """How many helpers there are, of so many that are wanted: the system may allow no more threads."""
+        while len(self._helpers) < n_helpers and not self._over:
+            number, wake = len(self._helpers), threading.Lock()
+            wake.acquire()
+            helper = threading.Thread(target=self._help, args=(number, wake), name=f"minisnn-{number + 1}", daemon=True)
+            self._helpers.append((helper, wake))  # first of all: an interruption must not leave two with one number
+            try:
+                helper.start()
+            except RuntimeError:
+                self._helpers.pop()
+                break
+        return 0 if self._over else min(n_helpers, len(self._helpers))
+
+    def _rouse(self, number: int, wake: threading.Lock) -> None:
+        at = _word(number, team.ASLEEP)
+        if self._view[at]:
+            self._view[at] = 0
+            wake.release()
 
     def _help(self, number: int, wake: threading.Lock) -> None:
-        """The life of a helper."""
-        view, mine = self._view, team.HELPERS + team.LINE * number
-        own = 0
+        """The life of a helper.  Its scratch is not that of what it may be asked to do in Python."""
+        view, wants = self._view, _word(number, team.WANTS)
+        own = scratch_of(0)
         while not view[team.STOP]:
-            self._follow(self._block, own, number, self._patience)
-            if room := view[mine + team.WANTS]:
-                own = own_scratch(room)
-                view[mine + team.HAS], view[mine + team.WANTS] = room, 0
-            else:
+            self._follow(self._block, own[0], number, self._patience)
+            if room := view[wants]:
+                own = scratch_of(room)
+                view[_word(number, team.HAS)], view[wants] = room, 0
+            elif not view[team.STOP]:
                 wake.acquire()
 
-    def _end(self) -> None:
+    def end(self) -> None:
         """Before the interpreter takes itself to pieces, nobody may be in machine code any more."""
         self._over = True
         self._view[team.STOP] = 1
-        for number, (helper, wake) in enumerate(zip(self._helpers, self._wakes, strict=True)):
-            at = team.HELPERS + team.LINE * number + team.ASLEEP
-            if self._view[at]:
-                self._view[at] = 0
-                wake.release()
-            helper.join(1.0)
+        for number, (_, wake) in enumerate(self._helpers):
+            self._rouse(number, wake)
+        for helper, _ in self._helpers:
+            if helper.ident is not None:
+                helper.join(1.0)
 
 
-#: What a run writes into the block: a line of counters, and what it is.
-_run, _ZEROS = struct.Struct("13q"), (0,) * 8
+def _word(number: int, which: int) -> int:
+    """Where a helper has that word."""
+    return team.HELPERS + team.LINE * number + which
+
+
+#: What a run writes into the block, from `team.TAKEN` and from `team.RUN` on.
+_counters, _what_to_do = struct.Struct("3q"), struct.Struct("5q")
 
 
 @cache
 def _give_way() -> int:
-    """Address of the system's function that lets another thread have the CPU; 0 where there is none."""
+    """Address of the system's function that lets another thread have the CPU; 0 where none is known."""
     return _address_of(ctypes.CDLL(None).sched_yield) if os.name == "posix" else 0
 
 
@@ -185,10 +200,24 @@ def _address_of(function: Any) -> int:
     return ctypes.c_void_p.from_buffer(function).value or 0  # a cast would not let go of what it was given
 
 
-@cache
+_making, _made = threading.Lock(), list[_Team]()
+
+
 def _team() -> _Team:
-    return _Team()
+    """The team of this process."""
+    if not _made:
+        with _making:
+            if not _made:
+                _made.append(_Team())
+    return _made[0]
 
 
-if hasattr(os, "register_at_fork"):  # a forked child has none of its parent's threads: it makes its own team
-    os.register_at_fork(after_in_child=_team.cache_clear)
+def _forget_team() -> None:
+    """A forked child has none of its parent's threads: it makes its own team."""
+    global _making
+    _making = threading.Lock()
+    _made.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_team)
