@@ -11,7 +11,7 @@ import pytest
 
 import minisnn as ms
 from minisnn import cli
-from minisnn.bench import cases, command, gpu, machine, ours, worker
+from minisnn.bench import cases, command, gpu, machine, ours, race, worker
 
 pytest.importorskip("numba")
 TINY = "4x8x64"
@@ -42,25 +42,25 @@ def test_a_wrong_result_ends_the_run_before_the_clock_starts():
     rng = np.random.default_rng(0)
     right = {"spikes": (rng.random((3, 4)) < 0.5).astype(np.uint8), "d_x": rng.normal(size=(3, 4))}
     wrong = {"spikes": 1 - right["spikes"], "d_x": right["d_x"] * 1.01}
-    command._check("torch", "layer", "S", worker.compare(right, right))
+    race.check("torch", "layer", "S", worker.compare(right, right))
     for name in right:
         errors = worker.compare({**right, name: wrong[name]}, right)
         with pytest.raises(ArithmeticError, match=f"torch, layer S: {name} differs .* nothing was timed"):
-            command._check("torch", "layer", "S", errors)
-    command._check("snntorch", "layer", "S", {"spikes": 0.0, "d_x": 0.5})  # it detaches: by design
+            race.check("torch", "layer", "S", errors)
+    race.check("snntorch", "layer", "S", {"spikes": 0.0, "d_x": 0.5})  # it detaches: by design
     with pytest.raises(ArithmeticError, match="d_x differs"):
-        command._check("torch", "layer", "S", {"d_x": float("nan")})
+        race.check("torch", "layer", "S", {"d_x": float("nan")})
 
 
 def test_a_race_measures_by_the_first(quiet):
-    rows = command.race("layer", "32x64x1024", ["minisnn", "numpy"], options())
+    rows = race.race("layer", "32x64x1024", ["minisnn", "numpy"], options())
     assert rows["minisnn"].ratio == 1 and rows["minisnn"].seconds > 0
     assert rows["numpy"].ratio > 1
 
 
 def test_a_process_that_fails_says_why():
     with pytest.raises(RuntimeError, match="KeyError: 'nobody'|nobody"):
-        command.race("layer", TINY, ["nobody"], options())
+        race.race("layer", TINY, ["nobody"], options())
 
 
 def test_nothing_is_concluded_on_a_busy_machine(monkeypatch, capsys):
@@ -71,10 +71,10 @@ def test_nothing_is_concluded_on_a_busy_machine(monkeypatch, capsys):
 
 def test_turns_that_differ_are_marked(monkeypatch, capsys):
     times = iter([1.0, 1.0, 1.0, 9.0, 1.0, 2.0, 1.0, 1.0, 1.0, 5.0] * 9)
-    monkeypatch.setattr(command._Worker, "__init__", lambda self, *words: None)
-    monkeypatch.setattr(command._Worker, "read", lambda self: {"d_x": 0.0})
-    monkeypatch.setattr(command._Worker, "turn", lambda self: next(times))
-    monkeypatch.setattr(command._Worker, "close", lambda self: None)
+    monkeypatch.setattr(race.Worker, "__init__", lambda self, *words: None)
+    monkeypatch.setattr(race.Worker, "read", lambda self: {"d_x": 0.0})
+    monkeypatch.setattr(race.Worker, "turn", lambda self: next(times))
+    monkeypatch.setattr(race.Worker, "close", lambda self: None)
     _, calm = command._table("layer", [TINY], ["minisnn", "numpy"], options())
     assert not calm and "?" in capsys.readouterr().out
 

@@ -126,13 +126,18 @@ def test_clear_errors():
 
 
 @pytest.mark.parametrize(
-    ("neuron", "steps", "dtype", "wrt"),
-    [("current_lif", 30, "float64", None), ("current_lif", 100, "float64", None), ("current_lif", 700, "float64", None),
-     ("lif", 900, "float32", ("threshold",)), ("lif", 900, "float32", None)],
+    ("neuron", "steps", "dtype", "wrt", "cut"),
+    [("current_lif", 30, "float64", None, "nothing"), ("current_lif", 200, "float64", None, "lanes"),
+     ("current_lif", 700, "float64", None, "time"), ("lif", 900, "float32", ("threshold",), "lanes"),
+     ("lif", 1400, "float32", ("threshold",), "time"), ("lif", 1400, "float32", None, "time")],
 )  # fmt: skip
-def test_there_and_back_is_the_pure_run_bit_for_bit_however_long(neuron, steps, dtype, wrt):
+def test_there_and_back_is_the_pure_run_bit_for_bit_however_long(neuron, steps, dtype, wrt, cut):
     """More steps than a tile's cache holds: it is cut into pieces, the last smaller, or time into spans."""
     pytest.importorskip("numba")
+    from minisnn.kernels.compiled import spans
+
+    narrow, span = spans(steps, 1400, len(ms.neurons.NEURONS[neuron].state) * np.dtype(dtype).itemsize)
+    assert (narrow < 1400, span < steps) == (cut == "lanes", cut == "time")
     rng, neuron = np.random.default_rng(0), ms.neurons.NEURONS[neuron]
     layer = ms.Spiking(
         700, neuron=neuron, reset=ms.resets.soft, threshold=0.8, dtype=dtype, backend="numba",

@@ -1,39 +1,26 @@
-"""``minisnn bench``: processes that take turns, results checked first, ratios printed last."""
+"""``minisnn bench``: its parts, each of which prints a table (:mod:`minisnn.bench.race` does the timing)."""
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..kernels import backend_problem
 from . import machine
 from .cases import CONVS, LAYERS, NETS, STEPS, layer_of
 from .peers import PEERS
+from .race import Worker, check, installed, most_memory, race
 
-__all__ = ["add_command", "race", "run"]
+__all__ = ["add_command", "run"]
 
-#: Peers whose neurons are the same mathematics, gradients included: what they compute is compared.  The others detach
-#: something or scale it, and only their spikes are.
-SAME = ("minisnn", "minisnn-pure", "numpy", "torch", "torch.compile")
-#: Rounds of one pair that differ by more than this were disturbed.
-STEADY = 1.25
 #: Share of the CPUs that others may use before a run is refused.
 QUIET = 0.15
-
-
-class Row(NamedTuple):
-    """One opponent in one race: its median time in seconds, and its time by ours, the median over rounds."""
-
-    seconds: float
-    ratio: float
-    steady: bool
 
 
 def add_command(commands: Any) -> None:
@@ -98,83 +85,7 @@ def _keep(figures: dict[str, Any], options: argparse.Namespace) -> None:
 
 def _find_peers(options: argparse.Namespace) -> None:
     if options.peers is None:
-        options.peers = [p for p, module in PEERS.items() if _installed(options.python, module)]
-
-
-# -- races
-
-
-def race(kind: str, case: str, who: Sequence[str], options: argparse.Namespace) -> dict[str, Row]:
-    """Let processes take turns; the first of `who` is what the others are measured by."""
-    workers = {w: _Worker(options.python, w, kind, case) for w in who}
-    try:
-        for w, worker in workers.items():
-            _check(w, kind, case, worker.read())
-        times: dict[str, list[float]] = {w: [] for w in who}
-        for _ in range(options.rounds):
-            for w, worker in workers.items():
-                times[w].append(worker.turn())
-                time.sleep(0.02)  # threads that spin while they wait come to rest
-    finally:
-        for worker in workers.values():
-            worker.close()
-    rows = {}
-    for w in who:
-        ratios = sorted(a / b for a, b in zip(times[w], times[who[0]], strict=True))
-        low, high = (ratios[len(ratios) * q // 4] for q in (1, 3))
-        rows[w] = Row(statistics.median(times[w]), statistics.median(ratios), high <= STEADY * low)
-    return rows
-
-
-def _check(who: str, kind: str, case: str, errors: dict[str, float]) -> None:
-    from .worker import must_agree  # late: every command of the command line imports this module
-
-    looked_at = errors if who in SAME else {n: e for n, e in errors.items() if n in ("spikes", "y")}
-    must_agree(f"{who}, {kind} {case}", kind, looked_at)
-
-
-class _Worker:
-    """A process that computes when it is told to."""
-
-    def __init__(self, python: str, *words: str) -> None:
-        self.words = words
-        self.process = subprocess.Popen(
-            [python, "-m", "minisnn.bench.worker", *words],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-
-    def read(self) -> dict[str, float]:
-        assert self.process.stdout is not None and self.process.stderr is not None
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{' '.join(self.words)}: {self.process.stderr.read().strip().splitlines()[-1]}")
-        found: dict[str, float] = json.loads(line)
-        return found
-
-    def turn(self) -> float:
-        assert self.process.stdin is not None
-        print(file=self.process.stdin, flush=True)
-        return self.read()["seconds"]
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.communicate()
-
-
-def most_memory(python: str, who: str, case: str) -> float:
-    """Bytes that one run of a layer needed at most."""
-    worker = _Worker(python, who, "layer", case, "memory")
-    try:
-        return worker.read()["bytes"]
-    finally:
-        worker.close()
-
-
-def _installed(python: str, module: str) -> bool:
-    if python == sys.executable:
-        return importlib.util.find_spec(module) is not None
-    look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
-    return subprocess.run([python, "-c", look], check=False).returncode == 0
+        options.peers = [p for p, module in PEERS.items() if installed(options.python, module)]
 
 
 # -- parts.  Each prints a table and returns its figures, and whether the machine was calm
@@ -289,9 +200,9 @@ def _scaling(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
 
 def _turns_of_sizes(options: argparse.Namespace, who: str, names: list[str]) -> list[list[float]]:
     """Seconds of a layer of each size, turn by turn."""
-    workers = [_Worker(options.python, who, "layer", name) for name in names]
+    workers = [Worker(options.python, who, "layer", name) for name in names]
     for name, worker in zip(names, workers, strict=True):
-        _check(who, "layer", name, worker.read())
+        check(who, "layer", name, worker.read())
     turns = [[w.turn() for w in workers] for _ in range(options.rounds)]
     for worker in workers:
         worker.close()
