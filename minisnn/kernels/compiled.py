@@ -36,9 +36,9 @@ __all__ = ["CompiledKernel", "kernel", "problem"]
 #: Fewer lanes at a time would be read in pieces too short for the memory: running steps again takes less time.
 NARROWEST = 768
 #: Bytes of membranes that a tile keeps on its way there and back: they stay in the last cache.
-KEPT = 4_000_000
+KEPT = 1 << 22
 #: Bytes that it keeps of a span, where time is cut: spans have to be run again anyway, and so a nearer cache will do.
-KEPT_OF_A_SPAN = 1_000_000
+KEPT_OF_A_SPAN = 1 << 20
 
 
 class Tiles(NamedTuple):
@@ -64,9 +64,10 @@ def plan(n_rows: int, n_lanes: int) -> Tiles:
 
 def spans(n_steps: int, lanes: int, bytes_of_a_step: int) -> tuple[int, int]:
     """On the way there and back: how many of a tile's lanes at a time, and for how many steps they keep everything."""
-    narrow = KEPT // (bytes_of_a_step * n_steps) // 64 * 64
-    if narrow >= min(NARROWEST, lanes):
-        return min(narrow, lanes), n_steps
+    most = KEPT // (bytes_of_a_step * n_steps) // 64 * 64
+    if most >= min(NARROWEST, lanes):
+        pieces = -(-lanes // most)
+        return min(-(-lanes // (64 * pieces)) * 64, lanes), n_steps  # none much smaller than the others
     return lanes, min(max(KEPT_OF_A_SPAN // (bytes_of_a_step * lanes), 1), n_steps)
 
 
