@@ -196,7 +196,9 @@ def test_machine_code_within_a_part_does_not_take_the_scratch_of_the_next_run(co
 
     share_out(counting(7777, np.arange(60.0), np.zeros(60), 7777), 60, MANY)
     found = threads._team()
+    deadline = time.monotonic() + 20
     while not any(name.startswith("minisnn-") for name in sizes):
+        assert time.monotonic() < deadline, "no helper ever came"
         share_out(counting(7777, np.arange(60.0), np.zeros(60), 7777), 60, MANY)
         share_out(work, 60, MANY)
     assert any(found._view[threads._word(helper, team.HAS)] for helper in (0, 1))
