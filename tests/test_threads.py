@@ -188,6 +188,33 @@ def test_fewer_threads_than_wanted_will_do(monkeypatch, counting):
     assert (counts == 1).all() and team._helpers == []
 
 
+def test_no_two_helpers_have_one_number_though_starting_one_was_interrupted(monkeypatch, three_threads):
+    start, started = threading.Thread.start, []
+
+    def interrupted(thread):
+        started.append(thread.name)
+        start(thread)
+        if len(started) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    monkeypatch.setattr(threads, "_made", [threads._Team()])
+    with pytest.raises(KeyboardInterrupt):
+        share_out(lambda lo, hi: None, 5, MANY)
+    share_out(lambda lo, hi: None, 5, MANY)
+    assert started == ["minisnn-1", "minisnn-2"]
+    threads._made[0].end()
+
+
+def test_a_child_forked_during_a_product_gives_the_matrix_library_its_threads_back(monkeypatch):
+    given = []
+    monkeypatch.setattr(blas, "_controls", lambda: (lambda: 1, given.append))
+    for name, value in {"_running": 1, "_before": 5, "_lock": None}.items():
+        monkeypatch.setattr(blas, name, value)
+    blas._forget()
+    assert given == [5] and blas._running == 0 and blas._lock.acquire(blocking=False)
+
+
 def test_machine_code_within_a_part_does_not_take_the_scratch_of_the_next_run(counting, three_threads):
     sizes = {}
 
