@@ -299,6 +299,13 @@ def test_a_loop_that_needs_numba_runs_and_is_not_kept(tmp_path, monkeypatch):
     assert y.tolist() == [0, 2, 4, 6, 8] and list(tmp_path.iterdir()) == []
 
 
+def test_layers_run_through_numba_alone_where_nothing_can_be_loaded(python, tmp_path):
+    """That code is not optimised: what it reads must be there, though nobody needs it."""
+    found = python("native._load = lambda *arguments: None\nprint(json.dumps(run(ms.neurons.lif)))\n")
+    files = (tmp_path / "cache" / "minisnn").iterdir()
+    assert len(found) == 2 and all(file.name.startswith("numba-") for file in files)
+
+
 def test_in_one_process_equal_functions_share_a_loop():
     from minisnn.kernels import native
 

@@ -99,8 +99,10 @@ class CompiledKernel:
         held = self.dynamics.reset.stop if base else ()
         if base is None and fire == "tangent":
             raise ValueError("fire: 'tangent' needs the base run that it touches, got no base")
-        nothing = _nothing(x.dtype)
-        base = Base(base.u, base.spikes.astype(x.dtype, copy=False), base.theta) if base else Base(nothing, nothing, nothing)
+        if base:
+            base = Base(base.u, base.spikes.astype(x.dtype, copy=False), base.theta)
+        else:  # nothing comes of these; but code that is not optimised reads x in their place
+            base = Base(x, x, _nothing(x.dtype))
         u = membranes(x, self.dynamics.neuron, x.dtype, consume)
         spikes = pool.empty(x.shape, np.uint8 if fire == "step" else x.dtype)
         state_last = pool.empty((len(u), *x.shape[1:]), x.dtype) if last else None
