@@ -84,10 +84,9 @@ class Loop:
         own = arguments[: self._own]
         arrays: Sequence[Any] = arguments[self._own : self._numbers]
         if not self._fit(arrays):
-            arrays = self._aligned(arrays)
+            arrays = self._made_sound(arrays)
         offsets, room = self._rooms.get(own) or self._make_room(own)
-        places = _addresses(arrays)
-        return Work(self, self._pack(*offsets, *places, *arguments[self._numbers :]), room, arrays)
+        return Work(self, self._pack(*offsets, *_addresses(arrays), *arguments[self._numbers :]), room, arrays)
 
     def _fit(self, arrays: Sequence[Any]) -> bool:
         """Whether these are what the loop was compiled for: it works on bare memory, and would not notice."""
@@ -95,7 +94,7 @@ class Loop:
             return False
         return [a.flags.num & flags for a, flags in zip(arrays, self._flags, strict=True)] == self._flags
 
-    def _aligned(self, arrays: Sequence[Any]) -> list[Any]:
+    def _made_sound(self, arrays: Sequence[Any]) -> list[Any]:
         """With copies of those that lie in pieces or begin in the middle of a number, and are only read."""
         found = [a if f & WRITEABLE or a.flags.num & f == f else a.copy() for a, f in zip(arrays, self._flags, strict=True)]
         if not self._fit(found):

@@ -69,7 +69,8 @@ def share_out(work: Work | Callable[[int, int], object], n_tiles: int, n_element
 
     The team does one thing at a time.  What another thread of Python wants meanwhile, or such a part itself, is not shared.
     """
-    n = min(get_threads(), n_tiles, n_elements // (WORTH_SHARING // 2), MOST_THREADS)
+    n = min(n_tiles, n_elements // (WORTH_SHARING // 2), MOST_THREADS)
+    n = min(n, get_threads()) if n > 1 else n  # to ask takes longer than a small run
     if n <= 1 or not (found := _team()).free.acquire(blocking=False):
         work(0, n_tiles)
         return
@@ -106,8 +107,7 @@ class _Team:
 
     def __init__(self) -> None:
         self.free = threading.Lock()
-        self._loops = tuple(compile_loop(f, ()) for f in (team.lead, team.follow))
-        self._lead, self._follow = (loop.run for loop in self._loops)
+        self._lead, self._follow = (compile_loop(f, ()) for f in (team.lead, team.follow))
         n_words = team.HELPERS + team.LINE * MOST_THREADS
         memory = np.zeros(n_words + team.LINE, np.int64)
         words = memory[-memory.ctypes.data % (8 * team.LINE) // 8 :][:n_words]
@@ -122,7 +122,7 @@ class _Team:
         times, n = list[float](), 1000
         for _ in range(5):
             start = time.perf_counter()
-            self._follow(self._block, 0, 0, n)
+            self._follow.run(self._block, 0, 0, n)
             times.append(time.perf_counter() - start)
         self._view[_word(0, team.ASLEEP)] = 0
         return max(1, int(n * seconds / min(times)))
@@ -137,7 +137,7 @@ class _Team:
         view[team.MOST] = n_helpers
         for number, (_, wake) in enumerate(self._helpers[:n_helpers]):
             self._rouse(number, wake)
-        self._lead(packed, own_scratch(room), self._block, 0)
+        self._lead.run(packed, own_scratch(room), self._block, 0)
 
     def _gather(self, n_helpers: int) -> int:
         """How many helpers there are, of so many that are wanted: the system may allow no more threads."""
@@ -164,7 +164,7 @@ class _Team:
         view, wants = self._view, _word(number, team.WANTS)
         own = scratch_of(0)
         while not view[team.STOP]:
-            self._follow(self._block, own[0], number, self._patience)
+            self._follow.run(self._block, own[0], number, self._patience)
             if room := view[wants]:
                 own = scratch_of(room)
                 view[_word(number, team.HAS)], view[wants] = room, 0
