@@ -7,6 +7,7 @@ weak reference tells when that goes.  So nothing is ever overwritten that anybod
 
 from __future__ import annotations
 
+import ctypes
 import math
 import os
 import weakref
@@ -36,15 +37,25 @@ def _quarter_of_memory() -> int:
 #: Bytes that are kept at most, whatever was lent; the longest unused goes back to the system.
 KEPT = max(FREELY, _quarter_of_memory())
 
-_free: dict[int, Array] = {}  # by their id, the longest unused first
-_lent: dict[int, tuple[weakref.ref, Array]] = {}
+
+class _Buffer:
+    """Memory, from NumPy, which asks the system for large pages from 4 MB on; what does not fill such pages would waste it.
+
+    `leases` : the type of a lease, which a lent array is based on: every view holds on to it, and to nothing behind it.
+    """
+
+    __slots__ = ("_memory", "address", "leases", "size")
+
+    def __init__(self, n_bytes: int) -> None:
+        self._memory = memory = np.empty(n_bytes + (0 if n_bytes % LARGE_PAGE else LARGE_PAGE), np.uint8)
+        self.size, self.address, self.leases = n_bytes, memory.ctypes.data, ctypes.c_byte * n_bytes
+        if memory.size > n_bytes:
+            self.address += -self.address % LARGE_PAGE
+
+
+_free: dict[int, _Buffer] = {}  # by their id, the longest unused first
+_lent: dict[int, tuple[weakref.ref, _Buffer]] = {}
 _most = 0  # bytes lent at once so far
-
-
-class _Lease:
-    """What a lent array is based on: NumPy lets every view hold on to it, and to nothing behind it."""
-
-    __array_interface__: dict[str, Any]
 
 
 def empty(shape: tuple[int, ...], dtype: Any, like: Array | None = None) -> Array:
@@ -56,15 +67,9 @@ def empty(shape: tuple[int, ...], dtype: Any, like: Array | None = None) -> Arra
     if n_bytes < SMALL:
         return np.empty(shape, dtype)
     buffer = _take(n_bytes)
-    key, lease = id(buffer), _Lease()
-    lease.__array_interface__ = {
-        "data": buffer.__array_interface__["data"],
-        "shape": shape,
-        "typestr": dtype.str,
-        "version": 3,
-    }
+    key, lease = id(buffer), buffer.leases.from_address(buffer.address)
     _lent[key] = weakref.ref(lease, lambda _: _give_back(key)), buffer
-    return np.asarray(lease)
+    return np.ndarray(shape, dtype, lease)
 
 
 def empty_like(array: Array) -> Array:
@@ -86,21 +91,13 @@ def release() -> None:
 # two: each step is one operation on a dict, which nothing interrupts.  `_most` may miss a rise, and then less is kept.
 
 
-def _take(n_bytes: int) -> Array:
+def _take(n_bytes: int) -> _Buffer:
     """A free buffer that fits and is not much too large, the last used first; else a new one."""
     for key, buffer in reversed(_free.copy().items()):
         if n_bytes <= buffer.size <= n_bytes + n_bytes // 4 and _free.pop(key, None) is not None:
             return buffer
     _make_way(n_bytes)
-    return _new(n_bytes)
-
-
-def _new(n_bytes: int) -> Array:
-    """From NumPy, which asks the system for large pages from 4 MB on.  What does not fill such pages would waste memory."""
-    if n_bytes % LARGE_PAGE:
-        return np.empty(n_bytes, np.uint8)
-    found = np.empty(n_bytes + LARGE_PAGE, np.uint8)
-    return found[-found.ctypes.data % LARGE_PAGE :][:n_bytes]
+    return _Buffer(n_bytes)
 
 
 def _make_way(n_bytes: int) -> None:
