@@ -33,8 +33,9 @@ from .threads import share_out
 
 __all__ = ["CompiledKernel", "kernel", "problem"]
 
-#: Fewer lanes at a time would be read in pieces too short for the memory: running steps again takes less time.
-NARROWEST = 768
+#: Lanes at a time on the way there and back: their rows of the scratch leave room in the fastest cache for what passes by.
+#: Fewer would be read in pieces too short for the memory, and so would these in the other loops, which wait for it.
+AT_ONCE = 1024
 #: Bytes of membranes that a tile keeps on its way there and back: they stay in the last cache.
 KEPT = 1 << 22
 #: Bytes that it keeps of a span, where time is cut: spans have to be run again anyway, and so a nearer cache will do.
@@ -64,11 +65,11 @@ def plan(n_rows: int, n_lanes: int) -> Tiles:
 
 def spans(n_steps: int, lanes: int, bytes_of_a_step: int) -> tuple[int, int]:
     """On the way there and back: how many of a tile's lanes at a time, and for how many steps they keep everything."""
-    most = KEPT // (bytes_of_a_step * n_steps) // 64 * 64
-    if most >= min(NARROWEST, lanes):
-        pieces = -(-lanes // most)
-        return min(-(-lanes // (64 * pieces)) * 64, lanes), n_steps  # none much smaller than the others
-    return lanes, min(max(KEPT_OF_A_SPAN // (bytes_of_a_step * lanes), 1), n_steps)
+    lanes = min(lanes, AT_ONCE)
+    bytes_of_a_step *= lanes
+    if bytes_of_a_step * n_steps <= KEPT:
+        return lanes, n_steps
+    return lanes, max(KEPT_OF_A_SPAN // bytes_of_a_step, 1)
 
 
 class CompiledKernel:

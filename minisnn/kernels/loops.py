@@ -83,8 +83,8 @@ def adjoint_loop(rule: Rule, soft_spikes: bool, wanted: Wanted, looks_back: bool
 def round_loop(rule: Rule, fire: str, wanted: Wanted, looks_back: bool, over: bool) -> tuple[Callable, tuple]:
     """There and back for one tile after the other: membranes never leave the cache, and spikes are computed again.
 
-    For a few hundred steps fewer lanes at a time will do.  For more, time is cut into spans; the states before each are
-    kept, and a span is run again before the walk goes back through it.
+    A tile is cut into pieces of `narrow` lanes, and for more steps than a cache holds, time into spans; the states before
+    each are kept, and a span is run again before the walk goes back through it.
     """
     n_states, number, layout = rule.n_states, rule.number, rule.layout
     there, back = _there(rule, fire, keep=False), _back(rule, wanted, looks_back, over, False, fire)
