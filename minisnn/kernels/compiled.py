@@ -77,20 +77,21 @@ class CompiledKernel:
 
     def __init__(self, dynamics: Dynamics) -> None:
         self.dynamics = dynamics
-        neuron, reset, surrogate = dynamics
-        there = neuron.charge, reset.reset, surrogate.smooth, surrogate.slope
-        back = neuron.charge_adjoint, reset.reset, reset.reset_adjoint, surrogate.slope
-        self._functions = {scan_loop: there, adjoint_loop: back, round_loop: there + back}
-        self._loops: dict[tuple, tuple[list, Loop]] = {}
-        self._scratch = Layout.of(len(neuron.state), len(neuron.params)).rows * PITCH
+        self._loops: dict[tuple, tuple[tuple, list, Loop]] = {}
+        self._scratch = Layout.of(len(dynamics.neuron.state), len(dynamics.neuron.params)).rows * PITCH
 
     def _loop(self, build: Callable, dtype: np.dtype, **options: Any) -> Loop:
         """The loop that `build` makes of these dynamics as they are now: what has not changed is not asked for again."""
-        key, now = (build, dtype.char, *options.values()), rests_on(self._functions[build])
-        before, loop = self._loops.get(key, ((), None))
-        if loop is None or not all(map(operator.is_, now, before)):
-            loop = _compiled(build, self.dynamics, dtype, **options)
-            self._loops[key] = now, loop
+        key = build, dtype.char, *options.values()
+        if found := self._loops.get(key):
+            functions, before, loop = found
+            if all(map(operator.is_, rests_on(functions), before)):
+                return loop
+        used = _used(build, self.dynamics, **options)
+        functions = tuple(used.values())
+        now = rests_on(functions)  # first: they may change while this compiles
+        loop = _compiled(build, self.dynamics, used, dtype, **options)
+        self._loops[key] = functions, now, loop
         return loop
 
     def scan(
@@ -212,18 +213,24 @@ kernel = CompiledKernel
 # -- compiling: once for each thing computed, dtype and wish
 
 
-def _compiled(build: Callable, dynamics: Dynamics, dtype: np.dtype, **options: Any) -> Loop:
-    """The loop that `build` makes of these dynamics as they are now."""
+def _used(build: Callable, dynamics: Dynamics, fire: str = "step", **_: Any) -> dict[str, Callable]:
+    """Which functions of some dynamics such a loop is made of."""
     neuron, reset, surrogate = dynamics
     used = {"reset": reset.reset}
     if build is not adjoint_loop:
         used["charge"] = neuron.charge
-        if options["fire"] != "step":  # only a twin's forward knows the surrogate: all others share one loop
+        if fire != "step":  # only a twin's forward knows the surrogate: all others share one loop
             used |= {"smooth": surrogate.smooth, "slope": surrogate.slope}
     if build is not scan_loop:
         used |= {"charge_adjoint": neuron.charge_adjoint, "reset_adjoint": reset.reset_adjoint, "slope": surrogate.slope}
-        options["looks_back"] = _looks_back(neuron, options["wanted"])
-    marks = *(fingerprint(f) for f in used.values()), len(neuron.state), len(neuron.params), dtype.char, options
-    functions = {n: narrowed(f, dtype) for n, f in used.items()}
-    rule = Rule(functions, len(neuron.state), len(neuron.params), dtype.type)
+    return used
+
+
+def _compiled(build: Callable, dynamics: Dynamics, used: dict[str, Callable], dtype: np.dtype, **options: Any) -> Loop:
+    """The loop that `build` makes of these functions as they are now."""
+    n_states, n_params = len(dynamics.neuron.state), len(dynamics.neuron.params)
+    if build is not scan_loop:
+        options["looks_back"] = _looks_back(dynamics.neuron, options["wanted"])
+    marks = *map(fingerprint, used.values()), n_states, n_params, dtype.char, options
+    rule = Rule({n: narrowed(f, dtype) for n, f in used.items()}, n_states, n_params, dtype.type)
     return compile_loop(*build(rule, **options), *marks)

@@ -227,6 +227,9 @@ class Layer:
         return f"{type(self).__name__}({self._describe()})" + (f"  parameters: {counts}" if counts else "")
 
 
+_SPIKES = np.dtype(np.uint8), np.dtype(bool)
+
+
 def as_input(x: Any, layer: Layer, shape: tuple[int | str, ...] | None = None) -> Array:
     """`x` as a C-contiguous array ``[T, B, *shape]`` of floats of the layer's dtype or of spikes; else a clear error.
 
@@ -234,7 +237,7 @@ def as_input(x: Any, layer: Layer, shape: tuple[int | str, ...] | None = None) -
     """
     name = type(layer).__name__
     x = _at_home(x, "x", layer)
-    if x.dtype not in (layer.dtype, np.dtype(np.uint8), np.dtype(bool)):
+    if x.dtype != layer.dtype and x.dtype not in _SPIKES:
         hint = ""
         if x.dtype.kind == "f":
             hint = f": convert the input with x.astype('{layer.dtype}'), or the net with net.astype('{x.dtype}')"
@@ -242,7 +245,7 @@ def as_input(x: Any, layer: Layer, shape: tuple[int | str, ...] | None = None) -
             hint = f": spikes are uint8 or bool; anything else needs x.astype('{layer.dtype}')"
         raise TypeError(f"{name}: x has dtype {x.dtype}, expected {layer.dtype} (or uint8 or bool spikes){hint}")
     fits = x.ndim >= 2 if shape is None else x.ndim == 2 + len(shape)
-    if fits and shape is not None:
+    if fits and shape is not None and x.shape[2:] != shape:
         fits = all(isinstance(n, str) or n == m for n, m in zip(shape, x.shape[2:], strict=True))
     if not fits:
         wanted = "[T, B, ...]" if shape is None else f"[T, B{''.join(f', {n}' for n in shape)}]"
