@@ -31,7 +31,7 @@ BUDGETS = {
     "kernels": (
         [
             f"kernels/{n}.py"
-            for n in "__init__ contract reference compiled loops rows jit native compiler disk narrow threads team pool chunks products blas".split()
+            for n in "__init__ contract reference compiled loops rows tile jit native compiler disk narrow threads team pool chunks products blas".split()
         ],
         1520,  # 210 of them so that machine code is kept and loaded without Numba, 180 to share it out (issue 7)
     ),

@@ -161,7 +161,7 @@ def test_an_edited_part_of_the_loops_never_meets_a_stale_loop(python, tmp_path):
     """
     where = {"PYTHONPATH": str(copy.parent)}
     assert python(program, **where) == 4.5
-    part = copy / "kernels" / "rows.py"
+    part = copy / "kernels" / "tile.py"
     text, line = part.read_text(), "        array[at + n] = w[start + n]\n"
     assert text.count(line) == 1
     part.write_text(text.replace(line, line.replace("w[start + n]", "w[start + n] + 1")))

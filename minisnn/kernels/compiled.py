@@ -28,8 +28,9 @@ from .loops import adjoint_loop, round_loop, scan_loop
 from .narrow import fingerprint, narrowed, rests_on
 from .native import compile_loop, problem
 from .place import writeable
-from .rows import LANES, PITCH, Layout, Rule
+from .rows import Rule
 from .threads import share_out
+from .tile import LANES, PITCH, Layout
 
 __all__ = ["CompiledKernel", "kernel", "problem"]
 

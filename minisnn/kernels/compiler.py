@@ -18,7 +18,7 @@ from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, overload, register_jitable
 
-from . import jit, native, rows, team
+from . import jit, native, team, tile
 
 __all__ = ["machine_code"]
 
@@ -63,7 +63,7 @@ def _register(function: Callable) -> None:
             _register(called)
 
 
-_registered: set[Callable] = {rows.prefetch, rows.missing, *team.WORDS}  # see below
+_registered: set[Callable] = {tile.prefetch, tile.missing, *team.WORDS}  # see below
 
 
 def _optimise(module: llvm.ModuleRef, entry: str, machine: llvm.TargetMachine) -> None:
@@ -139,12 +139,12 @@ def _missing(typing_context, array):
     return types.boolean(array), code
 
 
-@overload(rows.prefetch)
+@overload(tile.prefetch)
 def _compiled_prefetch(array, at):
     return lambda array, at: _prefetch(array, at)  # type: ignore[call-arg]
 
 
-@overload(rows.missing)
+@overload(tile.missing)
 def _compiled_missing(array):
     return lambda array: _missing(array)  # type: ignore[call-arg]
 

@@ -1,7 +1,7 @@
 """The compiled loops over time: forward, back, and there and back.
 
 A *tile* is a piece of the lanes, over a chunk of the batch's rows (:func:`minisnn.kernels.compiled.plan`).  Its states,
-thresholds and sums lie in the scratch (:mod:`minisnn.kernels.rows`); time runs inside it.
+thresholds and sums lie in the scratch (:mod:`minisnn.kernels.tile`); time runs inside it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import numpy as np
 
 from .contract import Wanted
 from .jit import WHOLE, U, reads, real, scratch, writes
-from .rows import Rule, adjoint_rows, clear, collect, forward_row, load, read, save, spread, store
+from .rows import Rule, adjoint_rows, forward_row
+from .tile import clear, collect, load, read, save, spread, store
 
 __all__ = ["adjoint_loop", "round_loop", "scan_loop"]
 

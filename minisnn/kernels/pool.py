@@ -67,7 +67,8 @@ def empty(shape: tuple[int, ...], dtype: Any, like: Array | None = None) -> Arra
     if n_bytes < SMALL:
         return np.empty(shape, dtype)
     buffer = _take(n_bytes)
-    key, lease = id(buffer), buffer.leases.from_address(buffer.address)
+    key = id(buffer)
+    lease: Any = buffer.leases.from_address(buffer.address)  # NumPy takes anything that lies in memory
     _lent[key] = weakref.ref(lease, lambda _: _give_back(key)), buffer
     return np.ndarray(shape, dtype, lease)
 

@@ -1,9 +1,4 @@
-"""Rows of lanes: what a compiled loop does in one step, built from the floor-0 functions of some dynamics.
-
-What a tile needs in every step stands in one scratch array, ``w``, row after row: states, thresholds and parameters, sums.
-The compiler can then see that they do not overlap, and makes vector code; it could not for separate arrays (three times
-slower).  Positions are unsigned for the same reason: a signed one might count from the end.
-"""
+"""Rows of lanes: what a compiled loop does in one step, built from the floor-0 functions of some dynamics."""
 
 from __future__ import annotations
 
@@ -11,38 +6,14 @@ from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 
-import numpy as np
-
 from .contract import FIRES, Wanted, hold
 from .jit import U
+from .tile import PITCH, Layout, ahead, line_of
 
-__all__ = [
-    "LANES", "PITCH", "Layout", "Rule", "adjoint_rows", "clear", "collect", "forward_row", "load", "missing", "prefetch",
-    "read", "save", "spread", "store",
-]  # fmt: skip
+__all__ = ["Rule", "adjoint_rows", "forward_row"]
 
-#: Lanes of a tile: its rows of the scratch stay in the fastest cache.
-LANES = 2048
-#: From one row of the scratch to the next: not a power of two, or all rows would meet in the same few lines of the cache.
-PITCH = LANES + 80
 #: Lanes that are worked on between two calls for memory: more calls at once than a processor keeps track of make it wait.
 BLOCK = U(256)
-
-
-class Layout(NamedTuple):
-    """Rows of the scratch: states (later their gradients) first, then what is named here."""
-
-    theta: int  #: threshold, and after it the parameters
-    base_theta: int
-    sums: int  #: gradients of threshold and parameters
-    past: int  #: the states before the charge
-    rows: int
-
-    @classmethod
-    def of(cls, n_states: int, n_params: int) -> Layout:
-        """The layout for K states and Q parameters."""
-        base = n_states + 1 + n_params
-        return cls(n_states, base, base + 1, base + 2 + n_params, base + 2 + n_params + n_states)
 
 
 class Rule(NamedTuple):
@@ -69,7 +40,7 @@ def forward_row(rule: Rule, fire: str, held: tuple = (), over: bool = False, kee
     reset = hold(f["reset"], held)
     layout = rule.layout
     threshold, base = U(layout.theta * PITCH), U(layout.base_theta * PITCH)
-    line = _line(number)
+    line = line_of(number)
     gather_state, gather_params = _gather(n_states, 0), _gather(n_params, layout.theta + 1)
     put_state, as_tuple = _put(n_states, 0), _bare if n_states == 1 else _same
 
@@ -107,7 +78,7 @@ def adjoint_rows(
     gather_params, add_params = _gather(n_params, layout.theta + 1), _put(n_params, layout.sums + 1, True)
     after_states = n_states + 1
     want_x, want_theta, want_params, _ = wanted
-    line = _line(number)
+    line = line_of(number)
 
     def fired(w, i, k, membrane, spikes, at):
         """The spike of one lane: fetched, or computed again."""
@@ -219,85 +190,9 @@ def _put(count: int, first: int, add: bool = False) -> Callable:
     return put
 
 
-def prefetch(array, at):
-    """Ask for one line of memory ahead of its use.  For the compiler this is a word of its own, and so is the next."""
-
-
-def missing(array):
-    """Whether there is no such array."""
-
-
-def _line(number: type) -> np.uint64:
-    """Numbers in a line of memory."""
-    return U(64 // np.dtype(number).itemsize)
-
-
-def ahead(array, at, m, line):
-    """Ask for `m` numbers from `at` on: rows lie too far apart for the processor to guess which comes next."""
-    n = U(0)
-    while n < m:  # a range might have a step of zero, for all that the compiler knows, and that would be an error
-        prefetch(array, at + n)
-        n += line
-
-
 def _bare(value):
     return (value,)
 
 
 def _same(values):
     return values
-
-
-def clear(w, first, rows):
-    for n in range(U(first * PITCH), U((first + rows) * PITCH)):
-        w[n] = 0
-
-
-def read(w, row, array, at, a, m):
-    """Lanes of one row of the scratch, from an array."""
-    to = U(row * PITCH) + a
-    for n in range(m):
-        w[to + n] = array[at + n]
-
-
-def store(array, at, w, row, a, m):
-    """Lanes of one row of the scratch, into an array."""
-    start = U(row * PITCH) + a
-    for n in range(m):
-        array[at + n] = w[start + n]
-
-
-def load(w, first, rows, states, step, lo, lane, m):
-    """States from an array ``[rows, step]``; zeros where it is empty."""
-    for i in range(rows):
-        if missing(states):
-            to = U((first + i) * PITCH + lane)
-            for n in range(m):
-                w[to + n] = 0
-        else:
-            read(w, first + i, states, U(i) * step + lo, U(lane), m)
-
-
-def save(states, step, lo, w, rows, lane, m):
-    """The opposite of `load`, from the first rows of the scratch; nothing where there is no array."""
-    if not missing(states):
-        for i in range(rows):
-            store(states, U(i) * step + lo, w, i, U(lane), m)
-
-
-def spread(w, first, rows, count, n0, width, group, n_lanes):
-    """Rows ``[count, N]``, their values from `n0` on, laid out for `group` rows of the batch side by side; or nothing."""
-    for i in range(0 if missing(rows) else count):
-        for g in range(group):
-            read(w, first + i, rows, U(i * n_lanes + n0), U(g * width), U(width))
-
-
-def collect(sums, rows, chunks, chunk, n_lanes, n0, w, first, width, group):
-    """The adjoint of `spread`: into `sums` ``[rows, chunks, N]``, added up over the batch rows side by side."""
-    for i in range(rows):
-        to, start = U((i * chunks + chunk) * n_lanes + n0), U((first + i) * PITCH)
-        for n in range(U(width)):
-            sums[to + n] = w[start + n]
-        for g in range(1, group):
-            for n in range(U(width)):
-                sums[to + n] += w[start + U(g * width) + n]
