@@ -63,7 +63,7 @@ def _register(function: Callable) -> None:
             _register(called)
 
 
-_registered: set[Callable] = {tile.prefetch, tile.missing, *team.WORDS}  # see below
+_registered = set[Callable]()
 
 
 def _optimise(module: llvm.ModuleRef, entry: str, machine: llvm.TargetMachine) -> None:
@@ -119,7 +119,19 @@ def _arguments(kinds: tuple[jit.Kind, ...]) -> Any:
 # -- words of the loops, and of the team
 
 
-@intrinsic
+def _means(word: Callable) -> Callable:
+    """What the compiler makes of a word: where a loop calls it, the code that the decorated function builds."""
+
+    def meant(builds: Callable) -> Callable:
+        call = intrinsic(builds)
+        overload(word)(lambda *given: lambda *given: call(*given))
+        _registered.add(word)
+        return call
+
+    return meant
+
+
+@_means(tile.prefetch)
 def _prefetch(typing_context, array, at):
     def code(context, builder, signature, given):
         pointer, number = ir.IntType(8).as_pointer(), ir.IntType(32)
@@ -131,22 +143,12 @@ def _prefetch(typing_context, array, at):
     return types.void(array, at), code
 
 
-@intrinsic
+@_means(tile.missing)
 def _missing(typing_context, array):
     def code(context, builder, signature, given):
         return builder.icmp_unsigned("==", builder.ptrtoint(given[0], ir.IntType(64)), ir.IntType(64)(0))
 
     return types.boolean(array), code
-
-
-@overload(tile.prefetch)
-def _compiled_prefetch(array, at):
-    return lambda array, at: _prefetch(array, at)  # type: ignore[call-arg]
-
-
-@overload(tile.missing)
-def _compiled_missing(array):
-    return lambda array: _missing(array)  # type: ignore[call-arg]
 
 
 _WORD = ir.IntType(64)
@@ -156,7 +158,7 @@ def _word_at(builder: Any, block: Any, at: Any) -> Any:
     return builder.inttoptr(builder.add(block, builder.mul(at, _WORD(8))), _WORD.as_pointer())
 
 
-@intrinsic
+@_means(team.look)
 def _look(typing_context, block, at):
     def code(context, builder, signature, given):
         return builder.load_atomic(_word_at(builder, *given), "acquire", 8)
@@ -164,7 +166,7 @@ def _look(typing_context, block, at):
     return types.intp(block, at), code
 
 
-@intrinsic
+@_means(team.put)
 def _put(typing_context, block, at, value):
     def code(context, builder, signature, given):
         builder.store_atomic(given[2], _word_at(builder, *given[:2]), "release", 8)
@@ -173,7 +175,7 @@ def _put(typing_context, block, at, value):
     return types.void(block, at, types.intp), code
 
 
-@intrinsic
+@_means(team.add)
 def _add(typing_context, block, at, n):
     def code(context, builder, signature, given):
         return builder.atomic_rmw("add", _word_at(builder, *given[:2]), given[2], "seq_cst")
@@ -181,7 +183,7 @@ def _add(typing_context, block, at, n):
     return types.intp(block, at, types.intp), code
 
 
-@intrinsic
+@_means(team.pause)
 def _pause(typing_context):
     def code(context, builder, signature, given):
         machine, number = llvm.get_process_triple().split("-")[0], ir.IntType(32)
@@ -196,7 +198,7 @@ def _pause(typing_context):
     return types.void(), code
 
 
-@intrinsic
+@_means(team.call)
 def _call(typing_context, function, packed, own, lo, hi):
     def code(context, builder, signature, given):
         kind = ir.FunctionType(ir.VoidType(), [_WORD] * 4)
@@ -204,28 +206,3 @@ def _call(typing_context, function, packed, own, lo, hi):
         return context.get_dummy_value()
 
     return types.void(*(types.intp,) * 5), code
-
-
-@overload(team.look)
-def _compiled_look(block, at):
-    return lambda block, at: _look(block, at)  # type: ignore[call-arg]
-
-
-@overload(team.put)
-def _compiled_put(block, at, value):
-    return lambda block, at, value: _put(block, at, value)  # type: ignore[call-arg]
-
-
-@overload(team.add)
-def _compiled_add(block, at, n):
-    return lambda block, at, n: _add(block, at, n)  # type: ignore[call-arg]
-
-
-@overload(team.pause)
-def _compiled_pause():
-    return lambda: _pause()  # type: ignore[call-arg]
-
-
-@overload(team.call)
-def _compiled_call(function, packed, own, lo, hi):
-    return lambda function, packed, own, lo, hi: _call(function, packed, own, lo, hi)  # type: ignore[call-arg]

@@ -9,7 +9,7 @@ All that they share is a block of words in memory.  These functions are compiled
 
 from __future__ import annotations
 
-__all__ = ["WORDS", "add", "call", "follow", "lead", "look", "pause", "put"]
+__all__ = ["add", "call", "follow", "lead", "look", "pause", "put"]
 
 # Words of the block: what many look at all the time, what all change, and what stays as it is during a run lie two lines of
 # the cache apart, as some processors fetch two at once.
@@ -102,6 +102,3 @@ def pause():
 
 def call(function, packed, own, lo, hi):
     """Call machine code by its address."""
-
-
-WORDS = look, put, add, pause, call
