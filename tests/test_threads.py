@@ -328,3 +328,29 @@ def test_a_forked_child_has_a_team_of_its_own_and_both_end_while_helpers_are_awa
     command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", FORKS]
     run = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("files", "allowed"),
+    [
+        ({"cpu.max": "250000 100000"}, 3),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu.max": ""}, None),
+        ({}, None),
+    ],
+)
+def test_a_container_gets_no_more_threads_than_it_may_use_cpus(files, allowed, tmp_path, monkeypatch):
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(threads, "LIMITS", tmp_path)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(64)), raising=False)
+    monkeypatch.delenv("MINISNN_THREADS", raising=False)
+    threads._limit.cache_clear()
+    try:
+        assert ms.get_threads() == (allowed or 64)
+    finally:
+        threads._limit.cache_clear()

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,20 +34,38 @@ PARTS_EACH = 16
 AWAKE = 5e-4
 #: Threads at most.
 MOST_THREADS = 256
+#: Where Linux says how much CPU time a container may take, in its newer way or its older one.
+LIMITS = Path("/sys/fs/cgroup")
 
 _threads: int | None = None
 
 
 def get_threads() -> int:
-    """How many threads a compiled loop may use: `set_threads`, else ``MINISNN_THREADS``, else the CPUs at hand."""
+    """How many threads a compiled loop may use: `set_threads`, else ``MINISNN_THREADS``, else the CPUs at hand.
+
+    In a container these may be fewer than the machine has.
+    """
     if _threads is not None:
         return _threads
     asked = os.environ.get("MINISNN_THREADS")
     if asked is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _limit())
     if not asked.isdecimal() or int(asked) < 1:
         raise ValueError(f"MINISNN_THREADS: got {asked!r}, expected a whole number of at least 1")
     return int(asked)
+
+
+@cache
+def _limit() -> int:
+    """The CPUs that Linux lets this container use: the time that it may take in a period, by the period."""
+    for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
+        try:
+            quota, period = map(int, " ".join((LIMITS / name).read_text() for name in names).split())
+        except (OSError, ValueError):  # no such file, or no limit ("max")
+            continue
+        if quota > 0:
+            return -(-quota // period)
+    return MOST_THREADS
 
 
 def set_threads(n: int | None) -> None:
