@@ -51,7 +51,8 @@ class Caches(dict[str, Any]):
     @property
     def state(self) -> dict[str, dict[str, Array]]:
         """State after the last step of every layer that has one, for the `state` of the next ``forward``."""
-        return {name: cache.state for name, cache in self.items() if hasattr(cache, "state")}
+        found = {name: getattr(cache, "state", None) for name, cache in self.items()}
+        return {name: state for name, state in found.items() if state is not None}
 
 
 class Network:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 import minisnn as ms
 from minisnn.kernels import Base, Dynamics, Wanted, kernel_of
+from minisnn.kernels.contract import state_after
 from minisnn.kernels.narrow import narrowed
 
 numba = pytest.importorskip("numba")
@@ -66,6 +67,15 @@ def test_the_core_grid_covers_every_pair():
 @pytest.mark.parametrize("name", PAIRS)
 def test_backends_agree_in_float64(name):
     assert_backends_agree(name, "float64")
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_the_state_after_a_run_can_be_had_from_what_it_kept(backend, name):
+    p, kernel = problem(FULL[name], (5, 3, 7)), kernel_of(FULL[name], backend)
+    for fire in ("step", "smooth") if name in FEW else ("step",):
+        _, state_last, cache = kernel.scan(*p[:5], fire=fire)
+        assert np.array_equal(state_after(FULL[name], cache), state_last)
+        assert not np.shares_memory(state_after(FULL[name], cache), cache.u)
 
 
 @pytest.mark.long

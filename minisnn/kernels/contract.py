@@ -41,11 +41,12 @@ from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
 from . import pool
+from .narrow import for_numpy
 from .place import Array, writeable
 
 __all__ = [
     "FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "float_dtype", "hold", "membranes", "over_current",
-    "there_and_back",
+    "state_after", "there_and_back",
 ]  # fmt: skip
 
 
@@ -105,6 +106,14 @@ class Kernel(Protocol):
         self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
     ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
         """Go back over the T steps: ``(d_x, d_state0, d_theta, d_params)``."""
+
+
+def state_after(dynamics: Dynamics, cache: ScanCache) -> Array:
+    """The state after the last step, from what a run without a base kept: bit for bit the `state_last` of `scan`."""
+    reset = for_numpy(dynamics.reset.reset, cache.u.dtype)
+    state = cache.u[:, -1].copy()
+    state[0] = reset(state[0], cache.spikes[-1].astype(state.dtype), cache.theta)
+    return state
 
 
 def there_and_back(

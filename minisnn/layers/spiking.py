@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import neurons, resets, surrogates
-from ..kernels import Base
-from ..kernels.contract import Array
+from ..kernels import Base, Dynamics
+from ..kernels.contract import Array, state_after
 from ..kernels.place import moved
 from .base import Config, Grads, Names, as_upstream
 from .stateful import DEFAULT_DECAY, Asked, Stateful, find, formula
@@ -29,14 +29,23 @@ class SpikingCache(NamedTuple):
     """
 
     spikes: Array
-    state: dict[str, Array]
     scan: Any
     state_given: bool
+    dynamics: Dynamics
+    after: dict[str, Array] | None  #: the state, if the loop was asked for it
 
     @property
     def u(self) -> Array:
         """The membrane; a layer that remembers chunks computes it again."""
         return self.scan.u[0].reshape(self.spikes.shape)
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """The state after the last step; made when it is asked for, since few runs have a next one."""
+        if self.after is not None:
+            return self.after
+        states = state_after(self.dynamics, self.scan).reshape(-1, *self.spikes.shape[1:])
+        return dict(zip(self.dynamics.neuron.state, states, strict=True))
 
 
 class Spiking(Stateful):
@@ -141,10 +150,16 @@ class Spiking(Stateful):
         consume: bool = False,
         last: bool = True,
     ) -> tuple[Array, SpikingCache]:
-        spikes, after, scan = self._run(x, state, self._lanes(self.threshold), fire, base, consume, last)
+        later = self._plain and base is None
+        spikes, after, scan = self._run(x, state, self._lanes(self.threshold), fire, base, consume, last and not later)
         shape = (*spikes.shape[:2], *self.shape)
-        cache = SpikingCache(spikes.reshape(shape), after, scan, state is not None)
+        cache = SpikingCache(spikes.reshape(shape), scan, state is not None, self.dynamics, None if later else after)
         return cache.spikes, cache
+
+    @property
+    def _plain(self) -> bool:
+        """Whether one loop runs through all of time, and keeps all of it; in a recurrent layer each step has its own."""
+        return type(self)._scan is Stateful._scan and self.remember == "all"
 
     def backward(
         self, d_y: Array, cache: SpikingCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
@@ -193,8 +208,7 @@ class Spiking(Stateful):
     ) -> tuple[Array | None, Grads]:
         """As in the base; where the backend can, each part of the layer goes there and back before the next begins."""
         spent = self._spent(consume)
-        recurrent = type(self)._scan is not Stateful._scan  # then a step needs all neurons of the one before
-        if recurrent or self.remember == "chunks":
+        if not self._plain:
             _, cache = self._forward(x, state, self.fire, None, "x" in spent, last=False)
             return self._backward(d_y, cache, d_state, wrt, input_grad, "d_y" in spent)
         d_spikes = as_upstream(d_y, np.shape(x), self)
