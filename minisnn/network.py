@@ -342,7 +342,8 @@ class Network:
                 d_inner = {n: d * share for n, d in d_inner.items()}
             _, found = self.walk_back(d_scores, caches, {}, d_inner, wrt, False, once=True)
             found.pop("state", None)
-            state = caches.state
+            if start + len(part) < steps:
+                state = caches.state
             grads = {n: grads[n] + d for n, d in found.items()} if grads else found
         return total, grads
 
