@@ -162,10 +162,10 @@ def test_an_edited_part_of_the_loops_never_meets_a_stale_loop(python, tmp_path):
     where = {"PYTHONPATH": str(copy.parent)}
     assert python(program, **where) == 4.5
     part = copy / "kernels" / "tile.py"
-    text, line = part.read_text(), "        array[at + n] = w[start + n]\n"
+    text, line = part.read_text(), "        w[to + n] = array[at + n]\n"
     assert text.count(line) == 1
-    part.write_text(text.replace(line, line.replace("w[start + n]", "w[start + n] + 1")))
-    assert python(program, **where) == 7.5
+    part.write_text(text.replace(line, line.replace("array[at + n]", "array[at + n] + 1")))
+    assert python(program, **where) == 7.5  # the leak, and the threshold, are read as one more than they are
 
 
 def test_sources_edited_while_a_process_runs_do_not_leave_stale_code(python, tmp_path):
