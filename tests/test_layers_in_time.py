@@ -56,6 +56,20 @@ def test_recurrent_without_weights_is_spiking(backend):
     assert grads["recurrent"].any()  # zero weights still have a gradient
 
 
+@pytest.mark.parametrize("reset", ms.resets.RESETS)
+def test_the_state_after_a_run_is_the_same_whether_the_loop_or_the_cache_made_it(reset, backend):
+    if backend != "numpy" and reset not in ("hard", "soft_detached"):
+        pytest.skip("compiled for two of the five")
+    layer = ms.Spiking(4, reset=ms.resets.RESETS[reset], dtype="float64", backend=backend, **TWO_STATES)
+    x = RNG.normal(0.5, 1, (6, 3, 4))
+    zero = {n: np.zeros((3, 4)) for n in layer.state_names}
+    made, asked = layer.forward(x)[1], layer.forward(x, state=zero)[1]
+    assert made.after is None and asked.after is not None and layer.forward(x[:1])[1].after is not None
+    assert all(np.array_equal(made.state[n], asked.state[n]) for n in layer.state_names)
+    with pytest.raises(ValueError, match=r"x has shape \[\], expected"):
+        layer.forward(np.float64(1))
+
+
 @given(
     cuts=st.lists(st.integers(1, 8), max_size=3), seed=st.integers(0, 10**6), fast=st.booleans(),
     kind=st.sampled_from([("float32", True, False), ("float64", False, False), ("float64", True, True)]),

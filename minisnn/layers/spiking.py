@@ -41,7 +41,7 @@ class SpikingCache(NamedTuple):
 
     @property
     def state(self) -> dict[str, Array]:
-        """The state after the last step; made when it is asked for, since few runs have a next one."""
+        """The state after the last step; where few ask for it, it is made when they do."""
         if self.after is not None:
             return self.after
         states = state_after(self.dynamics, self.scan).reshape(-1, *self.spikes.shape[1:])
@@ -150,7 +150,8 @@ class Spiking(Stateful):
         consume: bool = False,
         last: bool = True,
     ) -> tuple[Array, SpikingCache]:
-        later = self._plain and base is None
+        # A run that goes on from a state, or for one step, has a next one: its loop is asked for the state.
+        later = self._plain and base is None and state is None and np.shape(x)[:1] != (1,)
         spikes, after, scan = self._run(x, state, self._lanes(self.threshold), fire, base, consume, last and not later)
         shape = (*spikes.shape[:2], *self.shape)
         cache = SpikingCache(spikes.reshape(shape), scan, state is not None, self.dynamics, None if later else after)
