@@ -128,7 +128,7 @@ def test_clear_errors():
 @pytest.mark.parametrize(
     ("neuron", "steps", "dtype", "wrt", "cut"),
     [("current_lif", 30, "float64", None, False), ("current_lif", 700, "float64", None, True),
-     ("lif", 900, "float32", None, False), ("lif", 1400, "float32", ("threshold",), True)],
+     ("lif", 900, "float32", ("threshold",), False), ("lif", 1400, "float32", ("threshold",), True)],
 )  # fmt: skip
 def test_there_and_back_is_the_pure_run_bit_for_bit_however_long(neuron, steps, dtype, wrt, cut):
     """A tile is cut into pieces, the last smaller; where its cache holds no more steps, time into spans."""
