@@ -18,7 +18,7 @@ __all__ = [
     "spread", "store",
 ]  # fmt: skip
 
-#: Lanes of a tile: its rows of the scratch stay in the fastest cache.
+#: Lanes of a tile: its rows of the scratch fill the fastest cache, and stay in it or in the next.
 LANES = 2048
 #: From one row of the scratch to the next: not a power of two, or all rows would meet in the same few lines of the cache.
 PITCH = LANES + 80

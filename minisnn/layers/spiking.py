@@ -13,7 +13,7 @@ from ..kernels import Base, Dynamics
 from ..kernels.contract import Array, state_after
 from ..kernels.place import moved
 from .base import Config, Grads, Names, as_upstream
-from .stateful import DEFAULT_DECAY, Asked, Stateful, find, formula
+from .stateful import DEFAULT_DECAY, Asked, Stateful, by_name, find, formula
 from .thresholds import CONSTRAINTS, Constraint, Normal
 
 __all__ = ["LIF", "Spiking", "SpikingCache"]
@@ -44,8 +44,7 @@ class SpikingCache(NamedTuple):
         """The state after the last step; where few ask for it, it is made when they do."""
         if self.after is not None:
             return self.after
-        states = state_after(self.dynamics, self.scan).reshape(-1, *self.spikes.shape[1:])
-        return dict(zip(self.dynamics.neuron.state, states, strict=True))
+        return by_name(self.dynamics.neuron.state, state_after(self.dynamics, self.scan), self.spikes.shape[2:])
 
 
 class Spiking(Stateful):

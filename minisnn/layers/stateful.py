@@ -16,7 +16,7 @@ from ..kernels.contract import Array, there_and_back
 from ..kernels.place import moved
 from .base import Layer, as_input, as_upstream
 
-__all__ = ["DEFAULT_DECAY", "Stateful", "find", "formula", "out_of_bounds"]
+__all__ = ["DEFAULT_DECAY", "Stateful", "by_name", "find", "formula", "out_of_bounds"]
 
 #: Leak of a parameter called ``decay...`` that was not given: the STL-SNN authors' value.
 DEFAULT_DECAY = 0.5
@@ -145,9 +145,7 @@ class Stateful(Layer):
 
     def _by_name(self, states: Array | None) -> dict[str, Array]:
         """The opposite of `_stacked`."""
-        if states is None:
-            return {}
-        return {n: s.reshape(-1, *self.shape) for n, s in zip(self.state_names, states, strict=True)}
+        return {} if states is None else by_name(self.state_names, states, self.shape)
 
     def _scan(
         self,
@@ -236,6 +234,11 @@ class Stateful(Layer):
         for name in self.params:
             if problem := out_of_bounds(name, getattr(self, name)):
                 yield name, problem
+
+
+def by_name(names: tuple[str, ...], states: Array, shape: tuple[int, ...]) -> dict[str, Array]:
+    """States ``[K, B, N]`` of the loop as a layer hands them out: ``{name: [B, *shape]}``."""
+    return {n: s.reshape(-1, *shape) for n, s in zip(names, states, strict=True)}
 
 
 def out_of_bounds(name: str, values: Array) -> str | None:
