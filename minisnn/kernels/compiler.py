@@ -78,6 +78,8 @@ def _optimise(module: llvm.ModuleRef, entry: str, machine: llvm.TargetMachine) -
     module.get_function(entry).name = "run"
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = True
+    # Rows wait for memory or for a division: longer bodies are as slow, and a quarter of the time went into them.
+    options.loop_unrolling = options.loop_interleaving = False
     builder = llvm.create_pass_builder(machine, options)
     builder.getModulePassManager().run(module, builder)
 
