@@ -137,6 +137,21 @@ def test_a_twin_without_a_base_holds_nothing(backend):
     assert np.array_equal(held[1][0], held[2].u[0, -1])
 
 
+def test_a_spike_that_is_held_may_be_negated(backend):
+    """The spikes of a base run are stored as uint8, where -1 is 255."""
+    held = ms.Reset(lambda u, s, theta: u + (-s) * theta, lambda d_v, u, s, theta: (d_v, 0 * d_v, -s * d_v), stop=("s",))
+    p = problem(dynamics := FULL["lif-soft-sigmoid"]._replace(reset=held))
+    kernel = kernel_of(dynamics, backend)
+    spikes, last, cache = kernel.scan(*p[:5])
+    twin = kernel.scan(*p[:5], fire="tangent", base=Base(cache.u[0], spikes, cache.theta))
+    assert spikes.any() and relative(twin[1], last) < 1e-12 and relative(twin[2].u, cache.u) < 1e-12
+
+
+def test_a_tangent_needs_a_run_to_touch(backend):
+    with pytest.raises(ValueError, match="fire: 'tangent' needs the base run"):
+        kernel_of(FULL["lif-soft-sigmoid"], backend).scan(*problem(FULL["lif-soft-sigmoid"])[:5], fire="tangent")
+
+
 def test_same_bits_for_any_number_of_threads():
     dynamics = FULL["lif-hard-atan"]
     p = problem(dynamics, (7, 33, 900), dtype="float32")
@@ -192,8 +207,10 @@ def test_chunks_over_time_equal_the_whole(backend, t, seed, which):
     assert relative(earlier[3] + later[3], whole[3]) <= 1e-12
 
 
-def test_only_the_gradients_asked_for_are_given(backend):
-    dynamics = FULL["lif-hard-atan"]
+@pytest.mark.parametrize("neuron", ["lif", "integrate_and_fire"])
+def test_only_the_gradients_asked_for_are_given(neuron, backend):
+    """Of a neuron without parameters too."""
+    dynamics = FULL[f"{neuron}-hard-atan"]
     p = problem(dynamics)
     kernel = kernel_of(dynamics, backend)
     cache = kernel.scan(*p[:5])[2]

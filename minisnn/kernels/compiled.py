@@ -22,7 +22,7 @@ import numpy as np
 from ..grammar import dependencies
 from ..neurons import Neuron
 from . import pool
-from .contract import Array, Base, Dynamics, ScanCache, Wanted, membranes
+from .contract import Array, Base, Dynamics, ScanCache, Wanted, base_of, membranes
 from .jit import Loop
 from .loops import adjoint_loop, round_loop, scan_loop
 from .narrow import fingerprint, narrowed, rests_on
@@ -99,20 +99,15 @@ class CompiledKernel:
         self, x: Array, state0: Array | None, theta: Array, params: Array, k: float,
         fire: str = "step", base: Base | None = None, consume: bool = False, last: bool = True,
     ) -> tuple[Array, Array | None, ScanCache]:  # fmt: skip
-        held = self.dynamics.reset.stop if base else ()
-        if base is None and fire == "tangent":
-            raise ValueError("fire: 'tangent' needs the base run that it touches, got no base")
-        if base:
-            base = Base(base.u, base.spikes.astype(x.dtype, copy=False), base.theta)
-        else:  # nothing comes of these; but code that is not optimised reads x in their place
-            base = Base(x, x, _nothing(x.dtype))
+        base, held = base_of(base, fire, x.dtype), self.dynamics.reset.stop if base else ()
+        touched = base or Base(x, x, _nothing(x.dtype))  # if none, nothing comes of it; but code not optimised reads there
         u = membranes(x, self.dynamics.neuron, x.dtype, consume)
         spikes = pool.empty(x.shape, np.uint8 if fire == "step" else x.dtype)
         state_last = pool.empty((len(u), *x.shape[1:]), x.dtype) if last else None
         over = np.may_share_memory(u, x)
         loop = self._loop(scan_loop, x.dtype, fire=fire, held=held, over=over)
         _run_tiles(
-            loop, x.shape, self._scratch, x, _or_nothing(state0, x), _rows_of(theta, params), *base, u, spikes,
+            loop, x.shape, self._scratch, x, _or_nothing(state0, x), _rows_of(theta, params), *touched, u, spikes,
             _or_nothing(state_last, x), k,
         )  # fmt: skip
         return spikes, state_last, ScanCache(x, u, spikes, state0, theta, params, k)
@@ -153,7 +148,7 @@ class _Gradients:
     def __init__(
         self, dynamics: Dynamics, d_spikes: Array, x: Array, theta: Array, params: Array, wanted: Wanted, consume: bool
     ) -> None:
-        self.asked, self.n_params = wanted, len(params)
+        self.asked = wanted
         self.wanted = Wanted(wanted.x, wanted.theta, wanted.params and len(params) > 0, True)
         if consume and writeable(d_spikes):
             self.d_x = d_spikes
@@ -174,7 +169,7 @@ class _Gradients:
             self.d_x if self.asked.x else None,
             self.d_state0,
             self.d_rows[0] if self.asked.theta else None,
-            self.d_rows[1:] if self.wanted.params or not self.n_params else None,
+            self.d_rows[1:] if self.asked.params else None,
         )
 
 

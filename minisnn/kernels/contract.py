@@ -9,7 +9,7 @@ Shapes, for T steps, B samples, N lanes (neurons), K states and Q parameters:
 
 ==================  ==============  ======================================================================
 x, d_x              ``[T, B, N]``   input current
-spikes, d_spikes    ``[T, B, N]``   ``uint8`` 0 or 1; of the net's float dtype in a twin
+spikes, d_spikes    ``[T, B, N]``   ``uint8`` 0 or 1, of the net's float dtype in a twin; ``d_spikes`` always of that dtype
 state0, state_last  ``[K, B, N]``   before the first step, and after the reset of the last; ``None`` for zeros
 theta               ``[N]``         threshold of each lane
 params              ``[Q, N]``      parameters of each lane, in the order of ``neuron.params``
@@ -45,7 +45,7 @@ from .narrow import for_numpy
 from .place import Array, writeable
 
 __all__ = [
-    "FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "float_dtype", "hold", "membranes", "over_current",
+    "FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "base_of", "float_dtype", "hold", "membranes",
     "state_after", "there_and_back",
 ]  # fmt: skip
 
@@ -78,7 +78,7 @@ class Wanted(NamedTuple):
 class ScanCache(NamedTuple):
     """What the adjoint needs of the forward run.
 
-    Kept: the input ``x``, every state after the charge and before the reset (``u``, ``[K, T, B, N]``; ``u[0]`` is the
+    Kept: the input ``x`` (where `scan` consumed it, ``u[0]`` may lie in its memory), every state after the charge and before the reset (``u``, ``[K, T, B, N]``; ``u[0]`` is the
     membrane), the ``spikes``, the initial state (``None`` for zeros), and thresholds, parameters and steepness as they were.
     Recomputed: the membrane after the reset, ``v[t-1]`` = reset of ``u[0][t-1]``: one cheap operation against a fourth
     of the memory.
@@ -100,7 +100,11 @@ class Kernel(Protocol):
         self, x: Array, state0: Array | None, theta: Array, params: Array, k: float,
         fire: str = "step", base: Base | None = None, consume: bool = False, last: bool = True,
     ) -> tuple[Array, Array | None, ScanCache]:  # fmt: skip
-        """Run T steps: ``(spikes, state_last, cache)``; `state_last` is ``None`` unless `last` asks for it."""
+        """Run T steps: ``(spikes, state_last, cache)``; `state_last` is ``None`` unless `last` asks for it.
+
+        `k` : steepness of the surrogate.   `fire` : which of :data:`FIRES`.   `base` : the run that a twin holds on to.
+        `consume` : ``x`` may be written over.   Raises `ValueError` where "tangent" is given no base.
+        """
 
     def scan_adjoint(
         self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
@@ -131,7 +135,7 @@ def there_and_back(
 
 
 # -- the three ways to fire.  Each builds, from the surrogate's functions, fire(u, theta, k, u0, s0, theta0): the values
-# -- with a 0 are those of the base run.  Both CPU backends use these very functions.
+# -- with a 0 are those of the base run.  All backends are made of these very functions.
 
 
 def _step(smooth: Callable, slope: Callable) -> Callable:
@@ -158,7 +162,14 @@ def _tangent(smooth: Callable, slope: Callable) -> Callable:
 FIRES = {"step": _step, "smooth": _smooth, "tangent": _tangent}
 
 
-def over_current(neuron: Neuron) -> bool:
+def base_of(base: Base | None, fire: str, dtype: Any) -> Base | None:
+    """The base run of a twin, its spikes in the dtype that the loop computes in: nothing may be computed from uint8."""
+    if base is None and fire == "tangent":
+        raise ValueError("fire: 'tangent' needs the base run that it touches, got no base")
+    return base and base._replace(spikes=base.spikes.astype(dtype, copy=False))
+
+
+def _over_current(neuron: Neuron) -> bool:
     """Whether membranes may lie in the memory of the input current.
 
     Not where there is more than one state, or where the adjoint has to see the current again.
@@ -169,7 +180,7 @@ def over_current(neuron: Neuron) -> bool:
 
 def membranes(x: Array, neuron: Neuron, dtype: Any, consume: bool) -> Array:
     """Room for every state before the reset, ``[K, T, B, N]``: in the memory of `x` where it is consumed and that can be."""
-    if consume and x.dtype == dtype and writeable(x) and over_current(neuron):
+    if consume and x.dtype == dtype and writeable(x) and _over_current(neuron):
         return x[None]
     return pool.empty((len(neuron.state), *x.shape), dtype, x)
 

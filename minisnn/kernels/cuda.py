@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .contract import Array, Base, Dynamics, ScanCache, Wanted, over_current
+from .contract import Array, Base, Dynamics, ScanCache, Wanted, base_of, membranes
 from .cuda_text import Text, adjoint_text, scan_text
 from .device import problem
 from .source import source_of
@@ -46,10 +46,11 @@ class CudaKernel:
         states, held = (len(neuron.state), *lanes), self.dynamics.reset.stop if base else ()
         self._check(dtype, x=(x, x.shape), state0=(state0, states), theta=(theta, lanes[1:]),
                     params=(params, (len(neuron.params), *lanes[1:])))  # fmt: skip
-        u0, s0, theta0 = (base.u, base.spikes.astype(dtype, copy=False), base.theta) if base else (x, x, theta)
+        base = base_of(base, fire, dtype)
+        u0, s0, theta0 = base or (x, x, theta)
         self._check(dtype, base_u=(u0, x.shape), base_spikes=(s0, x.shape), base_theta=(theta0, lanes[1:]))
 
-        u = x[None] if consume and over_current(neuron) else xp.empty((len(neuron.state), *x.shape), dtype)
+        u = membranes(x, neuron, dtype, consume)
         spikes = xp.empty(x.shape, np.uint8 if fire == "step" else dtype)
         state_last = xp.empty(states, dtype) if last else None
         if x.size:
@@ -63,7 +64,7 @@ class CudaKernel:
         self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
     ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
         x, u, spikes, state0, theta, params, k = cache
-        wanted = wanted._replace(params=wanted.params and len(params) > 0)
+        asked, wanted = wanted, wanted._replace(params=wanted.params and len(params) > 0)
         dtype, lanes, xp = x.dtype, x.shape[1:], self._arrays()
         self._check(dtype, d_spikes=(d_spikes, x.shape), d_state_last=(d_state_last, (len(u), *lanes)))
 
@@ -71,7 +72,7 @@ class CudaKernel:
         d_state0 = xp.empty((len(u), *lanes), dtype) if wanted.state else None
         sums = xp.empty if x.size else xp.zeros
         d_theta = sums(lanes, dtype) if wanted.theta else None
-        d_params = sums((len(params), *lanes), dtype) if wanted.params or not len(params) else None
+        d_params = sums((len(params), *lanes), dtype) if asked.params else None
         if x.size:
             soft, given = spikes.dtype != np.uint8, (state0 is not None, d_state_last is not None)
             text = adjoint_text(self.dynamics, dtype, soft, wanted, *given)

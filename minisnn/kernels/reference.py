@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..neurons import Neuron
-from .contract import FIRES, Array, Base, Dynamics, ScanCache, Wanted, hold, membranes
+from .contract import FIRES, Array, Base, Dynamics, ScanCache, Wanted, base_of, hold, membranes
 from .narrow import for_numpy
 from .place import writeable
 
@@ -27,6 +27,7 @@ class ReferenceKernel:
         dtype = np.result_type(x, state0, theta, params)  # complex where a check takes a complex step
         charge, reset = for_numpy(self.neuron.charge, dtype), for_numpy(self.reset.reset, dtype)
         spike = FIRES[fire](for_numpy(self.surrogate.smooth, dtype), for_numpy(self.surrogate.slope, dtype))
+        base = base_of(base, fire, dtype)
         held_reset = hold(reset, self.reset.stop if base else ())
         k = x.real.dtype.type(k)
 
