@@ -63,6 +63,19 @@ def test_a_process_that_fails_says_why():
         race.race("layer", TINY, ["nobody"], options())
 
 
+def test_a_process_that_dies_in_silence_or_says_a_lot_is_no_riddle(tmp_path):
+    """One that the system ends for its memory, say; and one that warns more than a pipe holds."""
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 3\n")
+    python.chmod(0o755)
+    with pytest.raises(RuntimeError, match="layer M: ended with 3, without a word"):
+        race.Worker(str(python), "layer", "M").read()
+    python.write_text("#!/bin/sh\nhead -c 300000 /dev/zero >&2\necho '{}'\n")
+    worker = race.Worker(str(python))
+    assert worker.read() == {}
+    worker.close()
+
+
 def test_nothing_is_concluded_on_a_busy_machine(monkeypatch, capsys):
     monkeypatch.setattr(machine, "busy", lambda: 0.5)
     assert cli.main(["bench", "start"]) == 1

@@ -9,8 +9,8 @@ import numpy as np
 from ..kernels.contract import Array
 
 __all__ = [
-    "CONVS", "LAYERS", "NETS", "NET_RATES", "SMALL", "STEPS", "Conv", "Layer", "Step", "clusters", "layer_inputs",
-    "layer_of", "net_inputs", "step_inputs",
+    "CONVS", "LAYERS", "NETS", "NET_RATES", "SMALL", "STEPS", "Conv", "Layer", "Step", "clusters", "conv_inputs",
+    "layer_inputs", "layer_of", "net_inputs", "step_inputs",
 ]  # fmt: skip
 
 DECAY, THRESHOLD = 0.5, 1.0
@@ -117,3 +117,11 @@ def net_inputs() -> tuple[Array, Array]:
     """``(spikes uint8 [T, B, 1, 28, 28], labels [B])``."""
     rng = np.random.default_rng(28)
     return clusters(rng, (NET_STEPS, NET_BATCH, 1, 28, 28), NET_DENSITY), rng.integers(0, 10, NET_BATCH)
+
+
+def conv_inputs(c: Conv) -> tuple[Array, Array, Array]:
+    """Spikes ``[images, c_in, size, size]``, weights, and the gradient of the output, ``[images, c_out, size, size]``."""
+    rng = np.random.default_rng(0)
+    x = clusters(rng, (c.images, c.c_in, c.size, c.size), c.density)
+    weight = rng.standard_normal((c.c_out, c.c_in, c.k, c.k), np.float32)
+    return x, weight, rng.standard_normal((c.images, c.c_out, c.size, c.size), np.float32)

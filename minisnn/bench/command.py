@@ -13,9 +13,9 @@ from typing import Any
 
 from ..kernels import backend_problem
 from . import machine
-from .cases import CONVS, LAYERS, NETS, STEPS, layer_of
+from .cases import CONVS, LAYERS, NETS, SMALL, STEPS, layer_of
 from .peers import PEERS
-from .race import Worker, check, installed, most_memory, race
+from .race import installed, most_memory, race, turns
 
 __all__ = ["add_command", "run"]
 
@@ -110,14 +110,14 @@ def _layers(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     found: dict[str, Any] = {}
     bandwidths: dict[str, float] = {}
     calm = True
-    for case in [c for c in LAYERS if len(c) == 1]:
+    for case in [c for c in LAYERS if c != SMALL]:
         peers = [p for p in options.peers if (p, case) != ("torch.compile", "X")]  # 300 steps unrolled: minutes
         rows, steady = _table("layer", [case], ["minisnn", "minisnn-pure", "numpy", *peers], options)
         found |= rows
         calm &= steady
         if case in ("L", "X", "C"):
             bandwidths[case] = machine.stream()
-    print("24 bytes an element of vjp, as a share of STREAM triad, measured right after:")
+    print("24 bytes an element of vjp, which moves half of them, as a share of STREAM triad, measured right after:")
     for case, bandwidth in bandwidths.items():
         share = 24 * LAYERS[case].size / found[case]["minisnn"]["seconds"] / bandwidth
         found[case] |= {"STREAM": bandwidth, "share": share}
@@ -127,13 +127,13 @@ def _layers(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
 
 def _steps(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """A training step of two layers with a population vote, forward, backward and Adam."""
-    return _table("step", [c for c in STEPS if c != "small"], ["minisnn", "numpy", *options.peers], options)
+    return _table("step", [c for c in STEPS if c != SMALL], ["minisnn", "numpy", *options.peers], options)
 
 
 def _convs(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """A convolution of 200 images of spikes in patches, forward and backward."""
     peers = [p for p in options.peers if p == "torch"]
-    return _table("conv", [c for c in CONVS if c != "small"], ["minisnn", "numpy", *peers], options)
+    return _table("conv", [c for c in CONVS if c != SMALL], ["minisnn", "numpy", *peers], options)
 
 
 def _net(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
@@ -190,23 +190,12 @@ def _scaling(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         used = [most_memory(options.python, "minisnn-pure", n) for n in names]
         ratios = {"memory, pure calls": [used[i] / used[0] * elements[0] / elements[i] for i in range(4)]}
         for what, who in (("time", "minisnn"), ("time, pure calls", "minisnn-pure")):
-            turns = _turns_of_sizes(options, who, names)
-            ratios[what] = [statistics.median(t[i] / t[0] for t in turns) * elements[0] / elements[i] for i in range(4)]
+            turn = turns([(who, "layer", name) for name in names], options)
+            ratios[what] = [statistics.median(t[i] / t[0] for t in turn) * elements[0] / elements[i] for i in range(4)]
         for what, values in ratios.items():
             print(f"{'TBN'[axis]}  {what:<20}" + " ".join(f"{r:.2f}" for r in values), flush=True)
         found["TBN"[axis]] = ratios
     return found, True
-
-
-def _turns_of_sizes(options: argparse.Namespace, who: str, names: list[str]) -> list[list[float]]:
-    """Seconds of a layer of each size, turn by turn."""
-    workers = [Worker(options.python, who, "layer", name) for name in names]
-    for name, worker in zip(names, workers, strict=True):
-        check(who, "layer", name, worker.read())
-    turns = [[w.turn() for w in workers] for _ in range(options.rounds)]
-    for worker in workers:
-        worker.close()
-    return turns
 
 
 def _events(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:

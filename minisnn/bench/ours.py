@@ -17,14 +17,14 @@ from .cases import (
     SMALL,
     STEPS,
     THRESHOLD,
-    clusters,
+    conv_inputs,
     layer_inputs,
     layer_of,
     net_inputs,
     step_inputs,
 )  # fmt: skip
 
-__all__ = ["OURS", "Job", "make", "trained_net", "warm_up"]
+__all__ = ["OURS", "Job", "make", "net_at_trained_rates", "warm_up"]
 
 #: Names on the command line: backend, and whether by the calls that may overwrite their inputs.
 OURS = {"minisnn": ("numba", True), "minisnn-pure": ("numba", False), "numpy": ("numpy", False)}
@@ -101,21 +101,18 @@ def _step(case: str, backend: str, fast: bool) -> Job:
 
 def _conv(case: str, backend: str, fast: bool) -> Job:
     c = CONVS[case]
-    rng = np.random.default_rng(0)
-    x = clusters(rng, (c.images, c.c_in, c.size, c.size), c.density)[None]
-    weight = rng.standard_normal((c.c_out, c.c_in, c.k, c.k), np.float32)
-    d_y = rng.standard_normal((1, c.images, c.c_out, c.size, c.size), np.float32)
+    x, weight, d_y = conv_inputs(c)
     layer = ms.Conv2d(c.c_in, c.c_out, c.k, padding=c.k // 2, weight=weight).using(backend)
 
     def run() -> dict[str, Any]:
-        y, cache = layer.forward(x)
-        d_x, grads = layer.backward(d_y, cache, input_grad=c.c_in > 1)
+        y, cache = layer.forward(x[None])
+        d_x, grads = layer.backward(d_y[None], cache, input_grad=c.c_in > 1)
         return {"y": y[0], "d_weight": grads["weight"], **({} if d_x is None else {"d_x": d_x[0]})}
 
     return Job(run)
 
 
-def trained_net(case: str) -> ms.Network:
+def net_at_trained_rates(case: str) -> ms.Network:
     """The published network without dropout, thresholds set so that its layers fire as a trained one's do."""
     net = ms.models.stl_mnist(NETS[case], dropout=0.0)
     x, _ = net_inputs()
@@ -132,7 +129,7 @@ def trained_net(case: str) -> ms.Network:
 
 def _net(case: str, backend: str, fast: bool) -> Job:
     x, labels = net_inputs()
-    net = trained_net(case).using(backend)
+    net = net_at_trained_rates(case).using(backend)
     adam = ms.Adam(net, ms.STL, lr=1e-6, weight_decay=1e-6)
 
     def run() -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 
 import minisnn as ms
 
-from .cases import CONVS, DECAY, STEPS, THRESHOLD, Layer, clusters, layer_inputs, layer_of, net_inputs, step_inputs
+from .cases import CONVS, DECAY, STEPS, THRESHOLD, Layer, conv_inputs, layer_inputs, layer_of, net_inputs, step_inputs
 
 __all__ = ["PEERS", "layer_job", "make", "neurons"]
 
@@ -183,11 +183,9 @@ def _conv(who: str, case: str) -> Job:
     import torch
 
     c = CONVS[case]
-    rng = np.random.default_rng(0)
-    x = torch.from_numpy(clusters(rng, (c.images, c.c_in, c.size, c.size), c.density)).float()
-    weight = torch.from_numpy(rng.standard_normal((c.c_out, c.c_in, c.k, c.k), np.float32)).requires_grad_()
-    d_y = torch.from_numpy(rng.standard_normal((c.images, c.c_out, c.size, c.size), np.float32))
-    x.requires_grad_(c.c_in > 1)  # no gradient for the lowest layer
+    spikes, weight, d_y = map(torch.from_numpy, conv_inputs(c))
+    x = spikes.float().requires_grad_(c.c_in > 1)  # no gradient for the lowest layer
+    weight.requires_grad_()
 
     def job() -> dict[str, Any]:
         x.grad = weight.grad = None
@@ -202,13 +200,13 @@ def _net(who: str, case: str) -> Job:
     """The same network, its arrays taken over: all steps at once through convolutions and linear layers."""
     import torch
 
-    from .ours import trained_net
+    from .ours import net_at_trained_rates
 
-    net = trained_net(case)
+    net = net_at_trained_rates(case)
     spikes, labels = net_inputs()
     x = torch.from_numpy(spikes).float()
     wanted = torch.nn.functional.one_hot(torch.from_numpy(labels), 10).float()
-    params = {n: torch.from_numpy(a.copy()).requires_grad_() for n, a in net.params(ms.STL).items()}
+    params = {n: torch.from_numpy(a.copy()).requires_grad_() for n, a in net.params(ms.SL).items()}
     running = {n: torch.from_numpy(a.copy()) for n, a in net.buffers().items()}
     runs = {}
     for i in range(1, 5):
@@ -216,8 +214,6 @@ def _net(who: str, case: str) -> Job:
         runs[i] = run
         if theta is not None:
             params[f"lif{i}.threshold"] = theta
-    if who in ("spikingjelly", "norse"):
-        params = {n: p for n, p in params.items() if "threshold" not in n}
     adam = torch.optim.Adam(list(params.values()), lr=1e-6, weight_decay=1e-6)
 
     def block(x: Any, i: int) -> Any:

@@ -8,11 +8,12 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Row", "Worker", "check", "installed", "most_memory", "race"]
+__all__ = ["Row", "Worker", "check", "installed", "most_memory", "race", "turns"]
 
 #: Peers whose neurons are the same mathematics, gradients included: what they compute is compared.  The others detach
 #: something or scale it, and only their spikes are.
@@ -31,24 +32,33 @@ class Row(NamedTuple):
 
 def race(kind: str, case: str, who: Sequence[str], options: argparse.Namespace) -> dict[str, Row]:
     """Let processes take turns; the first of `who` is what the others are measured by."""
-    workers = {w: Worker(options.python, w, kind, case) for w in who}
-    try:
-        for w, worker in workers.items():
-            check(w, kind, case, worker.read())
-        times: dict[str, list[float]] = {w: [] for w in who}
-        for _ in range(options.rounds):
-            for w, worker in workers.items():
-                times[w].append(worker.turn())
-                time.sleep(0.02)  # threads that spin while they wait come to rest
-    finally:
-        for worker in workers.values():
-            worker.close()
+    found = turns([(w, kind, case) for w in who], options)
+    times = dict(zip(who, zip(*found, strict=True), strict=True))
     rows = {}
     for w in who:
         ratios = sorted(a / b for a, b in zip(times[w], times[who[0]], strict=True))
         low, high = (ratios[len(ratios) * q // 4] for q in (1, 3))
         rows[w] = Row(statistics.median(times[w]), statistics.median(ratios), high <= STEADY * low)
     return rows
+
+
+def turns(jobs: Sequence[tuple[str, str, str]], options: argparse.Namespace) -> list[list[float]]:
+    """Seconds that each of the jobs, ``(who, kind, case)``, took, turn by turn: all live in processes of their own."""
+    workers: list[Worker] = []
+    try:
+        workers += [Worker(options.python, *job) for job in jobs]
+        for job, worker in zip(jobs, workers, strict=True):
+            check(*job, worker.read())
+        found: list[list[float]] = []
+        for _ in range(options.rounds):
+            found.append([])
+            for worker in workers:
+                found[-1].append(worker.turn())
+                time.sleep(0.02)  # threads that spin while they wait come to rest
+        return found
+    finally:
+        for worker in workers:
+            worker.close()
 
 
 def check(who: str, kind: str, case: str, errors: dict[str, float]) -> None:
@@ -64,17 +74,20 @@ class Worker:
 
     def __init__(self, python: str, *words: str) -> None:
         self.words = words
+        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads fills up with warnings, and all stands still
         self.process = subprocess.Popen(
             [python, "-m", "minisnn.bench.worker", *words],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
         )  # fmt: skip
 
     def read(self) -> dict[str, float]:
         """The next line that it prints."""
-        assert self.process.stdout is not None and self.process.stderr is not None
+        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{' '.join(self.words)}: {self.process.stderr.read().strip().splitlines()[-1]}")
+            self.errors.seek(0)
+            said = self.errors.read().strip().splitlines() or [f"ended with {self.process.wait()}, without a word"]
+            raise RuntimeError(f"{' '.join(self.words)}: {said[-1]}")
         found: dict[str, float] = json.loads(line)
         return found
 
@@ -88,6 +101,7 @@ class Worker:
         """End it."""
         self.process.kill()
         self.process.communicate()
+        self.errors.close()
 
 
 def most_memory(python: str, who: str, case: str) -> float:

@@ -78,10 +78,10 @@ class Wanted(NamedTuple):
 class ScanCache(NamedTuple):
     """What the adjoint needs of the forward run.
 
-    Kept: the input ``x`` (where `scan` consumed it, ``u[0]`` may lie in its memory), every state after the charge and before the reset (``u``, ``[K, T, B, N]``; ``u[0]`` is the
-    membrane), the ``spikes``, the initial state (``None`` for zeros), and thresholds, parameters and steepness as they were.
-    Recomputed: the membrane after the reset, ``v[t-1]`` = reset of ``u[0][t-1]``: one cheap operation against a fourth
-    of the memory.
+    Kept: the input ``x`` (its memory may be that of ``u[0]``, where `scan` consumed it), every state after the charge and
+    before the reset (``u``, ``[K, T, B, N]``; ``u[0]`` is the membrane), the ``spikes``, the initial state (``None`` for
+    zeros), and thresholds, parameters and steepness as they were.  Recomputed: the membrane after the reset, ``v[t-1]`` =
+    reset of ``u[0][t-1]``: one cheap operation against a fourth of the memory.
     """
 
     x: Array
