@@ -172,7 +172,7 @@ class Network:
         """`forward`; the first half of a training step with `once`: inputs of layers are written over where possible."""
         state, masks = dict(state or {}), dict(masks or {})
         if unknown := set(state) - {n for n, layer in self.layers.items() if layer.has_state}:
-            raise ValueError(f"Network: state names {sorted(unknown)}, which have none")
+            raise ValueError(f"Network: state names {sorted(unknown)}, which have no state")
         if unknown := set(masks) - {n for n, layer in self.layers.items() if layer.takes_mask}:
             raise ValueError(f"Network: masks names {sorted(unknown)}, which take none")
 
@@ -190,9 +190,7 @@ class Network:
 
         return self.walk(self._here(x), run)
 
-    def walk(
-        self, x: Array, run: Callable[[str, Layer, Array, dict[str, Array]], tuple[Array, Any]]
-    ) -> tuple[Array, Caches]:
+    def walk(self, x: Array, run: Run) -> tuple[Array, Caches]:
         """Hand `x` from layer to layer; ``run(name, layer, x, extra)`` runs one and returns its output and cache.
 
         `extra` holds what the layer takes besides its input, e.g. the output of an earlier layer.
@@ -234,12 +232,13 @@ class Network:
             that were given a state.
         """
         d_state, d_inner = dict(d_state or {}), {n: self._here(d) for n, d in (d_inner or {}).items()}
-        for what, names in (("d_state", d_state), ("d_inner", d_inner)):
-            if unknown := set(names) - set(self.layers):
-                raise ValueError(f"Network: {what} names {sorted(unknown)}, the layers are {list(self.layers)}")
-        return self.walk_back(d_scores, caches, d_state, d_inner, wrt, input_grad)
+        if unknown := set(d_state) - {n for n, layer in self.layers.items() if layer.has_state}:
+            raise ValueError(f"Network: d_state names {sorted(unknown)}, which have no state")
+        if unknown := set(d_inner) - set(self.layers):
+            raise ValueError(f"Network: d_inner names {sorted(unknown)}, the layers are {list(self.layers)}")
+        return self._walk_back(d_scores, caches, d_state, d_inner, wrt, input_grad)
 
-    def walk_back(
+    def _walk_back(
         self,
         d_scores: Array,
         caches: Mapping[str, Any],
@@ -306,7 +305,7 @@ class Network:
         wrt : which parameters' gradients are wanted (a pattern); all if not given.
         truncate : truncated backpropagation through time.  The steps are cut into chunks of at most so many; states are
             carried on, gradients are not; the loss is the mean of the chunks' losses, weighted by their steps.
-        penalties : by layer, functions of its spikes (or output) that return a number and its gradient; the number is added
+        penalties : by layer, functions of its spikes that return a number and its gradient; the number is added
             to the loss.  E.g. ``{"lif1": ms.losses.FiringRate(most=0.2)}``.
         watch : called with the caches of every forward run, e.g. to count spikes.
         **options : ``train``, ``rng``, ``masks``, ``state``, as for ``forward``.
@@ -340,7 +339,7 @@ class Network:
             if share < 1:
                 d_scores = d_scores * d_scores.dtype.type(share)
                 d_inner = {n: d * share for n, d in d_inner.items()}
-            _, found = self.walk_back(d_scores, caches, {}, d_inner, wrt, False, once=True)
+            _, found = self._walk_back(d_scores, caches, {}, d_inner, wrt, False, once=True)
             found.pop("state", None)
             if start + len(part) < steps:
                 state = caches.state

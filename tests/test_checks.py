@@ -10,7 +10,7 @@ import minisnn as ms
 from minisnn.checks import Report, Row, richardson, run_twin
 from minisnn.checks.adjoint import compare
 from minisnn.checks.differences import complex_step
-from minisnn.kernels import Dynamics
+from minisnn.kernels import ON_CPU, Dynamics
 from minisnn.neurons import current_lif, current_lif_charge, integrate_and_fire_charge, lif, lif_charge
 from minisnn.resets import hard, hard_adjoint, hard_detached, hard_reset, soft, soft_adjoint, soft_detached, soft_reset
 from minisnn.surrogates import HALF_PI, atan_smooth, fast_sigmoid_smooth, sigmoid_smooth
@@ -231,6 +231,46 @@ def test_check_layer():
     x = rng.normal(size=(3, 4, 6))
     ms.checks.check_layer(ms.Linear(6, 2, rng=rng, bias=True, dtype="float64"), x).raise_if_wrong()
     ms.checks.check_layer(ms.LIF(6, threshold=0.5, dtype="float64", backend="numpy"), x).raise_if_wrong()
+
+
+def test_a_layer_that_raises_is_reported():
+    class Broken(ms.Linear):
+        def forward(self, x, **options):
+            raise RuntimeError("not yet written")
+
+    layer = Broken(3, 2, rng=np.random.default_rng(0), dtype="float64")
+    report = ms.checks.check_layer(layer, np.ones((2, 3, 3)))
+    assert not report.ok and any("not yet written" in problem for problem in report.problems)
+    net = ms.Network(fc=ms.Linear(3, 3, rng=np.random.default_rng(0), dtype="float64"), mine=layer)
+    report = ms.checks.check_grads(net, np.ones((2, 3, 3)), np.zeros((3, 2)), ms.losses.mse)
+    assert not report.ok and any("not yet written" in problem for problem in report.problems)
+
+
+def test_what_a_layer_does_tells_whether_it_draws_not_its_name():
+    class Normaliser(ms.Dropout):
+        pass
+
+    class Dropouts(ms.Linear):
+        pass
+
+    x = np.random.default_rng(0).normal(size=(3, 2, 4))
+    with pytest.raises(ValueError, match="drops at random"):
+        ms.checks.check_layer(Normaliser(0.5, dtype="float64"), x, train=True)
+    ms.checks.check_layer(Dropouts(4, 2, rng=np.random.default_rng(0), dtype="float64"), x, train=True).raise_if_wrong()
+
+
+def test_every_layer_of_the_installation_is_checked_on_every_backend(monkeypatch):
+    from minisnn.checks import command
+
+    seen = set()
+    for check, where in (("check_layer", lambda layer: layer.backend), ("check_grads", lambda net: net.backend)):
+        monkeypatch.setattr(command, check, lambda what, *rest, where=where, **options: seen.add((where(what), type(what))))
+    for name, run in command.check_installation():
+        if name.startswith(("layer", "network")):
+            run()
+    kinds = {kind for _, kind in seen}
+    assert kinds >= {ms.Network, ms.Linear, ms.Conv2d, ms.BatchNorm2d, ms.MaxPool2d, ms.LIF(1).__class__}
+    assert seen == {(backend, kind) for backend in ON_CPU for kind in kinds}
 
 
 def test_check_grads_refuses_float32_and_unknown_twins():

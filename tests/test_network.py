@@ -121,6 +121,9 @@ def test_penalties_on_inner_spikes_and_states(backend):
     assert grads["lif2.decay"].any() and not np.array_equal(grads["fc2.weight"], zero["fc2.weight"])
     with pytest.raises(ValueError, match="d_inner names"):
         net.backward(np.zeros_like(scores), caches, d_inner={"lif9": inner})
+    for name in ("fc1", "lif9"):  # one without a state must not be passed over in silence
+        with pytest.raises(ValueError, match=f"d_state names .'{name}'., which have no state"):
+            net.backward(np.zeros_like(scores), caches, d_state={name: d_last["lif2"]})
 
 
 def test_state_goes_in_and_comes_out():

@@ -77,8 +77,7 @@ def check_file(what: str) -> Named:
     """The checks of what a file defines: ``FILE.py`` or ``FILE.py:NAME``.
 
     Neurons, resets, surrogates, layers, networks, losses ``f(scores, targets)``, tuples ``(neuron, reset, surrogate)``,
-    pairs of
-    functions ``f`` and ``f_adjoint``, and reports of checks that the file runs by itself.
+    pairs of functions ``f`` and ``f_adjoint``, and reports of checks that the file runs by itself.
     """
     file, _, name = what.rpartition(":") if ".py:" in what else (what, "", "")
     path = Path(file)
@@ -193,9 +192,7 @@ def _check_a_loss(loss: Callable) -> Report:
 
 
 def check_installation() -> Named:
-    """Neurons x resets on the reference, with the surrogates in turn; each once on other backends; "
-    "losses, layers, networks.
-    """
+    """Neurons x resets on the reference, surrogates in turn; each once on other backends; losses, layers, networks."""
     curves = list(surrogates.SURROGATES)
     pairs = [(n, r) for n in neurons.NEURONS for r in resets.RESETS]
     for i, (n, r) in enumerate(pairs):
@@ -211,11 +208,10 @@ def check_installation() -> Named:
         yield f"loss {name}", partial(check_loss, loss, rng.normal(size=(6, 4)), rng.integers(0, 4, 6))
     x, images = rng.normal(0.5, 1.0, (5, 3, 4)), rng.normal(0.5, 1.0, (4, 2, 2, 5, 7))
     for backend in backends:
-        for name, layer in _layers(rng, backend).items():
-            if layer.has_state or backend == "numpy":
-                sample = images if name in IMAGES else x
-                yield f"layer {name} on {backend}", partial(check_layer, layer, sample, train=True, rng=rng)
-        net = _network(rng, backend)
+        for name, layer in _layers(rng).items():
+            sample = images if name in IMAGES else x
+            yield f"layer {name} on {backend}", partial(check_layer, layer.using(backend), sample, train=True, rng=rng)
+        net = _network(rng).using(backend)
         yield f"network on {backend}", partial(check_grads, net, x, np.array([0, 1, 1]), losses.cross_entropy)
 
 
@@ -228,8 +224,8 @@ def _dynamics(neuron: str, reset: str, curve: str, backend: str, draws: int) -> 
 IMAGES = ("convolution", "normalisation", "normalisation over time", "maximum pooling", "average pooling")
 
 
-def _layers(rng: np.random.Generator, backend: str) -> dict[str, Layer]:
-    options: dict[str, Any] = {"dtype": "float64", "backend": backend}
+def _layers(rng: np.random.Generator) -> dict[str, Layer]:
+    options: dict[str, Any] = {"dtype": "float64"}
     return {
         "linear": layers.Linear(4, 3, bias=True, rng=rng, dtype="float64"),
         "convolution": layers.Conv2d(2, 3, 3, stride=2, padding=1, bias=True, rng=rng, dtype="float64"),
@@ -249,8 +245,8 @@ def _layers(rng: np.random.Generator, backend: str) -> dict[str, Layer]:
     }
 
 
-def _network(rng: np.random.Generator, backend: str) -> Network:
-    options: dict[str, Any] = {"dtype": "float64", "backend": backend, "threshold": 0.5}
+def _network(rng: np.random.Generator) -> Network:
+    options: dict[str, Any] = {"dtype": "float64", "threshold": 0.5}
     return Network(
         fc1=layers.Linear(4, 6, rng=rng, dtype="float64"), lif1=layers.LIF(6, **options),
         fc2=layers.Linear(6, 6, rng=rng, dtype="float64"), lif2=layers.LIF(6, **options), sum=layers.Add("lif1"),

@@ -42,7 +42,8 @@ def compare_arrays(
     """A row for each array: its gradient against differences of `value`.
 
     Arrays of up to `entries` entries are compared entry by entry; larger ones along `directions` random directions, in which
-    every entry takes part, and at `entries` entries drawn.  A gradient found wrong is shown at its worst entry.
+    every entry takes part, and at `entries` entries drawn, no fewer than 24, if any.  A gradient found wrong is shown at its
+    worst entry.
     """
     rows = []
     for name, array in arrays.items():

@@ -44,9 +44,8 @@ def compare(
 
     Parameters
     ----------
-    mine, other : each a pair ``(forward, backward)`` as for :func:`minisnn.checks.check_scan` (forward traces, e-prop,
-        ...), a
-        :class:`~minisnn.Reset` whose adjoint leaves something out, or the name of a rule: "bptt", "detached" (no gradient
+    mine, other : each a pair ``(forward, backward)`` as for :func:`minisnn.checks.check_scan` (forward traces, e-prop, ...),
+        a :class:`~minisnn.Reset` whose adjoint leaves something out, or the name of a rule: "bptt", "detached" (no gradient
         through the reset's spike), "no carry" (each step by itself), "truncated 3" (at most 3 steps back).
     neuron, reset, surrogate : the loop; LIF, hard reset and atan with k = 2 if not given.
     steps, seed : of the problem drawn.

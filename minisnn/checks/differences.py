@@ -61,9 +61,7 @@ def richardson(f: Along, step: float = 1e-2, levels: int = 7) -> Difference:
 
 
 def settled(f: Along, wanted: float) -> Difference:
-    """:func:`richardson` from smaller and smaller steps until its error is `wanted` or less: inside of "
-    "kinks nobody told of.
-    """
+    """:func:`richardson` from smaller and smaller steps until its error is `wanted`: inside of kinks nobody told of."""
     best = richardson(f)
     for step in (1e-3, 1e-4, 1e-5):
         if best.error <= wanted:

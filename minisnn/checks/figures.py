@@ -18,9 +18,7 @@ BLUE, RED, GREEN = "#0072b2", "#d55e00", "#009e73"  # told apart by colour-blind
 
 
 def figure_of(report: Report) -> Figure:
-    """A heat map of the errors, red where wrong; for a comparison the gradient by lag and path; a "
-    "V-curve if there is one.
-    """
+    """A heat map of the errors, red where wrong; for a comparison the gradient by lag and path; V-curves if any."""
     import matplotlib.pyplot as plt
 
     wanted = [name for name in ("v curve", "lags", "paths") if name in report.pictures]

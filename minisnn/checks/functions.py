@@ -41,9 +41,8 @@ def check_function(
     forward : ``forward(x, **params) -> (y, cache)``.
     backward : ``backward(d_y, cache) -> (d_x, grads)``: the gradient of the input in the input's form, and a dict of the
         parameters' gradients by name (``{}`` where there are none).
-    inputs : what `forward` takes first: an array, a tuple of arrays (``forward(a, b, **params)``, d_x a tuple likewise),
-        or a
-        dict of arrays (``forward(**inputs, **params)``, d_x a dict likewise).
+    inputs : what `forward` takes first: an array, a tuple of arrays (``forward(a, b, **params)``, d_x a tuple likewise), or
+        a dict of arrays (``forward(**inputs, **params)``, d_x a dict likewise).
     params : a dict of arrays or numbers, by name.
     seed : of the weights ``d_y`` that make one number of the output, and of directions and entries drawn.
     entries : arrays of up to so many entries are compared entry by entry, larger ones at so many and along random
@@ -52,8 +51,7 @@ def check_function(
     Returns
     -------
     report : as for :func:`minisnn.checks.check_grads`.  A derivation that raises, returns too many or too few values, a
-        wrong
-        shape or NaN, or writes into its input is reported in `problems`.
+        wrong shape or NaN, or writes into its input is reported in `problems`.
 
     Raises
     ------
@@ -101,6 +99,14 @@ def check_loss(loss: Callable[..., Any], scores: Array, targets: Any, *, seed: i
     loss : ``loss(scores, targets) -> (number, d_scores)``.
     scores : where to check it, float64 ``[B, C]``.   targets : as for `loss`.
     seed, entries : as for :func:`check_function`.
+
+    Returns
+    -------
+    report : as for :func:`check_function`.
+
+    Raises
+    ------
+    TypeError : `scores` are not float64.
     """
     scores = _float64(scores, "scores")
     report = Report(f"gradient of the loss {_name(loss)}")

@@ -49,16 +49,21 @@ def check_grads(
     net : a float64 network (``net.astype("float64")``: single precision cannot tell a wrong gradient from rounding).
     x : input ``[T, B, ...]``.   targets, loss : as in training, ``loss(scores, targets) -> (number, d_scores)``.
     seed, directions : the directions drawn.
-    entries : also compare single entries: all of arrays up to that size, that many of larger ones.
+    entries : compare single entries: all of arrays up to that size, in place of directions; besides them, that many of
+        larger ones, and no fewer than 24.
     twins : which of "smooth", "tangent", "slope 0".  The last one has a loss of its own, on the last membranes.  "real"
-        shows
-        why there are twins: differences of the spiking network itself are 0 almost everywhere, and are refused.
+        shows why there are twins: differences of the spiking network itself are 0 almost everywhere, and are refused.
     train, rng, masks : as in ``forward``.  Dropout needs `rng` or `masks`: what is drawn is then held for all differences.
 
     Returns
     -------
     report : a row passes if ``|difference| <= max(1e-7 * scale, 10 * estimated error)``, scale = norm of gradient * norm of
         direction; a row whose estimated error is too large to decide anything does not pass.
+
+    Raises
+    ------
+    TypeError : not a network, or not of float64.
+    ValueError : it is on a GPU, a twin is unknown, dropout has nothing to hold, or its states overflow on `x`.
     """
     _refuse(net, x, twins, train, rng, masks)
     x = np.array(x, np.float64)
@@ -81,8 +86,7 @@ def check_grads(
 def check_layer(layer: Layer, x: Array, *, seed: int = 0, **options: Any) -> Report:
     """Compare the gradients of one float64 layer with differences; the loss is a random weighting of its output.
 
-    Any object of the contract in :mod:`minisnn.layers.base` will do, spiking or not.  `options` are those of
-    :func:`check_grads`.
+    Any subclass of ``ms.Layer`` will do, spiking or not.  `options` are those of :func:`check_grads`, and so is the report.
     """
     if not isinstance(layer, Layer):
         raise TypeError(f"check_layer(layer, x): expected a ms.Layer, got {layer!r}; plain functions go to check_function")
@@ -115,18 +119,17 @@ def _refuse(net: Any, x: Any, twins: tuple[str, ...], train: bool, rng: Any, mas
         raise ValueError("check_grads: the network is on a GPU, the checks run on the CPU: net.using('numpy')")
     if unknown := [t for t in twins if t not in (*TWINS, "real")]:
         raise ValueError(f"check_grads: unknown twins {unknown}, expected some of {[*TWINS, 'real']}")
-    kinds = {name: type(layer).__name__ for name, layer in net.layers.items()}
-    if train and rng is None and masks is None and (drawn := [n for n, kind in kinds.items() if "Dropout" in kind]):
+    drawn = [n for n, layer in net.layers.items() if layer.takes_mask]
+    norms = [n for n, layer in net.layers.items() if layer.buffers]
+    if train and rng is None and masks is None and drawn:
         raise ValueError(
-            f"check_grads: {', '.join(drawn)} drops at random: without a mask that is held, each difference sees "
-            "another network. "
-            "Give rng=np.random.default_rng(0) (one mask is drawn and held), or masks={...}"
+            f"check_grads: {', '.join(drawn)} drops at random: without a mask that is held, each difference sees another "
+            "network. Give rng=np.random.default_rng(0) (one mask is drawn and held), or masks={...}"
         )
-    if train and np.shape(x)[1:2] == (1,) and (norms := [n for n, kind in kinds.items() if "Norm" in kind]):
+    if train and np.shape(x)[1:2] == (1,) and norms:
         raise ValueError(
-            f"check_grads: {', '.join(norms)} takes statistics of a batch, and those of one sample say nothing "
-            "(its deviation from "
-            "itself is 0 whatever the input): give x at least two samples"
+            f"check_grads: {', '.join(norms)} takes statistics of a batch, and those of one sample say nothing (its "
+            "deviation from itself is 0 whatever the input): give x at least two samples"
         )
 
 
@@ -138,13 +141,11 @@ def _tame(net: Network, x: Array, options: Mapping[str, Any], rng: Any) -> tuple
                 sizes = [_size(run, scale * x[:steps], options, rng) for run in (net, net.smoothed())]
                 if max(sizes) <= limit:
                     plain = (steps, scale) == (len(x), 1.0)
-                    return scale * x[
-                        :steps
-                    ], "" if plain else f"the neurons overflow on x: checked on {scale:g} * x[:{steps}]"
+                    note = "" if plain else f"the neurons overflow on x: checked on {scale:g} * x[:{steps}]"
+                    return scale * x[:steps], note
     raise ValueError(
-        "check_grads: the network's states overflow, even on 0.03 * x and 3 steps: nothing can be compared. "
-        "Are its weights or a "
-        "neuron's parameters far too large?"
+        "check_grads: the network's states overflow, even on 0.03 * x and 3 steps: nothing can be compared. Are its weights "
+        "or a neuron's parameters far too large?"
     )
 
 
@@ -264,7 +265,7 @@ def _sides(net: Network, caches: Caches) -> Array:
 
 def _look_inside(net: Network, x: Array, targets: Any, loss: Loss, options: dict, rng: Any, report: Report) -> None:
     """Every layer by itself, at the input it had, and the loss: findings about those that are wrong."""
-    alone, inputs = len(net.layers) == 1, {}
+    alone, inputs, name = len(net.layers) == 1, {}, ""
     masks = options.get("masks", {})
 
     def run(name: str, layer: Layer, x: Array, extra: dict[str, Any]) -> Any:
@@ -281,7 +282,7 @@ def _look_inside(net: Network, x: Array, targets: Any, loss: Loss, options: dict
             prefix = "" if alone else f"{name}: "
             report.find([replace(f, name=prefix + f.name) for f in found])
     except (Broken, ValueError, TypeError, KeyError, AttributeError) as error:
-        report.problems += [] if str(error) in " ".join(report.problems) else [f"{name}: {error}"]
+        report.problems += [] if str(error) in " ".join(report.problems) else [f"{name}: {error}" if name else str(error)]
         return
     if loss is weighting:
         return
@@ -291,9 +292,7 @@ def _look_inside(net: Network, x: Array, targets: Any, loss: Loss, options: dict
     if report.findings or report.problems or not any(row.verdict == "WRONG" for row in report.rows):
         return
     if of_loss.ok:
-        what = (
-            "each layer and the loss seem right by themselves: look at the walk back through the layers (Network.backward)"
-        )
+        what = "each layer and the loss seem right by themselves: look at the walk back through layers (Network.backward)"
         report.find([Finding("network", what)])
     else:
         report.find([Finding("loss", "its gradient is not its derivative: see check_loss(loss, scores, targets)")])

@@ -2,8 +2,7 @@
 
 The adjoint J' of a step must keep ``<d, J e> = <J' d, e>`` for every direction e and every d from above.  On fractions there
 is no rounding, so the two sides are compared with ``==``.  Slopes are free numbers: whatever the surrogate, it is proved
-with
-it.  A spike pattern is imposed, so every way through the reset is walked.
+with it.  A spike pattern is imposed, so every way through the reset is walked.
 """
 
 from __future__ import annotations

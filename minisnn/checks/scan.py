@@ -40,15 +40,17 @@ def check_scan(
 
     Parameters
     ----------
-    forward : ``forward(x, threshold=, decay=, ...) -> (spikes, cache)``; x and spikes are ``[T, B, N]``, the state
-        starts at 0,
-        the parameters come under the neuron's names.
+    forward : ``forward(x, threshold=, decay=, ...) -> (spikes, cache)``; x and spikes are ``[T, B, N]``, the state starts at
+        0, the parameters come under the neuron's names.
     backward : ``backward(d_spikes, cache) -> (d_x, grads)``, grads a dict ``{"threshold": ..., "decay": ...}``.
     neuron, reset, surrogate : what the loop is meant to be; LIF, hard reset and atan with k = 2 if not given.  They are
-        checked
-        themselves first.
+        checked themselves first.
     shared : parameters are single numbers, and so are their gradients; else one value for each neuron, ``[N]``.
     seed : of the problems drawn.
+
+    Returns
+    -------
+    report : as for :func:`minisnn.checks.check_function`.
     """
     dynamics = Dynamics(neuron, reset, atan(2.0) if surrogate is None else surrogate)
     report = Report(

@@ -130,7 +130,7 @@ def steps_of(dynamics: Dynamics) -> tuple[Step, Step, Step]:
 
 
 def check_steps(steps: tuple[Step, ...], seed: int = 0) -> tuple[list[Row], list[str]]:
-    """A row for each cell of each step (its worst point), and problems: an adjoint that is not linear, a NaN."""
+    """A row for each cell of each step, at its worst point if wrong; and problems: an adjoint that is not linear, a NaN."""
     rows, problems = [], []
     with np.errstate(all="ignore"):
         for step in steps:

@@ -1,4 +1,4 @@
-"""What is wrong with a layer: its gradient recognised as the true one, moved, masked, transposed or scaled."""
+"""What is wrong with a layer: its gradient recognised as the true one, moved, transposed or scaled."""
 
 from __future__ import annotations
 

@@ -97,7 +97,10 @@ class Stateful(Layer):
         self, x: Array, state: Any, theta: Array | None, fire: str, base: Base | None, consume: bool = False,
         last: bool = True,
     ) -> tuple[Array, dict[str, Array], ScanCache]:  # fmt: skip
-        """``(spikes [T, B, N], state after the last step if `last` asks for it, cache of the loop)``; no `theta`: 0."""
+        """``(spikes [T, B, N], state after the last step, cache of the loop)``; no `theta`: 0.
+
+        Without `last` nobody asks for the state, and where time is cut into chunks not for the spikes either.
+        """
         x, state0, params = self._ready(x, state)
         theta = np.zeros(x.shape[2:], self.dtype, like=x) if theta is None else theta
         spikes, state_last, scan = self._scan(x, state0, theta, params, fire, base, consume, last)
