@@ -236,9 +236,9 @@ class Network:
             raise ValueError(f"Network: d_state names {sorted(unknown)}, which have no state")
         if unknown := set(d_inner) - set(self.layers):
             raise ValueError(f"Network: d_inner names {sorted(unknown)}, the layers are {list(self.layers)}")
-        return self._walk_back(d_scores, caches, d_state, d_inner, wrt, input_grad)
+        return self.walk_back(d_scores, caches, d_state, d_inner, wrt, input_grad)
 
-    def _walk_back(
+    def walk_back(
         self,
         d_scores: Array,
         caches: Mapping[str, Any],
@@ -339,7 +339,7 @@ class Network:
             if share < 1:
                 d_scores = d_scores * d_scores.dtype.type(share)
                 d_inner = {n: d * share for n, d in d_inner.items()}
-            _, found = self._walk_back(d_scores, caches, {}, d_inner, wrt, False, once=True)
+            _, found = self.walk_back(d_scores, caches, {}, d_inner, wrt, False, once=True)
             found.pop("state", None)
             if start + len(part) < steps:
                 state = caches.state
