@@ -72,7 +72,7 @@ def _parser(kind: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> ar
     get.set_defaults(run=_get)
 
     command.add_command(commands)
-    bench.add_command(commands)
+    bench.add_command(commands, _whole)
 
     info = commands.add_parser("info", help="versions, backends, threads and the cache folder")
     info.set_defaults(run=_info)

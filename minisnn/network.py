@@ -319,11 +319,18 @@ class Network:
         spiking = [n for n, layer in self.layers.items() if layer.spiking]
         if unknown := set(penalties or ()) - set(spiking):
             raise ValueError(f"loss_and_grads: penalties names {sorted(unknown)}, the spiking layers are {spiking}")
+        if unknown := set(options) - {"train", "rng", "masks", "state"}:
+            raise TypeError(
+                f"loss_and_grads: unknown option {', '.join(sorted(unknown))}; it takes wrt, truncate, penalties, watch, "
+                "and train, rng, masks, state as forward does"
+            )
+        if len(x) == 0:
+            raise ValueError(f"loss_and_grads: x has no time steps, got shape {list(np.shape(x))}; expected [T, B, ...]")
         state, masks = options.pop("state", None), options.pop("masks", None) or {}
         options = {"train": False, "rng": None, **options}
         x = self._here(x)
         steps, total, grads = len(x), 0.0, dict[str, Array]()
-        for start in range(0, steps, truncate or max(steps, 1)):
+        for start in range(0, steps, truncate or steps):
             part = x[start : start + (truncate or steps)]
             cut = {n: m if len(m) == 1 else m[start : start + len(part)] for n, m in masks.items()}
             scores, caches = self._forward(part, True, state, cut, **options)

@@ -91,6 +91,8 @@ def fit(
         images, labels, held_out = _split(images, labels, validation, seed)
     if keep == "best" and held_out is None:
         raise ValueError("fit: keep='best' chooses by validation accuracy; give validation= a share or data")
+    if resume and checkpoint is None:
+        raise ValueError("fit: resume=True goes on from a checkpoint, and there is none: give checkpoint=PATH")
     setup = {
         "seed": seed, "batch": batch, "keep": keep, "truncate": truncate, "backend": net.backend,
         "encoder": checkpoints.describe(encoder), "loss": checkpoints.describe(loss),

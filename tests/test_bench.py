@@ -59,7 +59,7 @@ def test_a_race_measures_by_the_first(quiet):
 
 
 def test_a_process_that_fails_says_why():
-    with pytest.raises(RuntimeError, match="KeyError: 'nobody'|nobody"):
+    with pytest.raises(ChildProcessError, match="KeyError: 'nobody'|nobody"):
         race.race("layer", TINY, ["nobody"], options())
 
 
@@ -68,7 +68,7 @@ def test_a_process_that_dies_in_silence_or_says_a_lot_is_no_riddle(tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\nexit 3\n")
     python.chmod(0o755)
-    with pytest.raises(RuntimeError, match="layer M: ended with 3, without a word"):
+    with pytest.raises(ChildProcessError, match="layer M: ended with 3, without a word"):
         race.Worker(str(python), "layer", "M").read()
     python.write_text("#!/bin/sh\nhead -c 300000 /dev/zero >&2\necho '{}'\n")
     worker = race.Worker(str(python))
@@ -97,6 +97,42 @@ def test_the_command_prints_a_table_and_writes_figures(quiet, tmp_path, capsys):
     assert cli.main(["bench", "start", "--rounds", "1", "--anyway", "--json", str(file), "--peers", "norse"]) == 0
     assert "minisnn" in capsys.readouterr().out
     assert json.loads(file.read_text())["start"]["minisnn"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--json", "nosuch/f.json"], "--json nosuch/f.json: there is no folder nosuch"),
+        (["--python", "/no/such"], "--python /no/such: there is no such interpreter"),
+        (["--rounds", "0"], "expected a whole number of at least 1, got '0'"),
+        (["--rounds", "1", "--python", "PYTHON"], "minisnn does not run in"),
+    ],
+)
+def test_wrong_words_are_said_before_anything_runs(words, message, tmp_path, capfd, monkeypatch):
+    monkeypatch.setattr(machine, "busy", lambda: 0.0)
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\nexit 1\n")
+    python.chmod(0o755)
+    words = [str(python) if word == "PYTHON" else word for word in words]
+    try:
+        assert cli.main(["bench", "start", "--peers", *words]) == 1
+    except SystemExit as end:
+        assert end.code == 2
+    assert message in capfd.readouterr().err
+
+
+def test_parts_have_names(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["bench", "foo"])
+    assert "argument PART: got 'foo', expected some of layer, step, conv" in capsys.readouterr().err
+
+
+def test_a_crossover_that_was_not_found_is_not_a_figure(monkeypatch, capsys):
+    from minisnn.bench import crossover
+
+    monkeypatch.setattr(crossover, "crossover", lambda n: crossover.MOST if n == 1024 else 0.1)
+    command._events(options())
+    assert capsys.readouterr().out.splitlines()[-2:] == ["n =  256: 10.0%", "n = 1024: above 50%, as far as was looked"]
 
 
 def test_memory_of_a_run_is_measured():

@@ -55,6 +55,14 @@ def test_a_network_comes_back_as_it_was(tmp_path, dtype):
         assert np.array_equal(plain["fc1.weight"], net["fc1"].weight)
 
 
+def test_what_a_layer_remembers_comes_back(tmp_path):
+    """Sums over chunks are rounded otherwise: a run that goes on would not be the same to the bit."""
+    for remember in ("all", "chunks"):
+        net = ms.Network(lif=ms.LIF(6, remember=remember, dtype="float64"), out=ms.Rate())
+        assert ms.load(net.save(tmp_path / "net.npz"))["lif"].remember == remember
+        assert ("remember" in net.description()["layers"][0]["config"]) == (remember == "chunks")
+
+
 def test_votes_and_rates_come_back(tmp_path):
     for readout in (ms.PopulationVote(3), ms.Rate()):
         net = ms.Network(fc=ms.Linear(2, 6, rng=RNG, dtype="float64"), lif=ms.LIF(6, dtype="float64"), out=readout)

@@ -42,6 +42,14 @@ def test_truncation_cuts_gradients_and_carries_states(backend):
         net.loss_and_grads(x, LABELS, MSE, truncate=0)
 
 
+def test_misspelled_options_and_no_time_steps_are_refused():
+    net = network()
+    with pytest.raises(TypeError, match="loss_and_grads: unknown option trian; it takes wrt, truncate"):
+        net.loss_and_grads(X, LABELS, MSE, trian=True)
+    with pytest.raises(ValueError, match="loss_and_grads: x has no time steps"):
+        net.loss_and_grads(X[:0], LABELS, MSE)
+
+
 def test_truncation_of_a_readout_that_adds_over_time_misses_only_what_crosses_the_cuts():
     """With no leak and no reset nothing crosses: the truncated gradient of a mean over time is the full one."""
     rng = np.random.default_rng(0)

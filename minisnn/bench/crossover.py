@@ -8,11 +8,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["crossover"]
+__all__ = ["MOST", "crossover"]
+
+
+#: No denser inputs are tried.
+MOST = 0.5
 
 
 def crossover(n: int, rows: int = 2048, columns: int = 784, rounds: int = 7) -> float:
-    """The density at which both ways to ``x @ table`` and ``x.T @ d_y`` take the same time, index included."""
+    """The density where both ways to ``x @ table`` and ``x.T @ d_y`` take the same time, index included; `MOST` at most."""
     from ..kernels import events
 
     rng = np.random.default_rng(n)
@@ -34,11 +38,11 @@ def crossover(n: int, rows: int = 2048, columns: int = 784, rounds: int = 7) -> 
 
         return statistics.median(_seconds(adding) / _seconds(dense) for _ in range(rounds))
 
-    low, high = 0.0, 0.24
-    for _ in range(6):
+    low, high = 0.0, MOST
+    for _ in range(7):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if ratio(middle) < 1 else (low, middle)
-    return 0.5 * (low + high)
+    return MOST if high == MOST else 0.5 * (low + high)
 
 
 def _seconds(work: Callable[[], None]) -> float:

@@ -87,7 +87,7 @@ class Worker:
         if not line:
             self.errors.seek(0)
             said = self.errors.read().strip().splitlines() or [f"ended with {self.process.wait()}, without a word"]
-            raise RuntimeError(f"{' '.join(self.words)}: {said[-1]}")
+            raise ChildProcessError(f"bench: {' '.join(self.words)}: {said[-1]}")
         found: dict[str, float] = json.loads(line)
         return found
 

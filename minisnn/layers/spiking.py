@@ -229,7 +229,8 @@ class Spiking(Stateful):
 
     def config(self) -> dict[str, Any]:
         bound = self.constraint
-        return super().config() | {"constraint": None if bound is None else [type(bound).__name__, vars(bound)]}
+        found = super().config() | {"constraint": None if bound is None else [type(bound).__name__, vars(bound)]}
+        return found if self.remember == "all" else found | {"remember": self.remember}  # files of older versions have none
 
     @classmethod
     def rebuild(cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config) -> Spiking:
@@ -240,7 +241,7 @@ class Spiking(Stateful):
         bound = config["constraint"]
         shape, own = cls._own(config, params)
         layer = cls(  # small stand-ins for the arrays, which need not keep a constructor's bounds after training
-            shape, neuron=neuron, reset=reset, surrogate=surrogate, dtype=dtype,
+            shape, neuron=neuron, reset=reset, surrogate=surrogate, dtype=dtype, remember=config.get("remember", "all"),
             constraint=None if bound is None else CONSTRAINTS[bound[0]](**bound[1]),
             threshold=np.array(1e9), **dict.fromkeys(neuron.params, np.array(0.5)),  # type: ignore[arg-type]
             **own,
