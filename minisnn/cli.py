@@ -88,8 +88,8 @@ def _add_train(commands: Any) -> None:
     _add_data_dir(train)
     train.add_argument("--model", choices=["mlp", "stl-mnist"], default="mlp",
                        help="fully connected layers (default), or the published convolutional network")  # fmt: skip
-    train.add_argument("--width", type=_whole, default=128, help="channels of the published network (default: 128)")
-    train.add_argument("--hidden", type=_whole, nargs="+", default=[128], metavar="N",
+    train.add_argument("--width", type=_whole, default=None, help="channels of the published network (default: 128)")
+    train.add_argument("--hidden", type=_whole, nargs="+", default=None, metavar="N",
                        help="neurons of the hidden layers (default: 128)")  # fmt: skip
     train.add_argument("--steps", type=_whole, default=None, help="time steps a sample (default: 8; stl-mnist: 4)")
     chosen = {n: ", ".join(f"{v[n]:g} for {d}" for d, v in jobs.DEFAULTS.items()) for n in ("epochs", "batch", "lr")}

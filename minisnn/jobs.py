@@ -36,6 +36,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 }
 #: What is not given is chosen for the published network as its authors have it; the epochs are the data set's.
 PUBLISHED: dict[str, Any] = {"steps": 4, "batch": 50, "lr": 1e-3, "threshold": 2.0}
+#: The option that makes a model larger or smaller, and its default.
+SIZE: dict[str, tuple[str, Any]] = {"mlp": ("hidden", [128]), "stl-mnist": ("width", 128)}
 #: Options that do not decide the numbers of a run and may be given anew when it goes on.
 FREE = ("data_dir", "threads")
 
@@ -43,16 +45,18 @@ FREE = ("data_dir", "threads")
 def train(options: argparse.Namespace) -> int:
     """``minisnn train``."""
     if options.resume is not None:
-        options, out = _resumed(options), options.resume.parent
+        options = _resumed(options)
     else:
         own = DEFAULTS[options.data]
-        chosen = {"steps": 8, "threshold": 1.0, **own}
+        chosen = {"steps": 8, "threshold": 1.0, **own, SIZE[options.model][0]: SIZE[options.model][1]}
+        for model, (size, _) in SIZE.items():
+            if model != options.model and getattr(options, size) is not None:
+                raise ValueError(f"--{size} is of --model {model}; --model {options.model} has --{SIZE[options.model][0]}")
         if options.model == "stl-mnist":
             chosen |= PUBLISHED | {n: own[n] for n in ("steps",) if n in own}  # a series has its steps
         for name, value in chosen.items():
             if getattr(options, name) is None:
                 setattr(options, name, value)
-        out = _out_folder(options.out, f"{options.rule}-seed{options.seed}")
     ms.set_threads(options.threads)
     names = COMPARED if options.rule == "compare" else (options.rule,)
     if options.model == "stl-mnist" and len(ms.data.SETS[options.data].shape) != 3:
@@ -60,6 +64,7 @@ def train(options: argparse.Namespace) -> int:
     # The test set too, so that a missing file is found out now; it is looked at once, at the end.
     data = {s: _load(options.data, s, options.model == "mlp", options.data_dir, options.steps)
             for s in ("train", "validation", "test")}  # fmt: skip
+    out = options.resume.parent if options.resume else _out_folder(options.out, f"{options.rule}-seed{options.seed}")
     histories, results = {}, {}
     for name in names:
         histories[name], results[name] = _train_rule(name, options, data, out, f"{name}_" if len(names) > 1 else "")
@@ -212,6 +217,10 @@ def _out_folder(asked: Path | None, name: str) -> Path:
         asked.mkdir(parents=True, exist_ok=True)
         if not os.access(asked, os.W_OK):
             raise PermissionError(f"--out: {asked} cannot be written to")
+        written = sorted([*asked.glob("*checkpoint.npz"), *asked.glob("history.json")], key=lambda p: p.stat().st_mtime_ns)
+        if written and written[-1].name != "history.json":  # which a run writes last
+            raise FileExistsError(f"--out: {written[-1]} is of a run that was interrupted: --resume {written[-1]} goes on "
+                                  "with it; or delete it, or choose another folder")  # fmt: skip
         return asked
     out, number = Path("runs") / name, 2
     while True:  # never over an earlier run that nobody asked to replace

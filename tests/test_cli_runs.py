@@ -54,6 +54,9 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path, capsys, monkeypatc
         assert main([*command, "--out", str(tmp_path / "run")]) == 130
     path = tmp_path / "run" / ("checkpoint.npz" if rule == "stl" else "tl_checkpoint.npz")
     assert f"minisnn train --resume {path}" in capsys.readouterr().err and path.exists()
+    kept = path.read_bytes()
+    assert main([*command, "--out", str(tmp_path / "run")]) == 1 and path.read_bytes() == kept
+    assert f"{path} is of a run that was interrupted: --resume {path} goes on with it" in capsys.readouterr().err
     assert main(["train", "--resume", str(path)]) == 0
     assert last_line(capsys) == expected
     names = sorted(p.name for p in (tmp_path / "whole").iterdir())
@@ -61,6 +64,7 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path, capsys, monkeypatc
     for name in names:
         if name.endswith("model.npz"):
             assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    assert main([*command, "--out", str(tmp_path / "run")]) == 0  # it is finished, and may be replaced
 
 
 def test_eval_prints_what_training_printed(tmp_path, capsys):

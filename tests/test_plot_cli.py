@@ -117,6 +117,18 @@ def test_a_folder_that_cannot_be_made_is_said_before_training(tmp_path, capsys):
     assert "minisnn:" in capsys.readouterr().err
 
 
+def test_a_size_of_the_other_model_is_refused_and_nothing_is_left(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MINISNN_DATA", raising=False)
+    for words, message in (
+        (["--width", "16"], "--width is of --model stl-mnist; --model mlp has --hidden"),
+        (["--model", "stl-mnist", "--hidden", "16"], "--hidden is of --model mlp; --model stl-mnist has --width"),
+        (["--data", "mnist"], "mnist"),
+    ):
+        assert main(["train", *words]) == 1
+        assert message in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["--rule", "std"], ["--hidden", "0"], ["--lr", "-1"], ["--lr", "fast"], ["--seed", "-1"], ["--threshold", "0"],
