@@ -61,9 +61,10 @@ class Spiking(Stateful):
         Default 0.5.
     constraint : ``ms.thresholds.LowerBound(0.1)`` or ``ms.thresholds.Softplus()``; none by default.  Then ``params`` hold
         the raw value that learns, and ``layer.threshold`` is the effective one.
-    dtype : "float32" or "float64".   backend : "numba", "numpy", or ``None`` for this machine's default.
+    dtype : "float32" or "float64".   backend : "numba", "numpy", "cupy", or ``None`` for this machine's default.
     remember : what a run keeps for its gradient: "all" membranes, or, for many steps, the states at the borders of "chunks"
-        of time, whose steps are run again on the way back: memory as sqrt(T), for about one more forward run.
+        of time, whose steps are run again on the way back: besides input and spikes memory as sqrt(T), for about one more
+        forward run.  For ``forward`` and ``backward``: ``vjp`` and ``net.loss_and_grads`` need little memory anyway.
     **params : the neuron's other parameters by their names, e.g. ``decay_syn=0.8``.
 
     Raises
