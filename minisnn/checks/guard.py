@@ -11,7 +11,10 @@ import numpy as np
 
 from ..kernels.contract import Array
 
-__all__ = ["Broken", "arrays_in", "as_gradient", "call", "changed", "pair", "snapshot"]
+__all__ = [
+    "Broken", "arrays_in", "as_gradient", "call", "changed", "name_of", "named_gradients", "pair", "same_bits", "snapshot",
+    "watched",
+]  # fmt: skip
 
 PACKAGE = str(Path(__file__).parent.parent)
 
@@ -122,3 +125,18 @@ def same_bits(a: Any, b: Any) -> bool:
         for a in (a, b)
     )
     return first == second
+
+
+def watched(backward: Callable[[], Any], before: dict[str, tuple[Array, bytes]], problems: list[str]) -> Any:
+    """What `backward` returns; that it writes into the arrays of `before`, or is another the second time, to `problems`."""
+    first = call(backward, what="backward")
+    written = changed(before)
+    problems += [f"backward writes into {name}" for name in written]
+    if not written and not same_bits(first, call(backward, what="backward, called a second time,")):
+        problems.append("backward returns other bits when it is called a second time on the same cache")
+    return first
+
+
+def name_of(function: Any) -> str:
+    """What to call a function, or an object that is called like one."""
+    return getattr(function, "__name__", type(function).__name__)
