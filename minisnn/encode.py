@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .kernels.contract import Array
+from .kernels.contract import Array, whole
 from .kernels.place import uniform, xp_of
 
 __all__ = [
@@ -99,7 +99,7 @@ def frames(images: Array, *, steps: int | None = None) -> Array:
     images = _as_array(images)
     if images.ndim < 2 or images.size == 0:
         raise ValueError(f"frames must be [B, T, ...] with at least one sample and step, got shape {list(images.shape)}")
-    if steps is not None and images.shape[1] != _steps(steps):
+    if steps is not None and images.shape[1] != whole("steps", steps):
         raise ValueError(f"frames must be [B, T, ...] with T = {steps} steps, got shape {list(images.shape)}")
     if images.dtype.kind not in "fbiu" or not (images.min() >= 0 and np.isfinite(images.max())):
         raise ValueError(f"frames must be finite and not negative, got {images.dtype} {images.min()} to {images.max()}")
@@ -111,7 +111,7 @@ class Bernoulli:
     """:func:`bernoulli` with the number of steps fixed: an encoder for ``fit``."""
 
     def __init__(self, steps: int) -> None:
-        self.steps = _steps(steps)
+        self.steps = whole("steps", steps)
 
     def __call__(self, images: Array, rng: np.random.Generator) -> Array:
         """``[B, ...] -> [T, B, ...]``, uint8."""
@@ -125,7 +125,7 @@ class Constant:
     """:func:`constant` with the number of steps fixed: an encoder for ``fit``."""
 
     def __init__(self, steps: int) -> None:
-        self.steps = _steps(steps)
+        self.steps = whole("steps", steps)
 
     def __call__(self, images: Array, rng: np.random.Generator) -> Array:
         """``[B, ...] -> [T, B, ...]``, of the dtype of `images`; `rng` is not used."""
@@ -139,7 +139,7 @@ class Latency:
     """:func:`latency` with the number of steps fixed: an encoder for ``fit``."""
 
     def __init__(self, steps: int) -> None:
-        self.steps = _steps(steps)
+        self.steps = whole("steps", steps)
 
     def __call__(self, images: Array, rng: np.random.Generator) -> Array:
         """``[B, ...] -> [T, B, ...]``, uint8; `rng` is not used."""
@@ -153,7 +153,7 @@ class Frames:
     """:func:`frames` as an encoder for ``fit``; `steps`: how many the data must have, ``None`` for any."""
 
     def __init__(self, steps: int | None = None) -> None:
-        self.steps = None if steps is None else _steps(steps)
+        self.steps = None if steps is None else whole("steps", steps)
 
     def __call__(self, images: Array, rng: np.random.Generator) -> Array:
         """``[B, T, ...] -> [T, B, ...]``; `rng` is not used."""
@@ -167,12 +167,6 @@ class Frames:
 ENCODERS = {"bernoulli": Bernoulli, "constant": Constant, "latency": Latency, "frames": Frames}
 
 
-def _steps(steps: Any) -> int:
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise ValueError(f"steps must be a whole number of at least 1, got {steps!r}")
-    return int(steps)
-
-
 def _as_array(images: Any) -> Array:
     return images if xp_of(images) is not np else np.asarray(images)
 
@@ -184,4 +178,4 @@ def _checked(images: Any, steps: Any) -> tuple[Array, int]:
     if images.dtype.kind not in "fbiu" or not (images.min() >= 0 and images.max() <= 1):
         hint = ": divide by 255?" if images.dtype.kind in "iuf" and images.max() > 1 else ""
         raise ValueError(f"images must lie in [0, 1], got {images.dtype} {images.min()} to {images.max()}{hint}")
-    return images, _steps(steps)
+    return images, whole("steps", steps)

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import files
 from .kernels import check_backend, default_backend
-from .kernels.contract import Array, float_dtype
+from .kernels.contract import Array, float_dtype, whole
 from .kernels.place import moved
 from .layers import LAYERS, Layer
 from .layers.thresholds import Constraint
@@ -314,8 +314,7 @@ class Network:
         -------
         loss : float.   grads : by parameter name.
         """
-        if truncate is not None and (isinstance(truncate, bool) or not isinstance(truncate, int) or truncate < 1):
-            raise ValueError(f"loss_and_grads: truncate must be a whole number of at least 1 (steps), got {truncate!r}")
+        truncate = None if truncate is None else whole("loss_and_grads: truncate, in steps,", truncate)
         spiking = [n for n, layer in self.layers.items() if layer.spiking]
         if unknown := set(penalties or ()) - set(spiking):
             raise ValueError(f"loss_and_grads: penalties names {sorted(unknown)}, the spiking layers are {spiking}")

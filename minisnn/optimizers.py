@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .kernels.contract import Array
+from .kernels.contract import Array, whole
 from .kernels.place import xp_of
 from .network import Network, Pattern, Rule
 
@@ -228,8 +228,7 @@ class cosine:
     lowest: float = 0.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.epochs, bool) or not isinstance(self.epochs, int) or self.epochs < 1:
-            raise ValueError(f"cosine: epochs must be a whole number of at least 1, got {self.epochs!r}")
+        whole("cosine: epochs", self.epochs)
         if not 0 <= self.lowest <= 1:
             raise ValueError(f"cosine: lowest is a share of the rate and must lie in [0, 1], got {self.lowest!r}")
 

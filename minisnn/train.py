@@ -13,7 +13,7 @@ from . import checkpoint as checkpoints
 from .checkpoint import Progress
 from .encode import Encoder
 from .health import History, ParameterWarning, Tally, TrainingStopped, check_finite, warn_out_of_bounds
-from .kernels.contract import Array
+from .kernels.contract import Array, whole
 from .kernels.place import array_for
 from .losses import accuracy, mse
 from .network import Network
@@ -91,8 +91,6 @@ def fit(
         images, labels, held_out = _split(images, labels, validation, seed)
     if keep == "best" and held_out is None:
         raise ValueError("fit: keep='best' chooses by validation accuracy; give validation= a share or data")
-    if resume and checkpoint is None:
-        raise ValueError("fit: resume=True goes on from a checkpoint, and there is none: give checkpoint=PATH")
     setup = {
         "seed": seed, "batch": batch, "keep": keep, "truncate": truncate, "backend": net.backend,
         "encoder": checkpoints.describe(encoder), "loss": checkpoints.describe(loss),
@@ -211,9 +209,8 @@ def _checked(net: Network, optimizer: Optimizer, data: Any, epochs: int, batch: 
     own = net.params()
     if strangers := [n for n, p in optimizer.params.items() if own.get(n) is not p]:
         raise ValueError(f"fit: the optimizer was made for another network: {', '.join(strangers)}")
-    for name, n in (("epochs", epochs), ("batch", batch)):
-        if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-            raise ValueError(f"fit: {name} must be a whole number of at least 1, got {n!r}")
+    whole("fit: epochs", epochs)
+    whole("fit: batch", batch)
     if keep not in ("last", "best"):
         raise ValueError(f"fit: keep must be 'last' or 'best', got {keep!r}")
     if not isinstance(data, tuple | list) or len(data) != 2:

@@ -185,12 +185,6 @@ def _trained(seed):
     return {n: p.tobytes() for n, p in fast.params().items()}
 
 
-def test_going_on_needs_something_to_go_on_from():
-    net = ms.models.mlp(4, [3], 2, rng=np.random.default_rng(0))
-    with pytest.raises(ValueError, match="fit: resume=True goes on from a checkpoint, and there is none"):
-        ms.fit(net, ms.Adam(net), (np.ones((8, 4)), np.zeros(8, int)), epochs=1, resume=True, encoder=ms.encode.Bernoulli(2))
-
-
 def test_eight_threads_train_at_once():
     pytest.importorskip("numba")
     from concurrent.futures import ThreadPoolExecutor

@@ -35,7 +35,8 @@ from .tile import LANES, PITCH, Layout
 __all__ = ["CompiledKernel", "kernel", "problem"]
 
 #: Lanes at a time on the way there and back: their rows of the scratch leave room in the fastest cache for what passes by.
-#: Fewer would be read in pieces too short for the memory, and so would these in the other loops, which wait for it.
+#: Fewer would be read in pieces too short for the memory.  The other loops take a whole tile: they bring membranes from
+#: memory or take them there, and then even these pieces are too short.
 AT_ONCE = 1024
 #: Bytes of membranes that a tile keeps on its way there and back: they stay in the last cache.
 KEPT = 1 << 22
@@ -59,7 +60,7 @@ def plan(n_rows: int, n_lanes: int) -> Tiles:
     width = min(n_lanes, LANES)
     pieces = -(-n_lanes // width)
     group = min(max(1, LANES // n_lanes), n_rows)
-    wanted_chunks = min(16, max(1, 32 // pieces))
+    wanted_chunks = min(16, max(1, 32 // pieces))  # each makes a partial sum; some 32 tiles are enough for any team
     chunk = group * -(-n_rows // (group * wanted_chunks))
     return Tiles(width, group, chunk, pieces, -(-n_rows // chunk))
 

@@ -46,7 +46,7 @@ from .place import Array, writeable
 
 __all__ = [
     "FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "base_of", "float_dtype", "hold", "membranes",
-    "state_after", "there_and_back",
+    "state_after", "there_and_back", "whole",
 ]  # fmt: skip
 
 
@@ -201,3 +201,10 @@ def float_dtype(dtype: Any) -> np.dtype:
     if found not in (np.dtype("float32"), np.dtype("float64")):
         raise TypeError(f"dtype: got {found}, expected 'float32' or 'float64'")
     return found
+
+
+def whole(what: str, value: Any, least: int = 1) -> int:
+    """A whole number as an int; one that is smaller than `least`, True and anything else raise and name `what`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ValueError(f"{what} must be a whole number of at least {least}, got {value!r}")
+    return int(value)

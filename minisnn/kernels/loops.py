@@ -108,7 +108,9 @@ def round_loop(rule: Rule, fire: str, wanted: Wanted, looks_back: bool, over: bo
                     a, m, lo = U(lane), U(min(narrow, lanes - lane)), U(row * n_lanes + n0 + lane)
                     after = lo + (m if lane + narrow < lanes else U(group * n_lanes - lane))
                     load(w, 0, n_states, state0, step, lo, lane, m)
-                    for run in range(2 * spans - 1):  # there span by span; and back, each but the last run again first
+                    # There span by span, which keeps the states before each; and back, each but the last run again first.
+                    # After those of the spans lies the adjoint, which waits there meanwhile.
+                    for run in range(2 * spans - 1):
                         again = run >= spans
                         which = 2 * spans - 2 - run if again else run
                         start, border = U(which * span), U(which * n_states) * m

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from . import team
+from .contract import whole
 from .jit import CODE, Work, own_scratch, scratch_of
 from .native import compile_loop
 
@@ -71,9 +72,7 @@ def _limit() -> int:
 def set_threads(n: int | None) -> None:
     """Let compiled loops use `n` threads; ``None`` returns to the default."""
     global _threads
-    if n is not None and (isinstance(n, bool) or not isinstance(n, int) or n < 1):
-        raise ValueError(f"threads: got {n!r}, expected a whole number of at least 1, or None")
-    _threads = n
+    _threads = None if n is None else whole("set_threads: n", n)
 
 
 def can_share() -> bool:

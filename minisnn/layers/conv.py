@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.contract import Array
+from ..kernels.contract import Array, whole
 from ..kernels.place import xp_of
 from .base import Config, Grads, Layer, Names, as_input, as_upstream
 
@@ -64,15 +64,10 @@ class Conv2d(Layer):
     ) -> None:
         super().__init__(dtype)
         size = (k, k) if isinstance(k, int | np.integer) else tuple(k)
-        for name, n, least in (
-            ("c_in", c_in, 1), ("c_out", c_out, 1), ("stride", stride, 1), ("padding", padding, 0), ("k", min(size), 1),
-        ):  # fmt: skip
-            if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < least or len(size) != 2:
-                raise ValueError(
-                    f"Conv2d: {name} must be a whole number of at least {least}, got {k if name == 'k' else n!r}"
-                )
-        self.stride, self.padding = int(stride), int(padding)
-        shape = (int(c_out), int(c_in), *size)
+        if len(size) != 2:
+            raise ValueError(f"Conv2d: k must be a whole number or two, (height, width), got {k!r}")
+        self.stride, self.padding = whole("Conv2d: stride", stride), whole("Conv2d: padding", padding, 0)
+        shape = whole("Conv2d: c_out", c_out), whole("Conv2d: c_in", c_in), *(whole("Conv2d: k", n) for n in size)
         self._set_weights("weight", weight, shape, math.prod(shape[1:]), rng)
         if bias is not False:
             self._set("bias", np.zeros(c_out) if bias is True else bias, shape[:1])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.contract import Array
+from ..kernels.contract import Array, whole
 from ..kernels.products import Rows, dense
 from .base import Config, Grads, Layer, Names, as_input, as_upstream
 
@@ -51,9 +51,7 @@ class Linear(Layer):
         dtype: Any = "float32",
     ) -> None:
         super().__init__(dtype)
-        for name, n in (("n_in", n_in), ("n_out", n_out)):
-            if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
-                raise ValueError(f"Linear: {name} must be a whole number of at least 1, got {n!r}")
+        n_in, n_out = whole("Linear: n_in", n_in), whole("Linear: n_out", n_out)
         self._set_weights("weight", weight, (n_in, n_out), n_in, rng)
         if bias is not False:
             self._set("bias", np.zeros(n_out) if bias is True else bias, (n_out,))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.contract import Array
+from ..kernels.contract import Array, whole
 from ..kernels.normal import scale_and_shift, standardise, standardise_adjoint
 from ..kernels.place import writeable
 from .base import Config, Grads, Layer, Names, as_input, as_upstream
@@ -54,8 +54,7 @@ class BatchNorm2d(Layer):
         dtype: Any = "float32",
     ) -> None:  # fmt: skip
         super().__init__(dtype)
-        if isinstance(c, bool) or not isinstance(c, int | np.integer) or c < 1:
-            raise ValueError(f"BatchNorm2d: c is the number of channels, at least 1, got {c!r}")
+        c = whole("BatchNorm2d: c, the channels,", c)
         if over not in OVER:
             raise ValueError(f"BatchNorm2d: over must be one of {', '.join(map(repr, OVER))}, got {over!r}")
         for name, value, most in (("scale", scale, math.inf), ("momentum", momentum, 1), ("eps", eps, math.inf)):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.contract import Array
+from ..kernels.contract import Array, whole
 from .base import Grads, Layer, Names, as_input, as_upstream
 
 __all__ = ["AvgPool2d", "MaxPool2d", "PoolCache"]
@@ -26,9 +26,7 @@ class _Pool2d(Layer):
 
     def __init__(self, k: int, dtype: Any = "float32") -> None:
         super().__init__(dtype)
-        if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-            raise ValueError(f"{type(self).__name__}: k must be a whole number of at least 1, got {k!r}")
-        self.k = int(k)
+        self.k = whole(f"{type(self).__name__}: k", k)
 
     def _places(self, x: Array) -> Iterator[Array]:
         """For each place in a window, row by row, a view of its values over all whole windows ``[T, B, C, H', W']``."""

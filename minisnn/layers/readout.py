@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.contract import Array
+from ..kernels.contract import Array, whole
 from .base import Grads, Layer, Names, as_input, as_upstream
 
 __all__ = ["Flatten", "PopulationVote", "Rate"]
@@ -93,9 +93,7 @@ class PopulationVote(_Mean):
 
     def __init__(self, n_classes: int, dtype: Any = "float32") -> None:
         super().__init__(dtype)
-        if isinstance(n_classes, bool) or not isinstance(n_classes, int | np.integer) or n_classes < 1:
-            raise ValueError(f"PopulationVote: n_classes must be a whole number of at least 1, got {n_classes!r}")
-        self.n_classes = int(n_classes)
+        self.n_classes = whole("PopulationVote: n_classes", n_classes)
 
     def _members(self, n: int) -> int:
         if n % self.n_classes:
