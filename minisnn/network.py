@@ -183,9 +183,10 @@ class Network:
             nonlocal spent
             if name in masks:
                 extra["mask"] = masks[name]
-            forward = partial(layer.forward_once, spent=spent) if once else layer.forward
+            fast = once and layer._as_its_class
+            forward = partial(layer.forward_once, spent=spent) if fast else layer.forward
             found = forward(x, state=state.get(name), **options, **extra)
-            spent = once and layer.gives_away and name not in shared
+            spent = fast and layer.gives_away and name not in shared
             return found
 
         return self.walk(self._here(x), run)
@@ -269,7 +270,8 @@ class Network:
                 spent = False
             d_y = d_x
             with _naming(name):
-                back = partial(layer.backward_once, spent=spent) if once else layer.backward
+                fast = once and layer._as_its_class
+                back = partial(layer.backward_once, spent=spent) if fast else layer.backward
                 d_x, found = back(
                     d_y,
                     caches[name],
@@ -277,7 +279,7 @@ class Network:
                     wrt=[p for n, p in wanted if n == name],
                     input_grad=input_grad or i > lowest,
                 )
-            spent = once and d_x is not None and (spent or not np.may_share_memory(d_x, d_y))
+            spent = fast and layer.gives_back and d_x is not None and (spent or not np.may_share_memory(d_x, d_y))
             if "state" in found:
                 states[name] = found.pop("state")
             grads.update({f"{name}.{p}": d for p, d in found.items()})
@@ -314,7 +316,7 @@ class Network:
         -------
         loss : float.   grads : by parameter name.
         """
-        truncate = None if truncate is None else whole("loss_and_grads: truncate, in steps,", truncate)
+        truncate = None if truncate is None else whole("loss_and_grads: truncate", truncate)
         spiking = [n for n, layer in self.layers.items() if layer.spiking]
         if unknown := set(penalties or ()) - set(spiking):
             raise ValueError(f"loss_and_grads: penalties names {sorted(unknown)}, the spiking layers are {spiking}")
@@ -329,6 +331,8 @@ class Network:
         options = {"train": False, "rng": None, **options}
         x = self._here(x)
         steps, total, grads = len(x), 0.0, dict[str, Array]()
+        if wrong := {n: len(m) for n, m in masks.items() if len(m) not in (1, steps)}:
+            raise ValueError(f"loss_and_grads: masks of x's {steps} steps or of 1, [T or 1, B, ...], got {wrong} steps")
         for start in range(0, steps, truncate or steps):
             part = x[start : start + (truncate or steps)]
             cut = {n: m if len(m) == 1 else m[start : start + len(part)] for n, m in masks.items()}

@@ -113,7 +113,10 @@ class Kernel(Protocol):
 
 
 def state_after(dynamics: Dynamics, cache: ScanCache) -> Array:
-    """The state after the last step, from what a run without a base kept: bit for bit the `state_last` of `scan`."""
+    """The state after the last step, from what a run without a base kept: the `state_last` of `scan`.
+
+    Bit for bit, where the reset is made of + - * / and comparisons; NumPy's ``exp`` is not that of a compiled loop.
+    """
     reset = for_numpy(dynamics.reset.reset, cache.u.dtype)
     state = cache.u[:, -1].copy()
     state[0] = reset(state[0], cache.spikes[-1].astype(state.dtype), cache.theta)

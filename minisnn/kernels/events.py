@@ -47,7 +47,8 @@ def worth_it(density: float, n: int) -> bool:
 def index(x: Array, n: int, anyway: bool = False) -> Events | None:
     """The active entries of ``[R, K]``; ``None`` where a dense product with tables of `n` columns is the better way.
 
-    ``None`` too where they have several values, or are more than there is room for; `anyway` leaves the choice to these.
+    ``None`` too where they have several values or an infinite one, or are more than there is room for; `anyway` leaves the
+    choice to these.
     """
     x = x.view(np.uint8) if x.dtype == bool else x
     flat = x.reshape(-1)
@@ -61,6 +62,8 @@ def index(x: Array, n: int, anyway: bool = False) -> Events | None:
     starts, ends = np.empty(n_rows, np.int64), np.empty(n_rows, np.int64)
     columns, fits = pool.empty((n_chunks * room,), np.int32), np.zeros(n_chunks, np.uint8)
     scale = flat[np.argmax(flat != 0)]
+    if not np.isfinite(scale):  # sums are multiplied by it, those of no spikes too
+        return None
     words = flat.view(np.uint8)[: x.nbytes // 8 * 8].view(np.uint64)
     found = room + 8 // x.itemsize
     find = _find_loop(x.dtype)(

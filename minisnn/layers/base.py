@@ -51,15 +51,29 @@ class Layer:
     takes_mask: ClassVar[bool] = False
     #: Whether `forward` makes a new output and its cache does not look at it: then the next layer may write over it.
     gives_away: ClassVar[bool] = False
+    #: Whether nobody keeps the gradient that `backward` is given, or returns: so it is in this package, and else unknown.
+    gives_back: ClassVar[bool] = False
     #: Name of an earlier layer whose output `forward` takes as ``other`` besides its input; ``None`` for most layers.
     source: str | None = None
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """A class that brings a `forward` or `backward` of its own is not run by an ancestor's `forward_once`."""
+        """Where `forward` or `backward` is newer than what an ancestor says or does in its place, that is forgotten."""
         super().__init_subclass__(**options)
-        for public in ("forward", "backward"):
-            if public in vars(cls) and f"{public}_once" not in vars(cls):
-                setattr(cls, f"{public}_once", vars(Layer)[f"{public}_once"])
+        for public, others in (("forward", ("forward_once", "gives_away", "vjp")), ("backward", ("backward_once", "vjp"))):
+            for other in others:
+                if cls._origin(public) < cls._origin(other):
+                    setattr(cls, other, vars(Layer)[other])
+        cls.gives_back = cls.__mro__[cls._origin("backward")].__module__.startswith(f"{__package__}.")
+
+    @classmethod
+    def _origin(cls, name: str) -> int:
+        """How far away the class is from which a name comes."""
+        return next(i for i, one in enumerate(cls.__mro__) if name in vars(one))
+
+    @property
+    def _as_its_class(self) -> bool:
+        """Whether nobody hung a `forward` or `backward` on this very object, which faster calls would pass by."""
+        return vars(self).keys().isdisjoint(("forward", "backward"))
 
     def __init__(self, dtype: Any = "float32", backend: str | None = None) -> None:
         self.dtype = float_dtype(dtype)
@@ -86,10 +100,10 @@ class Layer:
         x, d_y : input, and gradient of the output.
         consume : names among ``"x"``, ``"d_y"`` of arrays that are not needed any more: the layer may write over them, and
             ``d_x`` may lie in their memory.
-        wrt, **options : as for `backward`; ``state`` as for `forward`.
+        wrt, **options : as for `backward`; ``state``, ``train``, ``rng``, ``mask`` as for `forward`.
         """
         self._spent(consume)
-        _, cache = self.forward(x, state=options.pop("state", None))
+        _, cache = self.forward(x, **{n: options.pop(n) for n in ("state", "train", "rng", "mask") if n in options})
         return self.backward(d_y, cache, wrt=wrt, **options)
 
     # In the two runs of a training step nothing escapes, and what is `spent` may be written over.  By default it is not.

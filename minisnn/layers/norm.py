@@ -67,10 +67,13 @@ class BatchNorm2d(Layer):
 
     def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, NormCache]:
         """``[T, B, c, H, W]``, the same shape out; `train`: statistics of the batch instead of the running ones."""
-        return self.forward_once(x, False, train=train)
+        return self._forward(x, train, False)
 
     def forward_once(self, x: Array, spent: bool, **options: Any) -> tuple[Array, NormCache]:
-        train, gamma, number = options["train"], self.params["gamma"], self.dtype.type
+        return self._forward(x, options.get("train", False), spent)
+
+    def _forward(self, x: Array, train: bool, spent: bool) -> tuple[Array, NormCache]:
+        gamma, number = self.params["gamma"], self.dtype.type
         given = as_input(x, self, (len(gamma), "H", "W"))
         x = given.astype(self.dtype, copy=False)
         if self.backend == "numba":
@@ -108,10 +111,14 @@ class BatchNorm2d(Layer):
         return y.reshape(x.shape), NormCache(x_hat.reshape(x.shape), inverse, self.params["gamma"], train, buffers)
 
     def backward_once(self, d_y: Array, cache: NormCache, spent: bool, **options: Any) -> tuple[Array | None, Grads]:
+        return self._backward(d_y, cache, options.get("wrt"), options.get("input_grad", True), spent)
+
+    def _backward(
+        self, d_y: Array, cache: NormCache, wrt: Names, input_grad: bool, spent: bool
+    ) -> tuple[Array | None, Grads]:
         x_hat, inverse, gamma, train, _ = cache
-        wrt, input_grad = options.get("wrt"), options.get("input_grad", True)
         if self.backend != "numba":
-            return self._backward(d_y, cache, wrt, input_grad)
+            return self._backward_arrays(d_y, cache, wrt, input_grad)
         from ..kernels import maps
 
         wanted, scale = self._wanted(wrt), self.dtype.type(self.scale)
@@ -135,9 +142,9 @@ class BatchNorm2d(Layer):
         self, d_y: Array, cache: NormCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
         """Through the statistics too, where the batch gave them."""
-        return self.backward_once(d_y, cache, False, wrt=wrt, input_grad=input_grad)
+        return self._backward(d_y, cache, wrt, input_grad, False)
 
-    def _backward(self, d_y: Array, cache: NormCache, wrt: Names, input_grad: bool) -> tuple[Array | None, Grads]:
+    def _backward_arrays(self, d_y: Array, cache: NormCache, wrt: Names, input_grad: bool) -> tuple[Array | None, Grads]:
         x_hat, inverse, gamma, train, _ = cache
         wanted, scale = self._wanted(wrt), self.dtype.type(self.scale)
         d_y = as_upstream(d_y, x_hat.shape, self)

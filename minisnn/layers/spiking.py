@@ -12,7 +12,7 @@ from .. import neurons, resets, surrogates
 from ..kernels import Base, Dynamics
 from ..kernels.contract import Array, state_after
 from ..kernels.place import moved
-from .base import Config, Grads, Names, as_upstream
+from .base import Config, Grads, Layer, Names, as_upstream
 from .stateful import DEFAULT_DECAY, Asked, Stateful, by_name, find, formula
 from .thresholds import CONSTRAINTS, Constraint, Normal
 
@@ -208,6 +208,8 @@ class Spiking(Stateful):
         input_grad: bool = True,
     ) -> tuple[Array | None, Grads]:
         """As in the base; where the backend can, each part of the layer goes there and back before the next begins."""
+        if not self._as_its_class:
+            return Layer.vjp(self, x, d_y, consume=consume, state=state, d_state=d_state, wrt=wrt, input_grad=input_grad)
         spent = self._spent(consume)
         if not self._plain:
             _, cache = self._forward(x, state, self.fire, None, "x" in spent, last=False)
