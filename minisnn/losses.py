@@ -130,7 +130,10 @@ def _checked(scores: Any, targets: Any) -> tuple[Array, Array]:
             "did you pass [B, T, ...] to forward?"
         )
     if not ((targets >= 0) & (targets < scores.shape[1])).all():  # one look, for which a GPU has to be waited for
-        raise ValueError(f"labels must lie in 0 to {scores.shape[1] - 1}, got {targets.min()} to {targets.max()}")
+        raise ValueError(
+            f"targets: labels must lie in 0 to {scores.shape[1] - 1}, got {targets.min()} to {targets.max()}: class numbers "
+            f"begin at 0, and the network has {scores.shape[1]} scores"
+        )
     return scores, targets
 
 

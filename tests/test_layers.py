@@ -204,7 +204,12 @@ X = np.zeros((3, 2, 6), np.float32)
 
 BAD_CALLS = {
     "no time axis": (lambda: LIF.forward(X[0]), ValueError, r"\[2, 6\], expected \[T, B, 6\].*time-first"),
-    "wrong size": (lambda: LIF.forward(X[..., :5]), ValueError, r"\[3, 2, 5\], expected \[T, B, 6\]"),
+    "wrong size": (
+        lambda: LIF.forward(X[..., :5]), ValueError, r"\[3, 2, 5\], expected \[T, B, 6\].*One sample at one step is \[5\]",
+    ),
+    "float16": (lambda: LIF.forward(X.astype("f2")), TypeError, r"float16, expected float32.*x.astype\('float32'\)$"),
+    "misspelled": (lambda: ms.LIF(6, rember="chunks"), ValueError, r"no parameter \['rember'\].*did you mean remember\?"),
+    "misspelled too": (lambda: ms.LIF(6, treshold=1.0), ValueError, r"\['treshold'\].*did you mean threshold\?"),
     "float64": (lambda: LIF.forward(X.astype(float)), TypeError, r"float64, expected float32.*net.astype\('float64'\)"),
     "integers": (lambda: LIF.forward(X.astype(int)), TypeError, "int64, expected float32.*spikes are uint8"),
     "empty batch": (lambda: LIF.forward(X[:, :0]), ValueError, "empty batch"),

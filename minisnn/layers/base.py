@@ -254,7 +254,8 @@ def as_input(x: Any, layer: Layer, shape: tuple[int | str, ...] | None = None) -
     if x.dtype != layer.dtype and x.dtype not in _SPIKES:
         hint = ""
         if x.dtype.kind == "f":
-            hint = f": convert the input with x.astype('{layer.dtype}'), or the net with net.astype('{x.dtype}')"
+            hint = f": convert the input with x.astype('{layer.dtype}')"
+            hint += f", or the net with net.astype('{x.dtype}')" if x.dtype.itemsize in (4, 8) else ""
         elif x.dtype.kind in "iu":
             hint = f": spikes are uint8 or bool; anything else needs x.astype('{layer.dtype}')"
         raise TypeError(f"{name}: x has dtype {x.dtype}, expected {layer.dtype} (or uint8 or bool spikes){hint}")
@@ -263,10 +264,10 @@ def as_input(x: Any, layer: Layer, shape: tuple[int | str, ...] | None = None) -
         fits = all(isinstance(n, str) or n == m for n, m in zip(shape, x.shape[2:], strict=True))
     if not fits:
         wanted = "[T, B, ...]" if shape is None else f"[T, B{''.join(f', {n}' for n in shape)}]"
-        raise ValueError(
-            f"{name}: x has shape {list(x.shape)}, expected {wanted} (time, batch, then one sample). "
-            "minisnn is time-first: did you leave out the time axis, or pass [B, T, ...]?"
-        )
+        hint = "minisnn is time-first: did you leave out the time axis, or pass [B, T, ...]?"
+        if shape is not None and x.ndim == 2 + len(shape):
+            hint = f"Does the layer below have another size, or the data? One sample at one step is {list(x.shape[2:])}."
+        raise ValueError(f"{name}: x has shape {list(x.shape)}, expected {wanted} (time, batch, then one sample). {hint}")
     if x.shape[0] == 0 or x.shape[1] == 0:
         empty = "no time steps (T = 0)" if x.shape[0] == 0 else "an empty batch (B = 0)"
         raise ValueError(f"{name}: x has shape {list(x.shape)}: {empty}, expected at least one")

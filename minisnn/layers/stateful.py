@@ -57,7 +57,12 @@ class Stateful(Layer):
         """The neuron's parameters, each from its keyword; a leak may be left out."""
         name, params = type(self).__name__, self.dynamics.neuron.params
         if unknown := sorted(set(given) - set(params)):
-            raise ValueError(f"{name}: the neuron has no parameter {unknown}; its parameters are {params}")
+            import difflib
+
+            options = {n for one in type(self).__mro__ for n in inspect.signature(one).parameters}
+            near = difflib.get_close_matches(unknown[0], [*params, *options], 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"{name}: the neuron has no parameter {unknown}; its parameters are {params}{meant}")
         for param in params:
             if param not in given and not param.startswith("decay"):
                 raise TypeError(f"{name}: the neuron's parameter {param!r} is missing: {name}(..., {param}=...)")
