@@ -59,6 +59,20 @@ def test_an_output_that_a_subclass_keeps_is_not_written_over(backend):
     ms.checks.check_layer(fc, X).raise_if_wrong()
 
 
+def test_a_layer_that_gives_away_what_it_needs_is_found_out(backend):
+    class Careless(Squashed):
+        gives_away = True
+
+    net = ms.Network(
+        fc=Careless(8, 3, rng=rng(), dtype="float64"), lif=ms.LIF(3, threshold=0.3, dtype="float64"), rate=ms.Rate()
+    )
+    report = ms.checks.check_grads(net.using(backend), X, LABELS, ms.losses.mse)
+    assert not report.ok and all(row.ok for row in report.rows)
+    assert any(
+        "loss_and_grads, which fit calls, gives other gradients than backward: fc.weight" in p for p in report.problems
+    )
+
+
 def test_what_a_subclass_or_a_mixin_does_is_not_passed_by(backend):
     lif = LouderSpiking(8, threshold=0.8, dtype="float64").using(backend)
     same_by_both_calls(ms.Network(lif=lif, fc=ms.Linear(8, 3, rng=rng(), dtype="float64"), rate=ms.Rate()).using(backend))

@@ -44,6 +44,7 @@ def check_grads(
     For each parameter, the input and each state at the start, the derivative of the loss (and of a random weighting of the
     last states) along random directions, in which every entry takes part, is compared with ``sum(gradient * direction)``.
     If one is wrong, every layer and the loss are looked at by themselves, and the one at fault is named with its mistake.
+    ``loss_and_grads``, which ``fit`` calls, has to give what ``backward`` gives.
 
     Parameters
     ----------
@@ -77,11 +78,26 @@ def check_grads(
         for twin in twins if spiking else ("smooth",):
             problem = _Problem(net, x, targets, loss, twin, np.random.default_rng(seed), options, rng, report)
             report.rows += problem.rows_off_kinks(directions, entries)
+        _compare_calls(net, x, targets, loss, options, rng, report)
     except Broken as error:
         report.problems.append(str(error))
     if not report.ok:
         _look_inside(net, x, targets, loss, options, rng, report)
     return report
+
+
+def _compare_calls(net: Network, x: Array, targets: Any, loss: Loss, options: dict, rng: Any, report: Report) -> None:
+    """``loss_and_grads``, which ``fit`` calls and which writes over what it needs no more, against forward and backward."""
+    scores, caches = call(net.forward, x, rng=copy.deepcopy(rng), what="forward", **options)
+    _, d_scores = pair(call(loss, scores, targets, what="the loss"), "the loss", "(number, d_scores)")
+    _, grads = call(net.backward, d_scores, caches, input_grad=False, what="backward")
+    _, found = call(net.loss_and_grads, x, targets, loss, rng=copy.deepcopy(rng), what="loss_and_grads", **options)
+    least = 1e-12 * max((float(np.max(np.abs(d))) for d in grads.values()), default=0.0)
+    if differing := [n for n, d in grads.items() if not np.allclose(found[n], d, 1e-9, least)]:
+        report.problems.append(
+            f"loss_and_grads, which fit calls, gives other gradients than backward: {', '.join(differing)}.  It writes over "
+            "outputs that a layer gives away: does one with gives_away = True look at its output on the way back?"
+        )
 
 
 def check_layer(layer: Layer, x: Array, *, seed: int = 0, **options: Any) -> Report:
