@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from grid import COVERING, FEW, FULL, NEURONS, problem
+from grid import COVERING, FEW, FULL, NEURONS, PAIRS, problem
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -18,6 +18,12 @@ from minisnn.surrogates import HALF_PI, atan_smooth, fast_sigmoid_smooth, sigmoi
 ATAN = ms.surrogates.atan(1.3)
 
 
+@pytest.mark.parametrize("name", PAIRS)
+def test_built_ins_are_right_on_the_reference(name):
+    ms.checks.check_adjoint(*FULL[name], backend="numpy").raise_if_wrong()
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("name", FULL)
 def test_all_built_ins_are_right_on_the_reference(name):
     ms.checks.check_adjoint(*FULL[name], backend="numpy").raise_if_wrong()

@@ -207,10 +207,16 @@ def test_chunks_over_time_equal_the_whole(backend, t, seed, which):
     assert relative(earlier[3] + later[3], whole[3]) <= 1e-12
 
 
-@pytest.mark.parametrize("neuron", ["lif", "integrate_and_fire"])
-def test_only_the_gradients_asked_for_are_given(neuron, backend):
-    """Of a neuron without parameters too."""
-    dynamics = FULL[f"{neuron}-hard-atan"]
+def test_gradients_of_no_parameters_are_given_only_if_asked_for(backend):
+    kernel, p = kernel_of(FULL["integrate_and_fire-hard-atan"], backend), problem(FULL["integrate_and_fire-hard-atan"])
+    cache = kernel.scan(*p[:5])[2]
+    for asked in (True, False):
+        d_params = kernel.scan_adjoint(p.d_spikes, None, cache, Wanted(params=asked))[3]
+        assert (d_params is not None) == asked and (not asked or len(d_params) == 0)
+
+
+def test_only_the_gradients_asked_for_are_given(backend):
+    dynamics = FULL["lif-hard-atan"]
     p = problem(dynamics)
     kernel = kernel_of(dynamics, backend)
     cache = kernel.scan(*p[:5])[2]
@@ -232,7 +238,7 @@ def test_a_membrane_exactly_at_threshold_fires(backend, dtype):
     assert spikes.tolist() == [[[1, 1, 1], [0, 0, 0]]]
 
 
-@pytest.mark.parametrize("name", COVERING)
+@pytest.mark.parametrize("name", FEW)
 def test_every_ingredient_compiles_in_float32_without_widening(name):
     neuron, reset, surrogate = FULL[name]
     real = numba.float32
