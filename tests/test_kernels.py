@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from grid import COVERING, FEW, FULL, NEURONS, PAIRS, RESETS, problem, relative, summed
+from grid import FEW, FULL, NEURONS, PAIRS, RESETS, problem, relative, summed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
