@@ -132,7 +132,16 @@ def test_a_crossover_that_was_not_found_is_not_a_figure(monkeypatch, capsys):
 
     monkeypatch.setattr(crossover, "crossover", lambda n: crossover.MOST if n == 1024 else 0.1)
     command._events(options())
-    assert capsys.readouterr().out.splitlines()[-2:] == ["n =  256: 10.0%", "n = 1024: above 50%, as far as was looked"]
+    assert capsys.readouterr().out.splitlines()[-2:] == ["n =  256: 10.0%", "n = 1024: above 24%, as far as was looked"]
+
+
+@pytest.mark.parametrize("sooner", ["adding", "dense"])
+def test_a_crossover_is_looked_for_where_an_index_has_room(sooner, monkeypatch):
+    from minisnn.bench import crossover
+
+    monkeypatch.setattr(crossover, "_seconds", lambda work: work() or (1.0 if work.__name__ == sooner else 2.0))
+    found = crossover.crossover(20, rows=512, columns=256, rounds=1)
+    assert found == crossover.MOST if sooner == "adding" else found < 0.01
 
 
 def test_memory_of_a_run_is_measured():

@@ -10,9 +10,8 @@ import numpy as np
 
 __all__ = ["MOST", "crossover"]
 
-
-#: No denser inputs are tried.
-MOST = 0.5
+#: No denser inputs are tried: their index would not find room (`minisnn.kernels.events.MOST`).
+MOST = 0.24
 
 
 def crossover(n: int, rows: int = 2048, columns: int = 784, rounds: int = 7) -> float:
@@ -39,7 +38,7 @@ def crossover(n: int, rows: int = 2048, columns: int = 784, rounds: int = 7) -> 
         return statistics.median(_seconds(adding) / _seconds(dense) for _ in range(rounds))
 
     low, high = 0.0, MOST
-    for _ in range(7):
+    for _ in range(6):
         middle = 0.5 * (low + high)
         low, high = (middle, high) if ratio(middle) < 1 else (low, middle)
     return MOST if high == MOST else 0.5 * (low + high)
