@@ -299,8 +299,8 @@ assert engine["numpy"] > 1.2 * engine["numba"]
 # Where does the time of a whole training step go? Much of it into the products with weight matrices, which a faster
 # loop over time leaves as they are. If the loop takes half of the time and becomes five times as fast, 1/2 + 1/10 of
 # the time is left: the program is 1.7 times as fast, not five. Measure before you optimize: in lesson 08 it was one
-# line about threads of
-# the matrix library (the first one after ``import os``) that made a run many times shorter on some machines.
+# line about threads of the matrix library (the first one after ``import os``) that made a run many times shorter on
+# some machines.
 #
 # Another machine: a GPU
 # ----------------------
