@@ -69,67 +69,91 @@ def neurons(who: str, shape: tuple[int, ...], threshold: Any = THRESHOLD, device
     import torch
 
     start = torch.from_numpy(np.full(shape, threshold, np.float32)).to(device)
-    if who in ("torch", "torch.compile"):
-        theta = start.requires_grad_()
-        spike = _torch_spike()
+    kinds = {
+        "torch": _torch, "torch.compile": _torch_compiled, "snntorch": _snntorch, "spikingjelly": _spikingjelly,
+        "norse": _norse,
+    }  # fmt: skip
+    return kinds[who](start)
 
-        def loop(x: Any, theta: Any) -> Any:
-            v, found = torch.zeros_like(x[0]), []
-            for current in x:
-                u = DECAY * v + current
-                s = spike(u - theta)
-                v = u - s * u
-                found.append(s)
-            return torch.stack(found)
 
-        compiled = torch.compile(loop) if who == "torch.compile" else loop
-        return lambda x: compiled(x, theta), theta
-    if who == "snntorch":
-        import snntorch
-        from snntorch import surrogate
+def _torch(theta: Any, change: Callable = lambda loop: loop) -> tuple[Callable, Any]:
+    import torch
 
-        cell = snntorch.Leaky(
-            beta=DECAY, threshold=start, learn_threshold=True, reset_mechanism="zero",
-            spike_grad=surrogate.atan(alpha=2.0),
-        ).to(device)  # fmt: skip
+    spike = _torch_spike()
 
-        def run(x: Any) -> Any:
-            mem, found = cell.init_leaky(), []
-            for current in x:
-                s, mem = cell(current, mem)
-                found.append(s)
-            return torch.stack(found)
+    @change
+    def loop(x: Any, theta: Any) -> Any:
+        v, found = torch.zeros_like(x[0]), []
+        for current in x:
+            u = DECAY * v + current
+            s = spike(u - theta)
+            v = u - s * u
+            found.append(s)
+        return torch.stack(found)
 
-        return run, cell.threshold
-    if who == "spikingjelly":
-        from spikingjelly.activation_based import functional, neuron, surrogate
+    theta.requires_grad_()
+    return lambda x: loop(x, theta), theta
 
-        lif = neuron.LIFNode(
-            tau=1 / (1 - DECAY), decay_input=False, v_threshold=float(start.mean()), v_reset=0.0, detach_reset=False,
-            step_mode="m",
-            surrogate_function=surrogate.ATan(alpha=2.0),
-        )  # fmt: skip
 
-        def run_node(x: Any) -> Any:
-            functional.reset_net(lif)
-            return lif(x)
+def _torch_compiled(theta: Any) -> tuple[Callable, Any]:
+    import torch
 
-        return run_node, None
+    return _torch(theta, torch.compile)
+
+
+def _snntorch(start: Any) -> tuple[Callable, Any]:
+    import snntorch
+    from snntorch import surrogate
+
+    cell = snntorch.Leaky(
+        beta=DECAY, threshold=start, learn_threshold=True, reset_mechanism="zero", spike_grad=surrogate.atan(alpha=2.0)
+    ).to(start.device)
+    return _in_time(cell, lambda first: cell.init_leaky()), cell.threshold
+
+
+def _spikingjelly(start: Any) -> tuple[Callable, Any]:
+    from spikingjelly.activation_based import functional, neuron, surrogate
+
+    lif = neuron.LIFNode(
+        tau=1 / (1 - DECAY), decay_input=False, v_threshold=float(start.mean()), v_reset=0.0, detach_reset=False,
+        step_mode="m",
+        surrogate_function=surrogate.ATan(alpha=2.0),
+    )  # fmt: skip
+
+    def run(x: Any) -> Any:
+        functional.reset_net(lif)
+        return lif(x)
+
+    return run, None
+
+
+def _norse(start: Any) -> tuple[Callable, Any]:
+    import torch
     from norse.torch.functional.lif_box import LIFBoxFeedForwardState, LIFBoxParameters, lif_box_feed_forward_step
 
     # norse: v += dt * tau_mem_inv * (v_leak - v + x), so that the input is scaled by 1 - decay: the threshold is scaled too.
     p = LIFBoxParameters(
-        tau_mem_inv=torch.tensor(1000 * (1 - DECAY)).to(device), v_th=start.mean() * (1 - DECAY), method="super",
+        tau_mem_inv=torch.tensor(1000 * (1 - DECAY)).to(start.device), v_th=start.mean() * (1 - DECAY), method="super",
     )  # fmt: skip
 
-    def run_box(x: Any) -> Any:
-        state, found = LIFBoxFeedForwardState(v=torch.zeros_like(x[0])), []
+    def step(current: Any, state: Any) -> tuple[Any, Any]:
+        return lif_box_feed_forward_step(current, state, p, dt=0.001)
+
+    return _in_time(step, lambda first: LIFBoxFeedForwardState(v=torch.zeros_like(first))), None
+
+
+def _in_time(step: Callable, begin: Callable) -> Callable:
+    """What a library that knows single steps has its users write: the loop over time."""
+    import torch
+
+    def run(x: Any) -> Any:
+        state, found = begin(x[0]), []
         for current in x:
-            s, state = lif_box_feed_forward_step(current, state, p, dt=0.001)
+            s, state = step(current, state)
             found.append(s)
         return torch.stack(found)
 
-    return run_box, None
+    return run
 
 
 def _torch_spike() -> Callable:
