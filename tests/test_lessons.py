@@ -1,6 +1,7 @@
 """Every lesson runs from its first line to its last assert, in fast mode, without a window, and leaves no file behind."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LESSONS = sorted((ROOT / "tutorials").glob("[0-9]*.py"))
+
+
+@pytest.mark.lesson
+@pytest.mark.parametrize("lesson", LESSONS, ids=[lesson.name for lesson in LESSONS])
+def test_every_figure_is_shown(lesson):
+    """The site shows them by itself; who runs the script sees nothing otherwise."""
+    text = lesson.read_text(encoding="utf-8")
+    made = re.findall(r"^(?:[^#\s].* = plt\.subplots|ms\.plot\.)", text, re.MULTILINE)
+    assert made and text.count("\nplt.show()\n") == len(made)
 
 
 @pytest.mark.lesson

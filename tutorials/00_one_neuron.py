@@ -106,6 +106,7 @@ for panel, current in zip(panels, (0.45, 0.6, 0.9), strict=True):
     panel.set(ylabel="membrane", title=f"current {current}: {counts[current]} spikes")
 panels[2].set(xlabel="time step", ylim=(0, 1.6), xticks=range(0, 21, 2))
 figure.legend(*panels[1].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+plt.show()
 
 print(counts)
 assert counts == {0.45: 0, 0.6: 6, 0.9: 10}
@@ -141,7 +142,8 @@ axes.plot(currents, measured[0.9], color=GREEN, drawstyle="steps-mid", label="me
 axes.plot(currents, measured[0.5], color=BLUE, drawstyle="steps-mid", label="measured, decay 0.5")
 axes.set(xlabel="current", ylabel="firing rate (spikes per step)", title="Rate against current: the f-I curve")
 axes.grid(alpha=0.25)
-_ = axes.legend()
+axes.legend()
+plt.show()
 
 at = np.argmin(np.abs(currents - 0.4))
 print(f"current 0.4: naive {naive[at]:.3f}, decay 0.9 {measured[0.9][at]:.3f}, decay 0.5 {measured[0.5][at]:.3f}")
@@ -227,6 +229,7 @@ for row, decay in zip(panels, (0.5, 0.9), strict=True):
         panel.set(title=f"decay {decay}, gap {gap}", xlabel="time step", ylim=(0, 1.25), xticks=range(2, gap + 4, 2))
     row[0].set(ylabel="membrane")
 figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+plt.show()
 
 print("largest gap that still makes it fire:", farthest)
 assert farthest == {0.5: 1, 0.9: 8}

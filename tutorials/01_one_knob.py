@@ -113,6 +113,7 @@ for panel, (low, high) in zip(panels, ((0.3, 2.5), (0.9, 1.12), (1.0, 1.022)), s
     panel.grid(alpha=0.25)
     panel.locator_params(axis="x", nbins=4)
 panels[0].set(ylabel="loss")
+plt.show()
 
 levels = np.unique(rate(np.linspace(0.3, 2.5, 20001)))
 print(f"between theta 0.3 and 2.5 the rate takes {levels.size} different values")
@@ -193,6 +194,7 @@ right.set(xlabel="update", ylabel="firing rate", title="What it does")
 for panel in (left, right):
     panel.grid(alpha=0.25)
     panel.legend()
+plt.show()
 
 print(f"theta {theta:.3f}: rate {rate(theta):.3f}, loss {loss(theta):.6f}")
 assert abs(rate(theta) - TARGET) <= 0.0051  # one spike in 200 steps

@@ -80,6 +80,7 @@ right.set(xlabel="z = membrane - threshold", title="slope")
 for panel in (left, right):
     panel.grid(alpha=0.25)
     panel.legend()
+plt.show()
 
 for k in (1, 2, 8):
     print(f"k = {k}: slope {slope(0, k):.2f} at the threshold, {slope(1.0, k):.4f} at a distance of 1")
@@ -146,7 +147,8 @@ axes.plot([hard(x - q).mean() for q in surrogate_way], color=BLUE, label="surrog
 axes.axhline(TARGET, color="0.5", linestyle=":", label="target")
 axes.set(xlabel="update", ylabel="firing rate with the step", title="When it is used", xlim=(0, 100))
 axes.grid(alpha=0.25)
-_ = axes.legend()
+axes.legend()
+plt.show()
 
 # %%
 # Expect 0.200 ± 0.003. The neuron that was trained is the neuron that is used.
@@ -183,6 +185,7 @@ bottom.set(xlabel="theta", ylabel="d_theta", title="Three gradients", ylim=(-0.3
 for panel in (top, bottom):
     panel.grid(alpha=0.25)
     panel.legend()
+plt.show()
 
 best = {name: grid[np.abs(e).argmin()] for name, e in error.items()}
 print(f"the loss is smallest at theta {best['step']:.2f} with the step, {best['ramp']:.2f} with the ramp")
@@ -248,6 +251,7 @@ axes.axhline(TARGET, color="0.5", linestyle=":")
 axes.set(xlabel="update", ylabel="firing rate", title="The same neuron, four ramps", xlim=(0, 40))
 axes.grid(alpha=0.25)
 axes.legend()
+plt.show()
 
 print("updates needed:", needed)
 assert list(needed.values()) == [20, 11, 8, 7]

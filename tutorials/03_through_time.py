@@ -221,7 +221,8 @@ axes.axhline(0.1, color=ORANGE, linestyle="--", label="w, each step alone")
 axes.axhline(needed, color="0.5", linestyle=":", label="needed")
 axes.set(xlabel="update", ylabel="weight of the cue", title="Learning to remember", xlim=(0, 20))
 axes.grid(alpha=0.25)
-_ = axes.legend()
+axes.legend()
+plt.show()
 
 # %%
 # It needs 0.494, that is 0.4/0.81: at the go 0.4 are missing, and two steps of leak leave 0.81 of w. It stops where
@@ -256,6 +257,7 @@ right.set(title="larger current: fires with decay 0.9", xlabel="steps back from 
 for panel in (left, right):
     panel.grid(alpha=0.25)
     panel.legend(loc="lower left")
+plt.show()
 
 silent = reach[0.9, "silent"]
 factor = silent[-11] / silent[-1]

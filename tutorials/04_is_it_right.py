@@ -148,6 +148,7 @@ axes.loglog(small, 2e-16 / small, color=GREEN, linestyle="--", label="grows like
 axes.set(xlabel="h", ylabel="error", title="Neither large nor small")
 axes.grid(alpha=0.25)
 axes.legend()
+plt.show()
 
 print(f"smallest error {errors.min():.0e} at h = {best:.0e}; at 1e-1 {errors[0]:.0e}, at 1e-13 {errors[-1]:.0e}")
 assert 1e-7 < best < 1e-3 and errors.min() < 1e-9

@@ -146,6 +146,7 @@ bottom.set(xlabel="time step", ylabel="gradient of the input", title="Two gradie
 for panel in (top, bottom):
     panel.grid(alpha=0.25)
     panel.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+plt.show()
 
 last_spike = int(np.flatnonzero(s).max())
 print("last spike in step", last_spike + 1)
@@ -291,6 +292,7 @@ for panel, theta in zip(panels, (1.0, 4.0), strict=True):
     panel.grid(alpha=0.25)
 panels[0].set(ylabel="factor of one step", ylim=(-1.4, 1.4))
 figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+plt.show()
 
 for name in ("hard, full", "hard, detached", "soft, full", "soft, detached"):
     print(f"{name:<15} largest size: theta 1: {largest[name, 1.0]:.2f}   theta 4: {largest[name, 4.0]:.2f}")

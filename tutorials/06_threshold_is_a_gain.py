@@ -128,6 +128,7 @@ right.legend(loc="lower left", fontsize="small")
 for panel in (left, right):
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
+plt.show()
 
 # %%
 # The curve for threshold 2 at current :math:`I` is the curve for threshold 1 at :math:`I/2`: stretched to the right
@@ -276,6 +277,7 @@ axes.set(xlabel="scale c of weights and threshold (the spikes are the same)", yl
          title="The surrogate's width is measured against the threshold")  # fmt: skip
 axes.legend()
 axes.grid(alpha=0.25)
+plt.show()
 
 ratio = max(relative["soft"]) / min(relative["soft"])
 print(f"soft reset: largest over smallest |theta d_theta| on the ray: {ratio:.1f}")

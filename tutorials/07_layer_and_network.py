@@ -62,6 +62,7 @@ figure, axes = plt.subplots(1, 4, figsize=(8, 2.3), layout="constrained")
 for kind, panel in enumerate(axes):
     panel.imshow(images[np.argmax(kinds == kind)].reshape(8, 8), cmap="gray_r", vmin=0, vmax=1)
     panel.set(title=KINDS[kind], xticks=[], yticks=[])
+plt.show()
 
 # %%
 # A layer is a neuron with two more axes
@@ -294,6 +295,7 @@ for panel in (left, right):
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
 figure.legend(*right.get_legend_handles_labels(), loc="outside right center")
+plt.show()
 
 print(f"new images: one layer {one_curve[-1, 1]:.1%}, two layers {two_curve[-1, 1]:.1%}; guessing 25 %")
 assert one_curve[-1, 1] < 0.65, "one layer fails on a good part of the images"
@@ -322,6 +324,7 @@ for panel, n in zip(axes, strongest[:6], strict=False):
 axes[6].hist(two_layers[0]["theta"], 15, color=BLUE)
 axes[6].axvline(0.5, color=GREY, linestyle="--")
 axes[6].set(title="hidden thresholds", xlabel="threshold", ylabel="neurons")
+plt.show()
 moved = np.abs(two_layers[0]["theta"] - 0.5)
 print(f"hidden thresholds moved by {moved.mean():.2f} on average")
 assert moved.mean() > 0.01

@@ -137,6 +137,7 @@ left.legend(loc="center", bbox_to_anchor=(0.75, 0.66))
 for panel in (left, right):
     panel.grid(alpha=0.25)
     panel.spines[["top", "right"]].set_visible(False)
+plt.show()
 
 for rule in RULES:
     print(f"{rule:3} " + " ".join(f"{a:5.1f}" for a in last[rule]) + f"   mean {last[rule].mean():.1f} %")
@@ -228,6 +229,7 @@ for draw in (1, 2, 3):
 net, history = runs["STL"][0]
 before = make(0).params("*.threshold")
 ms.plot.thresholds(before, net.params("*.threshold"))
+plt.show()
 
 for name in ("lif1", "lif2"):
     theta = net[name].threshold

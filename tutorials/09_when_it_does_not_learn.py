@@ -139,6 +139,7 @@ axes.plot(line, ms.surrogates.triangle_slope(line - 8.0, 1.0), "--", color=GREY,
 axes.set(xlabel="membrane", ylabel="density; slope", title="A gradient flows where blue lies under a slope")
 axes.set_ylim(0, 1.6)
 axes.legend()
+plt.show()
 
 # %%
 # **Cure.** Lesson 06: the threshold is a gain. 8 in place of 1 is all weights divided by 8. Bring the threshold to the
@@ -269,6 +270,7 @@ axes.semilogy(time[-1:], sizes["hard_detached"][-1:], "o", color=BLUE, label="de
 axes.set(xlabel="time step", ylabel="size of the current's gradient", title="A loss on the last spike")
 axes.legend()
 axes.grid(alpha=0.25)
+plt.show()
 
 measured = (sizes["hard"][0] / sizes["hard"][-1]) ** (1 / (steps - 1))
 print(f"factor a step: {measured:.3f} measured, {factor:.3f} predicted; over {steps - 1} steps: {sizes['hard'][0]:.1e}")

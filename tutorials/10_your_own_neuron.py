@@ -62,6 +62,7 @@ for panel, x in ((left, strengths[0]), (right, strengths[1])):
     panel.grid(alpha=0.25)
 left.set_ylabel("membrane")
 left.legend(fontsize="small")
+plt.show()
 
 for x, end in ends.items():
     expected = x / (1 - 0.9 + x)
@@ -278,6 +279,7 @@ right.legend(loc="upper left")
 for panel in (left, right):
     panel.grid(alpha=0.25)
     panel.set_axisbelow(True)
+plt.show()
 
 grew = (reversal > 1.5).mean()
 print(f"reversal: {reversal.min():.2f} to {reversal.max():.2f}, mean {reversal.mean():.2f}; {grew:.0%} grew")

@@ -232,6 +232,7 @@ for row, value in enumerate(nanoseconds):
     axes.text(value, row, f" {value:.2f}", va="center")
 axes.set(xlabel="ns for one neuron and step (on the machine that built this page)", xlim=(0, 1.15 * max(nanoseconds)))
 axes.spines[["top", "right"]].set_visible(False)
+plt.show()
 
 for name, value in on_large.items():
     print(f"{name:20} {value * 1e3:7.2f} ms")

@@ -76,6 +76,7 @@ limit = np.abs(matrix).max()
 picture = axes.imshow(matrix, cmap="PuOr", vmin=-limit, vmax=limit)
 axes.set(xlabel="output place", ylabel="input pixel", title="A 3 x 3 window as a matrix of 64 x 64 weights")
 figure.colorbar(picture, label="weight")
+plt.show()
 
 used = matrix[matrix != 0]
 print(f"{matrix.size} weights, {used.size} of them not zero, {np.unique(used).size} different numbers")
@@ -392,6 +393,7 @@ for panel, title in zip(axes, titles, strict=True):
 axes[2].axhline(2, color=GREY, linestyle=":", label="threshold at first")
 axes[0].legend(loc="lower left")
 axes[2].legend(handles=axes[2].lines[-1:], loc="upper left")
+plt.show()
 
 for rule, rows in woken.items():
     first = np.argmax(rows[:, 1] > 0) + 1 if rows[:, 1].any() else None
@@ -476,6 +478,7 @@ for panel, (name, values) in zip(axes, maps.items(), strict=True):
         panel.axhline(edge, color="white", linewidth=3)
         panel.axvline(edge, color="white", linewidth=3)
 figure.colorbar(picture, ax=axes, label="threshold of lif2, mean over channels")
+plt.show()
 
 lower_right_above = {name: [] for name in runs}
 for name, pairs in runs.items():
@@ -510,6 +513,7 @@ net, _ = runs["first"][0]
 before = {name: np.ones_like(theta) for name, theta in net.params("*.threshold").items()}
 ms.plot.thresholds({n: before[n] for n in ("lif1.threshold", "lif2.threshold")},
                    {n: net.params()[n] for n in ("lif1.threshold", "lif2.threshold")})  # fmt: skip
+plt.show()
 for name, theta in net.params("*.threshold").items():
     print(f"{name}: from {theta.min():.2f} to {theta.max():.2f}, mean {theta.mean():.2f}, spread {theta.std():.3f}")
     assert theta.min() > 0
