@@ -17,6 +17,7 @@ from .layers import Layer
 from .layers.stateful import Stateful
 from .losses import accuracy
 from .network import Caches, Network
+from .optimizers import not_finite
 
 __all__ = ["History", "ParameterWarning", "Tally", "TrainingStopped", "check_finite", "warn_out_of_bounds"]
 
@@ -140,10 +141,8 @@ def check_finite(
     """Raise `TrainingStopped`, running statistics put back, unless the loss and all gradients are finite."""
     problem = None if np.isfinite(value) else f"the loss became {value}"
     layer = "loss"
-    # A membrane that is not a number never fires: the loss need not show it.  A GPU is asked, and waited for, once.
-    finite = {name: np.isfinite(grads[name]).all() for name in reversed(list(grads))}
-    if problem is None and not np.stack(list(finite.values())).all():
-        name = next(n for n, yes in finite.items() if not yes)
+    # A membrane that is not a number never fires: the loss need not show it.
+    if problem is None and (name := not_finite({n: grads[n] for n in reversed(list(grads))})):
         problem, layer = f"the gradient of {name} is not finite", name.partition(".")[0]
     if problem is not None:
         for name, array in net.buffers().items():

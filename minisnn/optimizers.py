@@ -14,7 +14,7 @@ from .kernels.contract import Array, whole
 from .kernels.place import xp_of
 from .network import Network, Pattern, Rule
 
-__all__ = ["SGD", "Adam", "Optimizer", "cosine", "exponential", "gradient_norm"]
+__all__ = ["SGD", "Adam", "Optimizer", "cosine", "exponential", "gradient_norm", "not_finite"]
 
 #: Parameters of fewer entries are left to NumPy, which is as fast for them.
 WORTH_COMPILED = 1 << 14
@@ -80,8 +80,8 @@ class Optimizer:
 
         Raises
         ------
-        ValueError : a gradient is missing, has a name the net does not know, or not its parameter's shape, dtype or device.
-        Nothing is changed then.
+        ValueError : a gradient is missing, has a name the net does not know, not its parameter's shape, dtype or device, or
+        entries that are not finite numbers.  Nothing is changed then.
         """
         if unknown := set(grads) - self._known:
             raise ValueError(f"{type(self).__name__}.step: {sorted(unknown)} are no parameters of this optimizer's net")
@@ -95,6 +95,11 @@ class Optimizer:
                 raise ValueError(
                     f"{type(self).__name__}.step: the gradient of {name} is {got}, the parameter {_about(param)}"
                 )
+        if bad := not_finite({n: grads[n] for n in self.params}):
+            raise ValueError(
+                f"{type(self).__name__}.step: the gradient of {bad} has entries that are not finite, nothing was changed. "
+                "Likely: an input that is not finite, a learning rate too high, or a gradient that explodes over many steps"
+            )
         self.steps += 1
         shrink = 1.0
         if self.clip_norm is not None:
@@ -196,6 +201,14 @@ class Adam(Optimizer):
 def gradient_norm(grads: Iterable[Array]) -> float:
     """Euclidean norm over all entries of several gradients; a GPU adds up before it is waited for."""
     return math.sqrt(sum(np.vdot(g, g).astype(np.float64) for g in grads))
+
+
+def not_finite(grads: Mapping[str, Array]) -> str | None:
+    """The name of the first gradient with an entry that is no finite number; a GPU is asked, and waited for, once."""
+    finite = {name: np.isfinite(grad).all() for name, grad in grads.items()}
+    if not finite or np.stack(list(finite.values())).all():
+        return None
+    return next(name for name, yes in finite.items() if not yes)
 
 
 def _about(array: Array) -> str:

@@ -153,6 +153,7 @@ BAD_STEPS = {
     ),
     "dtype": (lambda g: g.update({"fc1.weight": np.zeros((3, 4), "f4")}), "float32"),
     "kind": (lambda g: g.update({"fc1.weight": None}), "is None"),
+    "nan": (lambda g: g["fc1.weight"].__setitem__((1, 2), np.nan), "gradient of fc1.weight has entries that are not finite"),
     "stranger": (lambda g: g.update({"fc9.weight": np.zeros(3)}), r"\['fc9.weight'\] are no parameters"),
 }
 
