@@ -27,7 +27,8 @@ from .layers import (
     Spiking,
     thresholds,
 )
-from .network import SL, STDL, STL, TL, Network, Rule, load
+from .loading import load
+from .network import SL, STDL, STL, TL, Network, Rule
 from .neurons import Neuron
 from .optimizers import SGD, Adam
 from .resets import Reset

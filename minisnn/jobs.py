@@ -17,6 +17,7 @@ import minisnn as ms
 
 from . import checkpoint as checkpoints
 from . import files
+from .loading import from_file
 
 __all__ = ["COMPARED", "DEFAULTS", "RULES", "evaluate", "train", "versions"]
 
@@ -87,7 +88,7 @@ def train(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     """``minisnn eval FILE``."""
     header, arrays = files.read(options.file, ("network", "checkpoint"))
-    net = ms.network.from_file(options.file, header, arrays, {})
+    net = from_file(options.file, header, arrays, {})
     notes = header.get("notes")
     command = notes.get("command") if isinstance(notes, dict) else None
     stored = argparse.Namespace(**(_parsed(options.parse, options.file, command) if command is not None else {}))

@@ -18,7 +18,7 @@ from .kernels.place import moved
 from .layers import LAYERS, Layer
 from .layers.thresholds import Constraint
 
-__all__ = ["SL", "STDL", "STL", "TL", "Caches", "Network", "Rule", "load"]
+__all__ = ["SL", "STDL", "STL", "TL", "Caches", "Network", "Rule"]
 
 Loss = Callable[[Array, Any], tuple[float, Array]]
 Run = Callable[[str, Layer, Array, dict[str, Array]], tuple[Array, Any]]
@@ -163,6 +163,11 @@ class Network:
         Returns
         -------
         scores : output of the last layer.   caches : :class:`Caches` for ``backward``.
+
+        Raises
+        ------
+        TypeError, ValueError : a dtype or a shape does not fit, the message begins with the layer's name; `state` or `masks`
+            name layers that have none.
         """
         return self._forward(x, False, state, masks, train=train, rng=rng)
 
@@ -200,7 +205,7 @@ class Network:
         wanted = {layer.source for layer in self.layers.values()}
         for name, layer in self.layers.items():
             extra = {} if layer.source is None else {"other": outputs[layer.source]}
-            with _naming(name):
+            with naming(name):
                 x, caches[name] = run(name, layer, x, extra)
             if name in wanted:
                 outputs[name] = x
@@ -231,6 +236,11 @@ class Network:
         d_x : gradient of the input, or ``None``.
         grads : by name, ``grads["lif1.threshold"]``, in the parameters' shapes; ``grads["state"]["lif1"]`` for layers
             that were given a state.
+
+        Raises
+        ------
+        TypeError, ValueError : a gradient has not the shape or dtype of what it is the gradient of; `d_state` or `d_inner`
+            name layers that have none; `wrt` matches nothing.
         """
         d_state, d_inner = dict(d_state or {}), {n: self._here(d) for n, d in (d_inner or {}).items()}
         if unknown := set(d_state) - {n for n, layer in self.layers.items() if layer.has_state}:
@@ -269,7 +279,7 @@ class Network:
                 d_inner[layer.source] = d_x + d_inner[layer.source] if layer.source in d_inner else d_x
                 spent = False
             d_y = d_x
-            with _naming(name):
+            with naming(name):
                 fast = once and layer._as_its_class
                 back = partial(layer.backward_once, spent=spent) if fast else layer.backward
                 d_x, found = back(
@@ -293,50 +303,58 @@ class Network:
         targets: Any,
         loss: Loss,
         *,
+        state: Mapping[str, Any] | None = None,
+        train: bool = False,
+        rng: Any = None,
+        masks: Mapping[str, Array] | None = None,
         wrt: Pattern = None,
         truncate: int | None = None,
         penalties: Mapping[str, Callable[[Array], tuple[float, Array]]] | None = None,
         watch: Callable[[Caches], None] | None = None,
-        **options: Any,
     ) -> tuple[float, dict[str, Array]]:
         """The loss and its gradients in one call: what ``fit`` calls; caches do not outlive it.
 
         Parameters
         ----------
         x, targets, loss : input ``[T, B, ...]``; ``loss(scores, targets) -> (number, d_scores)``.
+        state, train, rng, masks : as for ``forward``.
         wrt : which parameters' gradients are wanted (a pattern); all if not given.
         truncate : truncated backpropagation through time.  The steps are cut into chunks of at most so many; states are
             carried on, gradients are not; the loss is the mean of the chunks' losses, weighted by their steps.
         penalties : by layer, functions of its spikes that return a number and its gradient; the number is added
             to the loss.  E.g. ``{"lif1": ms.losses.FiringRate(most=0.2)}``.
         watch : called with the caches of every forward run, e.g. to count spikes.
-        **options : ``train``, ``rng``, ``masks``, ``state``, as for ``forward``.
 
         Returns
         -------
         loss : float.   grads : by parameter name.
+
+        Raises
+        ------
+        ValueError : `x` has no time steps, or its shape or dtype does not fit; `masks` are of other steps than `x`;
+            `penalties` or `state` name layers that have none; `wrt` matches nothing.
+        TypeError : `loss` is no function.
         """
         truncate = None if truncate is None else whole("loss_and_grads: truncate", truncate)
         spiking = [n for n, layer in self.layers.items() if layer.spiking]
         if unknown := set(penalties or ()) - set(spiking):
             raise ValueError(f"loss_and_grads: penalties names {sorted(unknown)}, the spiking layers are {spiking}")
-        if unknown := set(options) - {"train", "rng", "masks", "state"}:
+        if not callable(loss):
             raise TypeError(
-                f"loss_and_grads: unknown option {', '.join(sorted(unknown))}; it takes wrt, truncate, penalties, watch, "
-                "and train, rng, masks, state as forward does"
+                f"loss_and_grads: loss must be a function, loss(scores, targets) -> (number, d_scores), e.g. ms.losses.mse; "
+                f"got {loss!r}"
             )
-        if len(x) == 0:
-            raise ValueError(f"loss_and_grads: x has no time steps, got shape {list(np.shape(x))}; expected [T, B, ...]")
-        state, masks = options.pop("state", None), options.pop("masks", None) or {}
-        options = {"train": False, "rng": None, **options}
-        x = self._here(x)
+        x, masks = self._here(x), masks or {}
+        if np.ndim(x) < 2 or len(x) == 0:
+            got = f"shape {list(np.shape(x))}" if np.ndim(x) else repr(x)
+            raise ValueError(f"loss_and_grads: x must be [T, B, ...], time first, of one step or more; got {got}")
         steps, total, grads = len(x), 0.0, dict[str, Array]()
         if wrong := {n: len(m) for n, m in masks.items() if len(m) not in (1, steps)}:
             raise ValueError(f"loss_and_grads: masks of x's {steps} steps or of 1, [T or 1, B, ...], got {wrong} steps")
         for start in range(0, steps, truncate or steps):
             part = x[start : start + (truncate or steps)]
             cut = {n: m if len(m) == 1 else m[start : start + len(part)] for n, m in masks.items()}
-            scores, caches = self._forward(part, True, state, cut, **options)
+            scores, caches = self._forward(part, True, state, cut, train=train, rng=rng)
             value, d_scores = loss(scores, targets)
             if watch is not None:
                 watch(caches)
@@ -384,32 +402,20 @@ class Network:
         return {"dtype": str(self.dtype), "layers": layers}
 
     def save(self, path: str | Path, **notes: Any) -> Path:
-        """Write architecture and parameters to one ``.npz`` without pickle; :func:`load` makes the network again.
+        """Write architecture and parameters to one ``.npz`` without pickle; `ms.load` makes the network again.
 
         The file is whole or not there.  `notes` are plain data to keep with it.  What a neuron of your own computes is not
-        stored: hand it to :func:`load`.
+        stored: hand it to `ms.load`.
+
+        Raises
+        ------
+        TypeError : a layer is of a class of your own, which no file could name.
         """
         if strangers := [n for n, layer in self.layers.items() if LAYERS.get(type(layer).__name__) is not type(layer)]:
             raise TypeError(
                 f"save: {', '.join(strangers)}: a layer of your own cannot be rebuilt from a file; save net.params()"
             )
         return files.write(path, "network", {"network": self.description(), "notes": notes}, self.arrays())
-
-    @classmethod
-    def rebuild(cls, description: Mapping[str, Any], params: Mapping[str, Array], custom: Mapping[str, Any]) -> Network:
-        """The network of a :meth:`description` and its arrays by name; `custom`: see :func:`load`."""
-        dtype, layers = float_dtype(description["dtype"]), dict[str, Layer]()
-        expected = [f"{one['name']}.{p}" for one in description["layers"] for p in one["arrays"]]
-        if sorted(expected) != sorted(params):
-            raise ValueError(f"its arrays are {', '.join(expected) or 'none'}, the file has {', '.join(params) or 'none'}")
-        for one in description["layers"]:
-            name, kind = one["name"], one["type"]
-            if kind not in LAYERS:
-                raise ValueError(f"the layer {name!r} is of the kind {kind!r}, which this version of minisnn does not know")
-            with _naming(name):
-                own = {p: params[f"{name}.{p}"] for p in one["arrays"]}
-                layers[name] = LAYERS[kind].rebuild(one["config"], own, dtype, custom)
-        return cls(**layers)
 
     # -- the same network, otherwise
 
@@ -460,33 +466,6 @@ class Network:
         return "\n".join([head, *(f"  {name:<{width}}  {layer!r}" for name, layer in self.layers.items())])
 
 
-def load(path: str | Path, *, custom: Mapping[str, Any] | None = None) -> Network:
-    """The network that :meth:`Network.save`, or a checkpoint of ``fit``, wrote to `path`.
-
-    Parameters
-    ----------
-    custom : ingredients that are not minisnn's own, by the name of their function, e.g. ``{"my_charge": my_neuron}``.
-
-    Raises
-    ------
-    FileNotFoundError : there is no such file.
-    FileError : it is damaged, a pickle, of a newer format, or needs `custom`.
-    """
-    header, arrays = files.read(path, ("network", "checkpoint"))
-    return from_file(path, header, arrays, custom or {})
-
-
-def from_file(
-    path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, Array], custom: Mapping[str, Any]
-) -> Network:
-    """The network in the content of a file; arrays with a ``/`` in their names are a checkpoint's."""
-    try:
-        return Network.rebuild(header["network"], {n: a for n, a in arrays.items() if "/" not in n}, custom)
-    except Exception as error:  # the header may hold anything
-        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        raise files.FileError(f"{path}: no network can be made of it: {kind}{error}") from None
-
-
 def _in_one_place(layers: dict[str, Layer]) -> dict[str, Layer]:
     """On the CPU or on a GPU as a whole: layers that name no backend follow those that do."""
     named = {name: layer._backend for name, layer in layers.items() if layer._backend}
@@ -496,7 +475,7 @@ def _in_one_place(layers: dict[str, Layer]) -> dict[str, Layer]:
     return {n: layer.using(backend) if "cupy" in (backend, layer.backend) else layer for n, layer in layers.items()}
 
 
-class _naming:
+class naming:
     """Puts a layer's name in front of the errors that come out of it."""
 
     def __init__(self, name: str) -> None:

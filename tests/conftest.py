@@ -41,7 +41,7 @@ BUDGETS = {
     # And where arrays are.
     "kernels: GPU": ([f"kernels/{n}.py" for n in "cuda cuda_text device source place".split()], 540),
     # 30 of them for arrays on a GPU.
-    "layers to optimizers": (["layers/*.py", "network.py", "losses.py", "optimizers.py"], 1930),
+    "layers to optimizers": (["layers/*.py", "network.py", "loading.py", "losses.py", "optimizers.py"], 1930),
     "everything above": (
         [
             "encode.py",

@@ -21,7 +21,7 @@ FLOORS = [
     {"version", "files"},
     {"layers"},
     {"network"},
-    {"losses", "optimizers"},
+    {"losses", "optimizers", "loading"},
     {"encode", "data", "models", "checkpoint", "health", "train", "plot"},
     {"checks"},
     {"teach", "bench"},

@@ -44,10 +44,14 @@ def test_truncation_cuts_gradients_and_carries_states(backend):
 
 def test_misspelled_options_and_no_time_steps_are_refused():
     net = network()
-    with pytest.raises(TypeError, match="loss_and_grads: unknown option trian; it takes wrt, truncate"):
+    with pytest.raises(TypeError, match="unexpected keyword argument 'trian'"):
         net.loss_and_grads(X, LABELS, MSE, trian=True)
-    with pytest.raises(ValueError, match="loss_and_grads: x has no time steps"):
+    with pytest.raises(ValueError, match=r"loss_and_grads: x must be \[T, B, ...\].* one step or more; got shape \[0, "):
         net.loss_and_grads(X[:0], LABELS, MSE)
+    with pytest.raises(ValueError, match=r"loss_and_grads: x must be \[T, B, ...\].*; got None"):
+        net.loss_and_grads(None, LABELS, MSE)
+    with pytest.raises(TypeError, match="loss_and_grads: loss must be a function.* got 'mse'"):
+        net.loss_and_grads(X, LABELS, "mse")
 
 
 def test_truncation_of_a_readout_that_adds_over_time_misses_only_what_crosses_the_cuts():
@@ -147,6 +151,8 @@ def test_vjp_takes_no_memory_where_it_may_write(backend):
     assert not np.shares_memory(layer.vjp(x, frozen, consume=("d_y",))[0], frozen)
     with pytest.raises(ValueError, match="consume names"):
         layer.vjp(x, d_y, consume=("u",))
+    with pytest.raises(TypeError, match=r"Spiking: consume must be names among \['d_y', 'x'\], got True"):
+        layer.vjp(x, d_y, consume=True)
 
 
 @pytest.mark.parametrize(

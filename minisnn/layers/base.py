@@ -81,13 +81,24 @@ class Layer:
         self.params, self.roles, self.buffers = {}, {}, {}
 
     def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, Any]:
-        """Return the output and a cache for `backward`."""
+        """Return the output and a cache for `backward`.
+
+        Raises
+        ------
+        TypeError, ValueError : `x` is not of the layer's dtype or spikes, or not ``[T, B, ...]`` of a size that fits; the
+            message names what came and what was expected.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
     def backward(
         self, d_y: Array, cache: Any, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
-        """Return the gradient of the input and a dict of the parameters' gradients."""
+        """Return the gradient of the input and a dict of the parameters' gradients.
+
+        Raises
+        ------
+        TypeError, ValueError : `d_y` has not the shape or dtype of the output; `wrt` names no parameter of the layer.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no backward")
 
     def vjp(
@@ -101,6 +112,10 @@ class Layer:
         consume : names among ``"x"``, ``"d_y"`` of arrays that are not needed any more: the layer may write over them, and
             ``d_x`` may lie in their memory.
         wrt, **options : as for `backward`; ``state``, ``train``, ``rng``, ``mask`` as for `forward`.
+
+        Raises
+        ------
+        TypeError, ValueError : as `forward` and `backward`; `consume` names anything else.
         """
         self._spent(consume)
         _, cache = self.forward(x, **{n: options.pop(n) for n in ("state", "train", "rng", "mask") if n in options})
@@ -212,18 +227,20 @@ class Layer:
         return other
 
     def _spent(self, consume: Iterable[str]) -> set[str]:
-        names = {consume} if isinstance(consume, str) else set(consume)
-        if unknown := names - {"x", "d_y"}:
-            raise ValueError(f"{type(self).__name__}: consume names {sorted(unknown)}, expected some of 'x', 'd_y'")
-        return names
+        return self._names_in("consume", consume, {"x", "d_y"})
 
-    def _wanted(self, wrt: Iterable[str] | None) -> set[str]:
+    def _wanted(self, wrt: Names) -> set[str]:
         """The names in `wrt`, all parameters for ``None``."""
-        if wrt is None:
-            return set(self.params)
-        names = {wrt} if isinstance(wrt, str) else set(wrt)
-        if unknown := names - set(self.params):
-            raise ValueError(f"{type(self).__name__}: wrt names {sorted(unknown)}, its parameters are {list(self.params)}")
+        return set(self.params) if wrt is None else self._names_in("wrt", wrt, set(self.params))
+
+    def _names_in(self, option: str, given: Any, known: set[str]) -> set[str]:
+        """The names in an option, one or several of those that are known."""
+        try:
+            names = {given} if isinstance(given, str) else set(given)
+        except TypeError:  # no names, but e.g. True
+            raise TypeError(f"{type(self).__name__}: {option} must be names among {sorted(known)}, got {given!r}") from None
+        if unknown := names - known:
+            raise ValueError(f"{type(self).__name__}: {option} names {list(unknown)}, expected some of {sorted(known)}")
         return names
 
     def __getattr__(self, name: str) -> Any:

@@ -45,6 +45,11 @@ class Conv2d(Layer):
     bias : whether to add a bias ``[c_out]``, zero at first; or its values.
     rng : ``numpy.random.Generator`` for the weights, U(-1/sqrt(fan_in), 1/sqrt(fan_in)), fan_in = c_in * k * k.
     weight : the weights themselves, instead of `rng`.
+
+    Raises
+    ------
+    TypeError, ValueError : a size is no whole number; neither `rng` nor `weight` is given; `weight` or `bias` has another
+        shape.
     """
 
     gives_away = True

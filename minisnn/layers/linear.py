@@ -36,6 +36,11 @@ class Linear(Layer):
     weight : the weights themselves ``[n_in, n_out]``, instead of `rng`; PyTorch's ``Linear.weight`` is ``[out, in]``, so
         hand over its transpose.
     dtype : "float32" or "float64".
+
+    Raises
+    ------
+    TypeError, ValueError : a size is no whole number of at least 1; neither `rng` nor `weight` is given; `weight` or `bias`
+        has another shape.
     """
 
     gives_away = True

@@ -45,6 +45,11 @@ class BatchNorm2d(Layer):
     momentum : weight of new statistics, ``running = (1 - momentum) * running + momentum * new``; the new variance is the
         unbiased one (PyTorch's rule).
     eps : added to the variance.
+
+    Raises
+    ------
+    ValueError : `c` is no whole number, `over` none of the two, a number is out of range; or in training, a channel has a
+        single value, whose variance is 0.
     """
 
     gives_away = True

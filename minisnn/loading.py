@@ -1,0 +1,57 @@
+"""Loading: a network made again from what a file holds of it.  :meth:`minisnn.Network.save` writes one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from . import files
+from .kernels.contract import Array, float_dtype
+from .layers import LAYERS, Layer
+from .network import Network, naming
+
+__all__ = ["from_file", "load"]
+
+
+def load(path: str | Path, *, custom: Mapping[str, Any] | None = None) -> Network:
+    """The network that :meth:`Network.save`, or a checkpoint of ``fit``, wrote to `path`.
+
+    Parameters
+    ----------
+    custom : ingredients that are not minisnn's own, by the name of their function, e.g. ``{"my_charge": my_neuron}``.
+
+    Raises
+    ------
+    FileNotFoundError : there is no such file.
+    FileError : it is damaged, a pickle, of a newer format, or needs `custom`.
+    """
+    header, arrays = files.read(path, ("network", "checkpoint"))
+    return from_file(path, header, arrays, custom or {})
+
+
+def from_file(
+    path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, Array], custom: Mapping[str, Any]
+) -> Network:
+    """The network in the content of a file; arrays with a ``/`` in their names are a checkpoint's."""
+    try:
+        return _rebuilt(header["network"], {n: a for n, a in arrays.items() if "/" not in n}, custom)
+    except Exception as error:  # the header may hold anything
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        raise files.FileError(f"{path}: no network can be made of it: {kind}{error}") from None
+
+
+def _rebuilt(description: Mapping[str, Any], arrays: Mapping[str, Array], custom: Mapping[str, Any]) -> Network:
+    """The network of a :meth:`Network.description` and its arrays by name."""
+    dtype, layers = float_dtype(description["dtype"]), dict[str, Layer]()
+    expected = [f"{one['name']}.{p}" for one in description["layers"] for p in one["arrays"]]
+    if sorted(expected) != sorted(arrays):
+        raise ValueError(f"its arrays are {', '.join(expected) or 'none'}, the file has {', '.join(arrays) or 'none'}")
+    for one in description["layers"]:
+        name, kind = one["name"], one["type"]
+        if kind not in LAYERS:
+            raise ValueError(f"the layer {name!r} is of the kind {kind!r}, which this version of minisnn does not know")
+        with naming(name):
+            own = {p: arrays[f"{name}.{p}"] for p in one["arrays"]}
+            layers[name] = LAYERS[kind].rebuild(one["config"], own, dtype, custom)
+    return Network(**layers)
