@@ -131,12 +131,12 @@ def test_clear_errors():
      ("lif", 900, "float32", ("threshold",), False), ("lif", 1400, "float32", ("threshold",), True)],
 )  # fmt: skip
 def test_there_and_back_is_the_pure_run_bit_for_bit_however_long(neuron, steps, dtype, wrt, cut):
-    """A tile is cut into pieces, the last smaller; where its cache holds no more steps, time into spans."""
+    """A tile is cut into pieces, the last smaller; or, where its cache holds no more steps, time into spans."""
     pytest.importorskip("numba")
     from minisnn.kernels.compiled import spans
 
     narrow, span = spans(steps, 1400, len(ms.neurons.NEURONS[neuron].state) * np.dtype(dtype).itemsize)
-    assert narrow < 1400 and (span < steps) == cut
+    assert (narrow < 1400) != cut and (span < steps) == cut
     rng, neuron = np.random.default_rng(0), ms.neurons.NEURONS[neuron]
     layer = ms.Spiking(
         700, neuron=neuron, reset=ms.resets.soft, threshold=0.8, dtype=dtype, backend="numba",

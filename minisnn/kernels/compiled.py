@@ -24,7 +24,7 @@ from ..neurons import Neuron
 from . import pool
 from .contract import Array, Base, Dynamics, ScanCache, Wanted, base_of, membranes
 from .jit import Loop
-from .loops import adjoint_loop, round_loop, scan_loop
+from .loops import adjoint_loop, round_loop, scan_loop, states_loop
 from .narrow import fingerprint, narrowed, rests_on
 from .native import compile_loop, problem
 from .place import writeable
@@ -67,11 +67,11 @@ def plan(n_rows: int, n_lanes: int) -> Tiles:
 
 def spans(n_steps: int, lanes: int, bytes_of_a_step: int) -> tuple[int, int]:
     """On the way there and back: how many of a tile's lanes at a time, and for how many steps they keep everything."""
-    lanes = min(lanes, AT_ONCE)
-    bytes_of_a_step *= lanes
-    if bytes_of_a_step * n_steps <= KEPT:
-        return lanes, n_steps
-    return lanes, max(KEPT_OF_A_SPAN // bytes_of_a_step, 1)
+    narrow = min(lanes, AT_ONCE)
+    if bytes_of_a_step * narrow * n_steps <= KEPT:
+        return narrow, n_steps
+    # All lanes: what is kept fits the cache either way, and longer rows come from memory sooner.
+    return lanes, max(KEPT_OF_A_SPAN // (bytes_of_a_step * lanes), 1)
 
 
 class CompiledKernel:
@@ -131,16 +131,24 @@ class CompiledKernel:
         d_spikes: Array, d_state_last: Array | None, wanted: Wanted, consume: bool,
     ) -> tuple[Array | None, Array | None, Array | None, Array | None]:  # fmt: skip
         out = _Gradients(self.dynamics, d_spikes, x, theta, params, wanted, consume)
-        loop = self._loop(round_loop, x.dtype, fire=fire, wanted=out.wanted, over=out.d_x is d_spikes)
         n_states, tiles = len(self.dynamics.neuron.state), plan(*x.shape[1:])
         narrow, span = spans(len(x), tiles.width * tiles.group, n_states * x.itemsize)
-        borders = -(-len(x) // span) + 1  # states before each span; the adjoint, while it waits
+        before, rows = _or_nothing(state0, x), _rows_of(theta, params)
+        if span < len(x):
+            before = self._before_each(span, x, before, rows, k, fire)
+        loop = self._loop(round_loop, x.dtype, fire=fire, wanted=out.wanted, over=out.d_x is d_spikes)
         _run_tiles(
-            loop, x.shape, self._scratch, n_states * span * narrow, n_states * borders * narrow,
-            x, _or_nothing(state0, x), _rows_of(theta, params), d_spikes, _or_nothing(d_state_last, x), *out.arrays(x), k,
-            narrow, span,
+            loop, x.shape, self._scratch, n_states * span * narrow, n_states * narrow,
+            x, before, rows, d_spikes, _or_nothing(d_state_last, x), *out.arrays(x), k, narrow, span,
         )  # fmt: skip
         return out.result()
+
+    def _before_each(self, span: int, x: Array, state0: Array, rows: Array, k: float, fire: str) -> Array:
+        """The states before each span of time, ``[spans * K, B, N]``."""
+        found = pool.empty((-(-len(x) // span) * len(self.dynamics.neuron.state), *x.shape[1:]), x.dtype)
+        loop = self._loop(states_loop, x.dtype, fire=fire)
+        _run_tiles(loop, x.shape, self._scratch, x, state0, rows, found, k, span)
+        return found
 
 
 class _Gradients:
@@ -209,6 +217,9 @@ kernel = CompiledKernel
 
 # -- compiling: once for each thing computed, dtype and wish
 
+#: Loops that go forward alone.
+FORWARD = scan_loop, states_loop
+
 
 def _used(build: Callable, dynamics: Dynamics, fire: str = "step", **_: Any) -> dict[str, Callable]:
     """Which functions of some dynamics such a loop is made of."""
@@ -218,7 +229,7 @@ def _used(build: Callable, dynamics: Dynamics, fire: str = "step", **_: Any) -> 
         used["charge"] = neuron.charge
         if fire != "step":  # only a twin's forward knows the surrogate: all others share one loop
             used |= {"smooth": surrogate.smooth, "slope": surrogate.slope}
-    if build is not scan_loop:
+    if build not in FORWARD:
         used |= {"charge_adjoint": neuron.charge_adjoint, "reset_adjoint": reset.reset_adjoint, "slope": surrogate.slope}
     return used
 
@@ -226,7 +237,7 @@ def _used(build: Callable, dynamics: Dynamics, fire: str = "step", **_: Any) -> 
 def _compiled(build: Callable, dynamics: Dynamics, used: dict[str, Callable], dtype: np.dtype, **options: Any) -> Loop:
     """The loop that `build` makes of these functions as they are now."""
     n_states, n_params = len(dynamics.neuron.state), len(dynamics.neuron.params)
-    if build is not scan_loop:
+    if build not in FORWARD:
         options["looks_back"] = _looks_back(dynamics.neuron, options["wanted"])
     marks = *map(fingerprint, used.values()), n_states, n_params, dtype.char, options
     rule = Rule({n: narrowed(f, dtype) for n, f in used.items()}, n_states, n_params, dtype.type)

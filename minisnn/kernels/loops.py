@@ -1,4 +1,4 @@
-"""The compiled loops over time: forward, back, and there and back.
+"""The compiled loops over time: forward, back, there and back, and forward for the states on the way alone.
 
 A *tile* is a piece of the lanes, over a chunk of the batch's rows (:func:`minisnn.kernels.compiled.plan`).  Its states,
 thresholds and sums lie in the scratch (:mod:`minisnn.kernels.tile`); time runs inside it.
@@ -15,7 +15,7 @@ from .jit import WHOLE, U, reads, real, scratch, writes
 from .rows import Rule, adjoint_rows, forward_row
 from .tile import clear, collect, load, read, save, spread, store
 
-__all__ = ["adjoint_loop", "round_loop", "scan_loop"]
+__all__ = ["adjoint_loop", "round_loop", "scan_loop", "states_loop"]
 
 #: The last arguments of every loop: ``T, B, N`` and the tiles' width, group, chunk and pieces.
 SIZES = (WHOLE,) * 7
@@ -81,18 +81,44 @@ def adjoint_loop(rule: Rule, soft_spikes: bool, wanted: Wanted, looks_back: bool
     return adjoint, (scratch(number), *arrays, real(number), *SIZES)
 
 
+def states_loop(rule: Rule, fire: str) -> tuple[Callable, tuple]:
+    """Forward, keeping nothing but the states before each span of time."""
+    n_states, number, layout = rule.n_states, rule.number, rule.layout
+    walk = _there(rule, fire, keep="nothing")
+    theta, constants = layout.theta, 1 + rule.n_params
+
+    def states(w, x, state0, rows, before, k, span, n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):
+        step, spans = U(n_rows * n_lanes), -(-n_steps // span)
+        for tile in range(first, last):
+            n0, begin = tile % pieces * width, tile // pieces * chunk
+            wide = min(width, n_lanes - n0)
+            spread(w, theta, rows, constants, n0, wide, group, n_lanes)
+            for i in range(-(-min(chunk, n_rows - begin) // group)):
+                row = begin + i * group
+                lo, m = U(row * n_lanes + n0), U(wide * min(group, n_rows - row))
+                load(w, 0, n_states, state0, step, lo, 0, m)
+                for which in range(spans):
+                    save(before, step, U(which * n_states) * step + lo, w, n_states, 0, m)
+                    if which < spans - 1:
+                        walk(w, U(0), k, x, x, x, U(0), U(0), U(0), x, x, U(which * span), U(span), U(n_steps), step, lo,
+                             lo + U(group * n_lanes), m)  # fmt: skip
+
+    one = reads(number)
+    return states, (scratch(number), one, one, one, writes(number), real(number), WHOLE, *SIZES)
+
+
 def round_loop(rule: Rule, fire: str, wanted: Wanted, looks_back: bool, over: bool) -> tuple[Callable, tuple]:
     """There and back for one tile after the other: membranes never leave the cache, and spikes are computed again.
 
-    A tile is cut into pieces of `narrow` lanes, and for more steps than a cache holds, time into spans; the states before
-    each are kept, and a span is run again before the walk goes back through it.
+    A tile is cut into pieces of `narrow` lanes, and for more steps than a cache holds, time into spans, the last of which
+    comes first; `before` are the states before each of them (:func:`states_loop`).
     """
     n_states, number, layout = rule.n_states, rule.number, rule.layout
-    there, back = _there(rule, fire, keep=False), _back(rule, wanted, looks_back, over, False, fire)
+    there, back = _there(rule, fire, keep="states"), _back(rule, wanted, looks_back, over, False, fire)
     theta, sums, constants = layout.theta, layout.sums, 1 + rule.n_params
     n_sums = constants if wanted.params else 1
 
-    def there_and_back(w, u, borders, x, state0, rows, d_spikes, d_state_last, d_x, d_state0, d_rows, k,
+    def there_and_back(w, u, waits, x, before, rows, d_spikes, d_state_last, d_x, d_state0, d_rows, k,
                        narrow, span, n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):  # fmt: skip
         step, spans, chunks = U(n_rows * n_lanes), -(-n_steps // span), -(-n_rows // chunk)
         for tile in range(first, last):
@@ -107,28 +133,20 @@ def round_loop(rule: Rule, fire: str, wanted: Wanted, looks_back: bool, over: bo
                     lane = piece * narrow
                     a, m, lo = U(lane), U(min(narrow, lanes - lane)), U(row * n_lanes + n0 + lane)
                     after = lo + (m if lane + narrow < lanes else U(group * n_lanes - lane))
-                    load(w, 0, n_states, state0, step, lo, lane, m)
-                    # There span by span, which keeps the states before each; and back, each but the last run again first.
-                    # After those of the spans lies the adjoint, which waits there meanwhile.
-                    for run in range(2 * spans - 1):
-                        again = run >= spans
-                        which = 2 * spans - 2 - run if again else run
-                        start, border = U(which * span), U(which * n_states) * m
+                    for gone in range(spans):
+                        which = spans - 1 - gone
+                        start, border = U(which * span), U(which * n_states) * step + lo
                         steps = min(U(span), U(n_steps) - start)
-                        if again:
-                            save(borders, m, U(spans * n_states) * m, w, n_states, lane, m)
-                            load(w, 0, n_states, borders, m, border, lane, m)
-                        elif spans > 1 or looks_back:
-                            save(borders, m, border, w, n_states, lane, m)
+                        if gone > 0:
+                            save(waits, m, U(0), w, n_states, lane, m)
+                        load(w, 0, n_states, before, step, border, lane, m)
                         there(w, a, k, x, u, u, U(0), m, U(span), x, x, start, steps, U(n_steps), step, lo, after, m)
-                        if run < spans - 1:
-                            continue
-                        if again:
-                            load(w, 0, n_states, borders, m, U(spans * n_states) * m, lane, m)
+                        if gone > 0:
+                            load(w, 0, n_states, waits, m, U(0), lane, m)
                         else:
                             load(w, 0, n_states, d_state_last, step, lo, lane, m)
                         back(w, a, k, x, u, u, U(0), m, U(span), d_spikes, d_x, start, steps, U(n_steps), step, lo,
-                             after, borders, m, border, m)  # fmt: skip
+                             after, before, step, border, m)  # fmt: skip
                     save(d_state0, step, lo, w, n_states, lane, m)
             collect(d_rows, n_sums, chunks, tile // pieces, n_lanes, n0, w, sums, wide, group)
 
@@ -142,7 +160,7 @@ def round_loop(rule: Rule, fire: str, wanted: Wanted, looks_back: bool, over: bo
 # -- `room` steps further on.  At `after` lie the lanes that come after these, so that they are on their way in time.
 
 
-def _there(rule: Rule, fire: str, held: tuple = (), over: bool = False, keep: bool = True) -> Callable:
+def _there(rule: Rule, fire: str, held: tuple = (), over: bool = False, keep: str = "all") -> Callable:
     step_row, n_states = forward_row(rule, fire, held, over, keep), rule.n_states
 
     def there(w, a, k, x, u, spikes, kept, pitch, room, u0, s0, begin, steps, n_steps, step, lo, after, m):
@@ -151,7 +169,7 @@ def _there(rule: Rule, fire: str, held: tuple = (), over: bool = False, keep: bo
             at, to = (begin + slot) * step + lo, slot * pitch + kept
             then = at + step if begin + slot + U(1) < n_steps else after
             step_row(w, a, k, x, at, then, u, spikes, to, u0, s0, m)
-            for i in range(1, n_states):
+            for i in range(1, n_states if keep != "nothing" else 1):
                 store(u, U(i) * room * pitch + to, w, i, a, m)
 
     return there

@@ -34,7 +34,8 @@ class Rule(NamedTuple):
 # -- `then` where the next row will: while a block is worked on, the same block of the next row is on its way from memory
 
 
-def forward_row(rule: Rule, fire: str, held: tuple = (), over: bool = False, keep: bool = True) -> Callable:
+def forward_row(rule: Rule, fire: str, held: tuple = (), over: bool = False, keep: str = "all") -> Callable:
+    """`keep` : what is written, "all", "states" (no spikes) or "nothing"."""
     f, n_states, n_params, number = rule
     charge, spike = f["charge"], _spike(f, fire)
     reset = hold(f["reset"], held)
@@ -55,11 +56,11 @@ def forward_row(rule: Rule, fire: str, held: tuple = (), over: bool = False, kee
                 membrane, theta, theta0 = states[0], w[threshold + i], w[base + i]
                 s = number(spike(membrane, theta, k, u0[at + n], s0[at + n], theta0))
                 w[i] = reset(membrane, s, theta, u0[at + n], s0[at + n], theta0)
-                if keep:
+                if keep == "all":
                     spikes[to + n] = s
                 if over:
                     x[at + n] = membrane  # two names for one memory would make the compiler go lane by lane
-                else:
+                elif keep != "nothing":
                     u[to + n] = membrane
 
     return step_row
