@@ -242,6 +242,9 @@ class Network:
         TypeError, ValueError : a gradient has not the shape or dtype of what it is the gradient of; `d_state` or `d_inner`
             name layers that have none; `wrt` matches nothing.
         """
+        if not isinstance(caches, Mapping) or (missing := [n for n in self.layers if n not in caches]):
+            got = f"none for {', '.join(missing)}" if isinstance(caches, Mapping) else type(caches).__name__
+            raise TypeError(f"Network: caches must be what forward returned, scores, caches = net.forward(x); got {got}")
         d_state, d_inner = dict(d_state or {}), {n: self._here(d) for n, d in (d_inner or {}).items()}
         if unknown := set(d_state) - {n for n, layer in self.layers.items() if layer.has_state}:
             raise ValueError(f"Network: d_state names {sorted(unknown)}, which have no state")

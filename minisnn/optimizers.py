@@ -80,9 +80,15 @@ class Optimizer:
 
         Raises
         ------
+        TypeError : `grads` is no dict.
         ValueError : a gradient is missing, has a name the net does not know, not its parameter's shape, dtype or device, or
         entries that are not finite numbers.  Nothing is changed then.
         """
+        if not isinstance(grads, Mapping):
+            raise TypeError(
+                f"{type(self).__name__}.step: grads must be gradients by name, got {type(grads).__name__}: "
+                "loss, grads = net.loss_and_grads(...), then optimizer.step(grads)"
+            )
         if unknown := set(grads) - self._known:
             raise ValueError(f"{type(self).__name__}.step: {sorted(unknown)} are no parameters of this optimizer's net")
         for name, param in self.params.items():

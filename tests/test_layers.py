@@ -218,6 +218,13 @@ BAD_CALLS = {
     "state as an array": (lambda: LIF.forward(X, state=X[0]), ValueError, r"keys \['v'\], got ndarray"),
     "state of another batch": (lambda: LIF.forward(X, state={"v": X[0, :1]}), ValueError, r"state\['v'\] has shape \[1, 6\]"),
     "gradient of another shape": (lambda: LIF.backward(X[:1], LIF.forward(X)[1]), ValueError, r"d_y has shape \[1, 2, 6\]"),
+    "a network's caches": (
+        lambda: LIF.backward(X, {"lif": LIF.forward(X)[1]}), TypeError, r"the SpikingCache that forward.*got dict.*caches\['",
+    ),
+    "cache and gradient swapped": (lambda: LIF.backward(LIF.forward(X)[1], X), TypeError, r"got ndarray: y, cache = layer.for"),
+    "another layer's cache": (
+        lambda: ms.Linear(6, 6, rng=RNG).backward(X, ms.Flatten().forward(X)[1]), TypeError, "LinearCache.*got ShapeCache$",
+    ),
     "gradient of another dtype": (lambda: LIF.backward(X.astype(float), LIF.forward(X)[1]), TypeError, "d_y has dtype float64"),
     "threshold zero": (lambda: ms.LIF(3, threshold=0.0), ValueError, "threshold must be > 0, got 0"),
     "threshold negative": (lambda: ms.LIF(3, threshold=[1, -2, 1]), ValueError, "threshold must be > 0, got -2"),

@@ -172,6 +172,11 @@ def test_gradients_that_do_not_fit_are_explained_and_change_nothing(make, case):
     assert all(np.array_equal(before[n], p) for n, p in net.params().items()) and optimizer.steps == 0
 
 
+def test_the_loss_and_the_gradients_together_are_no_gradients():
+    with pytest.raises(TypeError, match=r"SGD.step: grads must be .* got tuple: loss, grads = net.loss_and_grads"):
+        ms.SGD(network(), lr=0.1).step((0.5, gradients(network(), 0)))
+
+
 def test_bad_settings_are_explained():
     net = network()
     for options, message in (

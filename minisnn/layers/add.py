@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from ..kernels.contract import Array
-from .base import Grads, Layer, Names, as_input, as_upstream
+from .base import Grads, Layer, Names, as_cache, as_input, as_upstream
 
 __all__ = ["Add", "AddCache"]
 
@@ -50,7 +50,7 @@ class Add(Layer):
     ) -> tuple[Array | None, Grads]:
         """The gradient as it is; ``Network.backward`` hands the same to the other branch."""
         self._wanted(wrt)
-        return as_upstream(d_y, cache.shape, self) if input_grad else None, {}
+        return as_upstream(d_y, as_cache(cache, AddCache, self).shape, self) if input_grad else None, {}
 
     def config(self) -> dict[str, Any]:
         return {"source": self.source}

@@ -28,7 +28,7 @@ from ..kernels import check_backend, default_backend
 from ..kernels.contract import Array, float_dtype
 from ..kernels.place import moved, xp_of
 
-__all__ = ["Config", "Grads", "Layer", "Names", "as_input", "as_upstream"]
+__all__ = ["Config", "Grads", "Layer", "Names", "as_cache", "as_input", "as_upstream"]
 
 #: Names of parameters, ``None`` for all of them.   Gradients by parameter name; ``"state"`` holds those of a given state.
 Names = Iterable[str] | None
@@ -303,6 +303,18 @@ def as_upstream(d: Any, shape: tuple[int, ...], layer: Layer, what: str = "d_y")
             f"{type(layer).__name__}: {what} has dtype {d.dtype}, expected {layer.dtype}: use {what}.astype('{layer.dtype}')"
         )
     return np.ascontiguousarray(d, like=d)
+
+
+def as_cache(cache: Any, kind: type, layer: Layer) -> Any:
+    """What `forward` handed out for the way back, if it is that."""
+    if not isinstance(cache, kind):
+        name, hint = type(layer).__name__, ""
+        if isinstance(cache, Mapping):
+            hint = ": of a network's caches take the one by the layer's name, caches['...']"
+        elif hasattr(cache, "ndim"):
+            hint = ": y, cache = layer.forward(x), then layer.backward(d_y, cache)"
+        raise TypeError(f"{name}: cache must be the {kind.__name__} that forward returned, got {type(cache).__name__}{hint}")
+    return cache
 
 
 def _at_home(value: Any, what: str, layer: Layer) -> Array:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..kernels.contract import Array, whole
 from ..kernels.place import xp_of
-from .base import Config, Grads, Layer, Names, as_input, as_upstream
+from .base import Config, Grads, Layer, Names, as_cache, as_input, as_upstream
 
 if TYPE_CHECKING:
     from ..kernels import images
@@ -104,7 +104,7 @@ class Conv2d(Layer):
         self, d_y: Array, cache: ConvCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
         """Gradients of the input, and of ``weight`` and ``bias`` summed over time, batch and positions."""
-        x, weight, events = cache
+        x, weight, events = as_cache(cache, ConvCache, self)
         wanted = self._wanted(wrt)
         _, *out = self._out_shape(x)
         d_rows = as_upstream(d_y, (*x.shape[:2], len(weight), *out), self).reshape(-1, len(weight), math.prod(out))

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..kernels.contract import Array
 from ..kernels.place import uniform
-from .base import Grads, Layer, Names, as_input, as_upstream
+from .base import Grads, Layer, Names, as_cache, as_input, as_upstream
 
 __all__ = ["Dropout", "DropoutCache"]
 
@@ -70,7 +70,7 @@ class Dropout(Layer):
     ) -> tuple[Array | None, Grads]:
         """``d_x = d_y * mask``: the same mask."""
         self._wanted(wrt)
-        d_y = as_upstream(d_y, cache.shape, self)
+        d_y = as_upstream(d_y, as_cache(cache, DropoutCache, self).shape, self)
         d_x = d_y if cache.mask is None else d_y * cache.mask  # (dropout.3)
         return d_x if input_grad else None, {}
 

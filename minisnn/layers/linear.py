@@ -9,7 +9,7 @@ import numpy as np
 
 from ..kernels.contract import Array, whole
 from ..kernels.products import Rows, dense
-from .base import Config, Grads, Layer, Names, as_input, as_upstream
+from .base import Config, Grads, Layer, Names, as_cache, as_input, as_upstream
 
 __all__ = ["Linear", "LinearCache"]
 
@@ -81,7 +81,7 @@ class Linear(Layer):
         self, d_y: Array, cache: LinearCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
         """Gradients of the input, and of ``weight`` and ``bias`` summed over time and batch."""
-        x, rows, weight = cache
+        x, rows, weight = as_cache(cache, LinearCache, self)
         wanted = self._wanted(wrt)
         d_rows = as_upstream(d_y, (*x.shape[:2], weight.shape[1]), self).reshape(-1, weight.shape[1])
         grads = {}

@@ -11,7 +11,7 @@ from .. import neurons, resets
 from ..kernels import ScanCache
 from ..kernels.contract import Array
 from ..surrogates import Surrogate
-from .base import Config, Grads, Names, as_upstream
+from .base import Config, Grads, Names, as_cache, as_upstream
 from .stateful import Asked, Stateful, find, formula
 
 __all__ = ["MembraneReadout", "ReadoutCache"]
@@ -91,7 +91,7 @@ class MembraneReadout(Stateful):
         self, d_y: Array, cache: ReadoutCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
     ) -> tuple[Array | None, Grads]:
         """The gradient enters at the step that was read, and goes back through the leak from there."""
-        d_u = np.zeros_like(cache.u)
+        d_u = np.zeros_like(as_cache(cache, ReadoutCache, self).u)
         d_scores = as_upstream(d_y, cache.u.shape[1:], self)
         np.put_along_axis(d_u, cache.at[None], d_scores[None], axis=0)  # (readouts.5)
         d_x, grads = self._back(d_u, d_state, cache.scan, Asked(self._wanted(wrt), input_grad, cache.state_given))

@@ -11,7 +11,7 @@ import numpy as np
 from ..kernels.contract import Array, whole
 from ..kernels.normal import scale_and_shift, standardise, standardise_adjoint
 from ..kernels.place import writeable
-from .base import Config, Grads, Layer, Names, as_input, as_upstream
+from .base import Config, Grads, Layer, Names, as_cache, as_input, as_upstream
 
 __all__ = ["BatchNorm2d", "NormCache"]
 
@@ -121,7 +121,7 @@ class BatchNorm2d(Layer):
     def _backward(
         self, d_y: Array, cache: NormCache, wrt: Names, input_grad: bool, spent: bool
     ) -> tuple[Array | None, Grads]:
-        x_hat, inverse, gamma, train, _ = cache
+        x_hat, inverse, gamma, train, _ = as_cache(cache, NormCache, self)
         if self.backend != "numba":
             return self._backward_arrays(d_y, cache, wrt, input_grad)
         from ..kernels import maps

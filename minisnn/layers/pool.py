@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels.contract import Array, whole
-from .base import Grads, Layer, Names, as_input, as_upstream
+from .base import Grads, Layer, Names, as_cache, as_input, as_upstream
 
 __all__ = ["AvgPool2d", "MaxPool2d", "PoolCache"]
 
@@ -44,6 +44,7 @@ class _Pool2d(Layer):
     ) -> tuple[Array | None, Grads]:
         """``[T, B, C, H // k, W // k] -> [T, B, C, H, W]``: to each window its gradient; what no window covers gets none."""
         self._wanted(wrt)
+        cache = as_cache(cache, PoolCache, self)
         d_y = as_upstream(d_y, (*cache.shape[:-2], *(n // self.k for n in cache.shape[-2:])), self)
         return self._hand_back(d_y, cache) if input_grad else None, {}
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels.contract import Array, whole
-from .base import Grads, Layer, Names, as_input, as_upstream
+from .base import Grads, Layer, Names, as_cache, as_input, as_upstream
 
 __all__ = ["Flatten", "PopulationVote", "Rate"]
 
@@ -35,8 +35,9 @@ class Flatten(Layer):
     ) -> tuple[Array | None, Grads]:
         """``[T, B, n] -> [T, B, ...]``."""
         self._wanted(wrt)
-        d_y = as_upstream(d_y, (*cache.shape[:2], math.prod(cache.shape[2:])), self)
-        return d_y.reshape(cache.shape) if input_grad else None, {}
+        shape = as_cache(cache, ShapeCache, self).shape
+        d_y = as_upstream(d_y, (*shape[:2], math.prod(shape[2:])), self)
+        return d_y.reshape(shape) if input_grad else None, {}
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         return None if in_shape is None else (math.prod(in_shape),)
@@ -60,7 +61,7 @@ class _Mean(Layer):
     ) -> tuple[Array | None, Grads]:
         """``[B, scores] -> [T, B, n]``: the same share for every step and member."""
         self._wanted(wrt)
-        steps, batch, n = cache.shape
+        steps, batch, n = as_cache(cache, ShapeCache, self).shape
         members = self._members(n)
         d_y = as_upstream(d_y, (batch, n // members), self)
         if not input_grad:

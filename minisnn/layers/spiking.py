@@ -12,7 +12,7 @@ from .. import neurons, resets, surrogates
 from ..kernels import Base, Dynamics
 from ..kernels.contract import Array, state_after
 from ..kernels.place import moved
-from .base import Config, Grads, Layer, Names, as_upstream
+from .base import Config, Grads, Layer, Names, as_cache, as_upstream
 from .stateful import DEFAULT_DECAY, Asked, Stateful, by_name, find, formula
 from .thresholds import CONSTRAINTS, Constraint, Normal
 
@@ -186,7 +186,7 @@ class Spiking(Stateful):
     def _backward(
         self, d_y: Array, cache: SpikingCache, d_state: Any, wrt: Any, input_grad: bool, consume: bool = False
     ) -> tuple[Array | None, Grads]:
-        d_spikes = as_upstream(d_y, cache.spikes.shape, self)
+        d_spikes = as_upstream(d_y, as_cache(cache, SpikingCache, self).spikes.shape, self)
         asked = Asked(self._wanted(wrt), input_grad, cache.state_given)
         d_x, grads = self._back(d_spikes, d_state, cache.scan, asked, consume)
         return self._finished(d_x, grads, d_spikes.shape)
