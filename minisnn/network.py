@@ -347,11 +347,14 @@ class Network:
                 f"loss_and_grads: loss must be a function, loss(scores, targets) -> (number, d_scores), e.g. ms.losses.mse; "
                 f"got {loss!r}"
             )
-        x, masks = self._here(x), masks or {}
-        if np.ndim(x) < 2 or len(x) == 0:
-            got = f"shape {list(np.shape(x))}" if np.ndim(x) else repr(x)
+        x, masks, total, grads = self._here(x), masks or {}, 0.0, dict[str, Array]()
+        try:
+            steps = len(x)
+        except TypeError:  # a number, None
+            steps = 0
+        if steps == 0:  # what else there is to say of x says the first layer
+            got = f"shape {list(x.shape)}" if hasattr(x, "shape") else repr(x)
             raise ValueError(f"loss_and_grads: x must be [T, B, ...], time first, of one step or more; got {got}")
-        steps, total, grads = len(x), 0.0, dict[str, Array]()
         if wrong := {n: len(m) for n, m in masks.items() if len(m) not in (1, steps)}:
             raise ValueError(f"loss_and_grads: masks of x's {steps} steps or of 1, [T or 1, B, ...], got {wrong} steps")
         for start in range(0, steps, truncate or steps):

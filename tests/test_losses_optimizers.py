@@ -226,6 +226,16 @@ def test_clipping_scales_all_that_learns_to_one_norm():
         one([[1.0, 1], [1, 1]], lr=1.0, clip_norm=0)
 
 
+def test_gradients_whose_sums_and_squares_overflow_are_finite_and_clipped():
+    huge = np.full((2, 2), 3e38, np.float32)
+    assert ms.optimizers.not_finite({"a": huge}) is None and ms.optimizers.gradient_norm([huge]) == pytest.approx(6e38)
+    net = ms.Network(fc=ms.Linear(2, 2, weight=np.ones((2, 2))))
+    ms.SGD(net, lr=1.0, clip_norm=1.0).step({"fc.weight": huge})
+    assert np.allclose(net["fc"].weight, 0.5)
+    huge[0, 0] = -np.inf  # the sum is NaN, or infinite, whatever the others are
+    assert ms.optimizers.not_finite({"b": np.ones(3), "a": huge}) == "a"
+
+
 def test_decoupled_decay_leaves_the_gradient_alone():
     """By hand: p <- p (1 - lr wd), then Adam's step, which for the first gradient is lr times its sign."""
     net, optimizer = one([[2.0, 2], [2, 2]], make=ms.Adam, lr=0.1, weight_decay=0.5, decoupled=True, eps=0.0)

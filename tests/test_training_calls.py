@@ -50,6 +50,8 @@ def test_misspelled_options_and_no_time_steps_are_refused():
         net.loss_and_grads(X[:0], LABELS, MSE)
     with pytest.raises(ValueError, match=r"loss_and_grads: x must be \[T, B, ...\].*; got None"):
         net.loss_and_grads(None, LABELS, MSE)
+    with pytest.raises(ValueError, match=r"loss_and_grads: x must be .*; got shape \[\]"):
+        net.loss_and_grads(np.float32(1), LABELS, MSE)
     with pytest.raises(TypeError, match="loss_and_grads: loss must be a function.* got 'mse'"):
         net.loss_and_grads(X, LABELS, "mse")
 
@@ -151,7 +153,7 @@ def test_vjp_takes_no_memory_where_it_may_write(backend):
     assert not np.shares_memory(layer.vjp(x, frozen, consume=("d_y",))[0], frozen)
     with pytest.raises(ValueError, match="consume names"):
         layer.vjp(x, d_y, consume=("u",))
-    with pytest.raises(TypeError, match=r"Spiking: consume must be names among \['d_y', 'x'\], got True"):
+    with pytest.raises(TypeError, match=r"Spiking: consume must be names among \['x', 'd_y'\], got True"):
         layer.vjp(x, d_y, consume=True)
 
 

@@ -227,20 +227,21 @@ class Layer:
         return other
 
     def _spent(self, consume: Iterable[str]) -> set[str]:
-        return self._names_in("consume", consume, {"x", "d_y"})
+        return self._names_in("consume", consume, ["x", "d_y"])
 
     def _wanted(self, wrt: Names) -> set[str]:
         """The names in `wrt`, all parameters for ``None``."""
-        return set(self.params) if wrt is None else self._names_in("wrt", wrt, set(self.params))
+        return set(self.params) if wrt is None else self._names_in("wrt", wrt, list(self.params))
 
-    def _names_in(self, option: str, given: Any, known: set[str]) -> set[str]:
+    def _names_in(self, option: str, given: Any, known: list[str]) -> set[str]:
         """The names in an option, one or several of those that are known."""
         try:
             names = {given} if isinstance(given, str) else set(given)
         except TypeError:  # no names, but e.g. True
-            raise TypeError(f"{type(self).__name__}: {option} must be names among {sorted(known)}, got {given!r}") from None
-        if unknown := names - known:
-            raise ValueError(f"{type(self).__name__}: {option} names {list(unknown)}, expected some of {sorted(known)}")
+            raise TypeError(f"{type(self).__name__}: {option} must be names among {known}, got {given!r}") from None
+        if unknown := names - set(known):
+            expected = f"expected some of {known}" if known else "there are none"
+            raise ValueError(f"{type(self).__name__}: {option} names {list(unknown)}, {expected}")
         return names
 
     def __getattr__(self, name: str) -> Any:
