@@ -151,3 +151,19 @@ def test_there_and_back_is_the_pure_run_bit_for_bit_however_long(neuron, steps, 
         before, before_once = grads["state"], once.pop("state")
         assert all(np.array_equal(before_once[n], before[n]) for n in before)
         assert set(once) == set(grads) - {"state"} and all(np.array_equal(once[n], grads[n]) for n in once)
+
+
+@pytest.mark.parametrize("shape", [(7, 5, 2500), (7, 71, 60), (2, 3, 2048), (1, 2, 5)])
+def test_spans_of_any_length_give_the_same_bits(shape, monkeypatch):
+    """Also where a tile is a part of a row, or several rows with some left over."""
+    pytest.importorskip("numba")
+    from minisnn.kernels import compiled
+
+    rng = np.random.default_rng(0)
+    layer = ms.LIF(shape[2], threshold=0.8, decay=0.6, backend="numba")
+    x, d_y = rng.normal(0.2, 0.4, (2, *shape)).astype("f4")
+    d_x, grads = layer.vjp(x, d_y, wrt="threshold")
+    for span in (1, 2, 3, 7):
+        monkeypatch.setattr(compiled, "spans", lambda n_steps, lanes, _, span=span: (min(lanes, 700), min(span, n_steps)))
+        d_x_cut, cut = layer.vjp(x, d_y, wrt="threshold")
+        assert np.array_equal(d_x_cut, d_x) and np.array_equal(cut["threshold"], grads["threshold"])
