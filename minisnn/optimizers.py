@@ -82,7 +82,7 @@ class Optimizer:
         ------
         TypeError : `grads` is no dict.
         ValueError : a gradient is missing, has a name the net does not know, not its parameter's shape, dtype or device, or
-        entries that are not finite numbers.  Nothing is changed then.
+            entries that are not finite numbers.  Nothing is changed then.
         """
         if not isinstance(grads, Mapping):
             raise TypeError(

@@ -69,19 +69,16 @@ def neurons(who: str, shape: tuple[int, ...], threshold: Any = THRESHOLD, device
     import torch
 
     start = torch.from_numpy(np.full(shape, threshold, np.float32)).to(device)
-    kinds = {
-        "torch": _torch, "torch.compile": _torch_compiled, "snntorch": _snntorch, "spikingjelly": _spikingjelly,
-        "norse": _norse,
-    }  # fmt: skip
-    return kinds[who](start)
+    if who in ("torch", "torch.compile"):
+        return _torch(start, compiled=who == "torch.compile")
+    return {"snntorch": _snntorch, "spikingjelly": _spikingjelly, "norse": _norse}[who](start)
 
 
-def _torch(theta: Any, change: Callable = lambda loop: loop) -> tuple[Callable, Any]:
+def _torch(theta: Any, compiled: bool) -> tuple[Callable, Any]:
     import torch
 
     spike = _torch_spike()
 
-    @change
     def loop(x: Any, theta: Any) -> Any:
         v, found = torch.zeros_like(x[0]), []
         for current in x:
@@ -92,13 +89,8 @@ def _torch(theta: Any, change: Callable = lambda loop: loop) -> tuple[Callable, 
         return torch.stack(found)
 
     theta.requires_grad_()
-    return lambda x: loop(x, theta), theta
-
-
-def _torch_compiled(theta: Any) -> tuple[Callable, Any]:
-    import torch
-
-    return _torch(theta, torch.compile)
+    run = torch.compile(loop) if compiled else loop
+    return lambda x: run(x, theta), theta
 
 
 def _snntorch(start: Any) -> tuple[Callable, Any]:
