@@ -23,12 +23,13 @@ setup(
         'numba>=0.61; sys_platform != "emscripten"',
         "matplotlib>=3.8",
         "tqdm>=4.60",
+        "threadpoolctl>=3.1",
     ],
     extras_require={
         # CuPy and the CUDA libraries that it calls, for a driver that knows CUDA 13; minisnn info says what fits others.
         "gpu": ["cupy-cuda13x[ctk]>=14"],
         # What makes the CUDA text and compiles it without a card.  CuPy and NVRTC: one major version of CUDA.
-        "gpu-test": ["cupy-cuda13x>=14", "nvidia-cuda-nvrtc>=13,<14", "nvidia-cuda-runtime>=13,<14"],
+        "gpu-test": ["cupy-cuda13x>=14", "nvidia-cuda-nvrtc>=13,<14"],
         "data": ["pooch>=1.8"],
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "sympy>=1.12", "pooch>=1.8"],
         "symbolic": ["sympy>=1.12"],

@@ -4,11 +4,11 @@ from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from . import data, encode, losses, models, neurons, optimizers, resets, surrogates
+from . import data, encode, losses, models, neurons, optimizers, resets, surrogates, thresholds
 from .files import FileError
-from .grammar import GrammarError
+from .formula import FormulaError
 from .kernels import BackendUnavailable
-from .kernels.threads import get_threads, set_threads
+from .kernels.threads import get_threads, one_blas_thread, set_threads
 from .layers import (
     LIF,
     Add,
@@ -25,7 +25,6 @@ from .layers import (
     Rate,
     Recurrent,
     Spiking,
-    thresholds,
 )
 from .loading import load
 from .network import SL, STDL, STL, TL, Network, Rule
@@ -41,10 +40,10 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "LIF", "SGD", "SL", "STDL", "STL", "TL", "Adam", "Add", "AvgPool2d", "BackendUnavailable", "BatchNorm2d", "Conv2d",
-    "Dropout", "FileError", "Flatten", "GrammarError", "History", "Layer", "Linear", "MaxPool2d", "MembraneReadout",
+    "Dropout", "FileError", "Flatten", "FormulaError", "History", "Layer", "Linear", "MaxPool2d", "MembraneReadout",
     "Network", "Neuron", "PopulationVote", "Rate", "Recurrent", "Reset", "Rule", "Spiking", "Surrogate",
     "TrainingStopped", "__version__", "checks", "data", "encode", "fit", "get_threads", "load", "losses", "models",
-    "neurons", "optimizers", "plot", "resets", "set_threads", "surrogates", "thresholds",
+    "neurons", "one_blas_thread", "optimizers", "plot", "resets", "set_threads", "surrogates", "thresholds",
 ]  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from . import jobs
 from .bench import command as bench
 from .checks import command
 from .kernels import BACKENDS, backend_problem, default_backend
-from .kernels.device import describe
+from .kernels.gpu_info import describe
 
 __all__ = ["main"]
 
@@ -151,9 +151,8 @@ def _info(options: argparse.Namespace) -> int:
     print(f"{'threads':<12} {ms.get_threads()} for compiled loops (minisnn.set_threads, MINISNN_THREADS)")
     print(f"{'BLAS':<12} {checkpoints.environment()['blas']}")
     if backend_problem("numba") is None:
-        from .kernels.disk import cache_folder
-
-        print(f"{'cache':<12} {cache_folder() or 'none: there is no home folder'} (NUMBA_CACHE_DIR moves it)")
+        folder = os.environ.get("NUMBA_CACHE_DIR") or "Numba's own, beside the sources or in the user's cache folder"
+        print(f"{'cache':<12} {folder} (NUMBA_CACHE_DIR moves it)")
     for name, text in describe().items():
         print(f"{name:<12} {text}")
     return 0

@@ -9,8 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .kernels.contract import Array, whole
-from .kernels.place import uniform, xp_of
+from .kernels.arrays import Array, get_array_module, positive_int, uniform
 
 __all__ = [
     "ENCODERS", "Bernoulli", "Constant", "Encoder", "Frames", "Latency", "bernoulli", "constant", "frames", "latency",
@@ -58,10 +57,12 @@ def constant(images: Array, *, steps: int) -> Array:
 
     Returns
     -------
-    currents : ``[T, B, ...]``, of the dtype of `images`.
+    currents : ``[T, B, ...]``, of the dtype of `images`: a read-only view of them, whose steps are the same memory (time
+        stride 0).  Linear and Conv2d multiply such an input once.
     """
     images, steps = _checked(images, steps)
-    return np.repeat(images[None], steps, axis=0)
+    view = np.broadcast_to(np.ascontiguousarray(images, like=images), (steps, *images.shape))
+    return view
 
 
 def latency(images: Array, *, steps: int) -> Array:
@@ -99,7 +100,7 @@ def frames(images: Array, *, steps: int | None = None) -> Array:
     images = _as_array(images)
     if images.ndim < 2 or images.size == 0:
         raise ValueError(f"frames must be [B, T, ...] with at least one sample and step, got shape {list(images.shape)}")
-    if steps is not None and images.shape[1] != whole("steps", steps):
+    if steps is not None and images.shape[1] != positive_int("steps", steps):
         raise ValueError(f"frames must be [B, T, ...] with T = {steps} steps, got shape {list(images.shape)}")
     if images.dtype.kind not in "fbiu" or not (images.min() >= 0 and np.isfinite(images.max())):
         raise ValueError(f"frames must be finite and not negative, got {images.dtype} {images.min()} to {images.max()}")
@@ -111,7 +112,7 @@ class Bernoulli:
     """:func:`bernoulli` with the number of steps fixed: an encoder for ``fit``."""
 
     def __init__(self, steps: int) -> None:
-        self.steps = whole("steps", steps)
+        self.steps = positive_int("steps", steps)
 
     def __call__(self, images: Array, rng: np.random.Generator) -> Array:
         """``[B, ...] -> [T, B, ...]``, uint8."""
@@ -125,7 +126,7 @@ class Constant:
     """:func:`constant` with the number of steps fixed: an encoder for ``fit``."""
 
     def __init__(self, steps: int) -> None:
-        self.steps = whole("steps", steps)
+        self.steps = positive_int("steps", steps)
 
     def __call__(self, images: Array, rng: np.random.Generator) -> Array:
         """``[B, ...] -> [T, B, ...]``, of the dtype of `images`; `rng` is not used."""
@@ -139,7 +140,7 @@ class Latency:
     """:func:`latency` with the number of steps fixed: an encoder for ``fit``."""
 
     def __init__(self, steps: int) -> None:
-        self.steps = whole("steps", steps)
+        self.steps = positive_int("steps", steps)
 
     def __call__(self, images: Array, rng: np.random.Generator) -> Array:
         """``[B, ...] -> [T, B, ...]``, uint8; `rng` is not used."""
@@ -153,7 +154,7 @@ class Frames:
     """:func:`frames` as an encoder for ``fit``; `steps`: how many the data must have, ``None`` for any."""
 
     def __init__(self, steps: int | None = None) -> None:
-        self.steps = None if steps is None else whole("steps", steps)
+        self.steps = None if steps is None else positive_int("steps", steps)
 
     def __call__(self, images: Array, rng: np.random.Generator) -> Array:
         """``[B, T, ...] -> [T, B, ...]``; `rng` is not used."""
@@ -168,7 +169,7 @@ ENCODERS = {"bernoulli": Bernoulli, "constant": Constant, "latency": Latency, "f
 
 
 def _as_array(images: Any) -> Array:
-    return images if xp_of(images) is not np else np.asarray(images)
+    return images if get_array_module(images) is not np else np.asarray(images)
 
 
 def _checked(images: Any, steps: Any) -> tuple[Array, int]:
@@ -178,4 +179,4 @@ def _checked(images: Any, steps: Any) -> tuple[Array, int]:
     if images.dtype.kind not in "fbiu" or not (images.min() >= 0 and images.max() <= 1):
         hint = ": divide by 255?" if images.dtype.kind in "iuf" and images.max() > 1 else ""
         raise ValueError(f"images must lie in [0, 1], got {images.dtype} {images.min()} to {images.max()}{hint}")
-    return images, whole("steps", steps)
+    return images, positive_int("steps", steps)

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from .kernels.place import host
+from .kernels.arrays import to_numpy
 from .version import __version__
 
-__all__ = ["FORMAT", "FileError", "array_from", "read", "replacing", "write"]
+__all__ = ["FORMAT", "FileError", "array_from", "find", "name_in_file", "read", "replacing", "write"]
 
 #: Grows when older versions could not read what is written.
 FORMAT = 1
@@ -61,7 +61,7 @@ def write(path: str | Path, kind: str, header: Mapping[str, Any], arrays: Mappin
         for name, array in content.items():
             entry = zipfile.ZipInfo(f"{name}.npy")  # its date is 1980: a file is a function of its content
             with file.open(entry, "w", force_zip64=True) as stream:
-                np.lib.format.write_array(stream, np.asarray(host(array)), version=(1, 0), allow_pickle=False)
+                np.lib.format.write_array(stream, np.asarray(to_numpy(array)), version=(1, 0), allow_pickle=False)
     return path
 
 
@@ -127,3 +127,22 @@ def array_from(name: str, content: bytes) -> np.ndarray:
     if dtype.kind not in "fiub" or any(n < 0 for n in shape) or math.prod(shape) * dtype.itemsize != len(body):
         raise FileError(f"the array {name!r} claims to be {dtype} {list(shape)}, but has {len(body)} bytes")
     return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C").copy()
+
+
+# -- names of neurons, resets and surrogates in a file
+
+
+def name_in_file(value: Any, registry: Mapping[str, Any], function: Any) -> str:
+    """The name that a file keeps: that in the registry, or for a user's own ``"custom:"`` and its function's name."""
+    found = [name for name, one in registry.items() if one == value]
+    return found[0] if found else f"custom:{function.__name__}"
+
+
+def find(name: str, registry: Mapping[str, Any], custom: Mapping[str, Any]) -> Any:
+    """The inverse of :func:`name_in_file`: the ingredient that a file names."""
+    if name in registry:
+        return registry[name]
+    own = name.removeprefix("custom:")
+    if own in custom:
+        return custom[own]
+    raise ValueError(f"it uses {own!r}, which is not part of minisnn; give it: ms.load(path, custom={{{own!r}: ...}})")

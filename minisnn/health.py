@@ -11,9 +11,7 @@ from typing import Any
 import numpy as np
 
 from .checkpoint import Progress
-from .kernels.contract import Array
-from .kernels.place import host
-from .layers import Layer
+from .kernels.arrays import Array, to_numpy
 from .layers.stateful import Stateful
 from .losses import accuracy
 from .network import Caches, Network
@@ -121,7 +119,7 @@ class Tally:
         """The epoch's row of the history, but for what only `fit` knows."""
         layers = {}
         for name in self.names:
-            counts, theta = host(self.spikes[name]), host(net[name].threshold)  # counted where the network is
+            counts, theta = to_numpy(self.spikes[name]), to_numpy(net[name].threshold)  # counted where the network is
             layers[name] = {
                 "firing_rate": float(counts.mean() / self.steps),
                 "silent": float((counts == 0).mean()),
@@ -155,17 +153,13 @@ def _first_not_finite(net: Network, x: Array) -> str | None:
     """The first layer, from the input up, with a parameter, a membrane or an output that is not finite."""
     if not np.isfinite(x).all():
         return "input"
-    ill: list[str] = []
-
-    def run(name: str, layer: Layer, x: Array, extra: dict[str, Array]) -> tuple[Array, Any]:
-        y, cache = layer.forward(x, **extra)
-        seen = (*layer.params.values(), y, *((cache.u,) if layer.has_state else ()))
-        if not all(np.isfinite(a).all() for a in seen):
-            ill.append(name)
-        return y, cache
-
-    net.walk(x, run)
-    return ill[0] if ill else None
+    outputs: dict[str, Array] = {}
+    for name, layer in net.layers.items():
+        x, cache = layer.forward(x, **net.extra_inputs(layer, outputs))
+        outputs[name] = x
+        if not all(np.isfinite(a).all() for a in (*layer.params.values(), x, *((cache.u,) if layer.has_state else ()))):
+            return name
+    return None
 
 
 def warn_out_of_bounds(net: Network, epoch: int, warned: set[str]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from . import files
-from .kernels.contract import Array, float_dtype
+from .kernels.arrays import Array, float_dtype
 from .layers import LAYERS, Layer
 from .network import Network, naming
 

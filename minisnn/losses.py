@@ -14,8 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .kernels.contract import Array
-from .kernels.place import xp_of
+from .kernels.arrays import Array, get_array_module
 
 __all__ = ["LOSSES", "FiringRate", "Silence", "accuracy", "cross_entropy", "mse"]
 
@@ -111,7 +110,7 @@ LOSSES = {"mse": mse, "cross_entropy": cross_entropy}
 
 
 def _checked(scores: Any, targets: Any) -> tuple[Array, Array]:
-    scores = scores if xp_of(scores) is not np else np.asarray(scores)
+    scores = scores if get_array_module(scores) is not np else np.asarray(scores)
     targets = np.asarray(targets, like=scores)  # to the GPU where the scores are there
     if scores.ndim != 2 or scores.dtype.kind != "f":
         raise ValueError(f"scores must be floats [B, C], got {scores.dtype} {list(scores.shape)}")

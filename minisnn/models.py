@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from .layers import LIF, BatchNorm2d, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, PopulationVote
-from .layers.thresholds import Normal
 from .network import STL, Network, Pattern
 from .optimizers import Adam, exponential
+from .thresholds import Normal
 
 __all__ = ["STL_MNIST", "conv_net", "mlp", "stl_mnist", "stl_mnist_optimizer"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,13 @@ import numpy as np
 
 from . import files
 from .kernels import check_backend, default_backend
-from .kernels.contract import Array, float_dtype, whole
-from .kernels.place import moved
+from .kernels.arrays import Array, float_dtype, positive_int, to_device
 from .layers import LAYERS, Layer
-from .layers.thresholds import Constraint
+from .thresholds import Constraint
 
 __all__ = ["SL", "STDL", "STL", "TL", "Caches", "Network", "Rule"]
 
 Loss = Callable[[Array, Any], tuple[float, Array]]
-Run = Callable[[str, Layer, Array, dict[str, Array]], tuple[Array, Any]]
 
 
 @dataclass(frozen=True)
@@ -87,6 +84,8 @@ class Network:
         # Layers without parameters follow the net's dtype: nobody should have to say it ten times.
         layers = {n: layer if layer.params else layer.astype(self.dtype) for n, layer in layers.items()}
         self.layers = _in_one_place(layers)
+        #: Layers whose output a later layer takes besides its input.
+        self._sources = {layer.source for layer in self.layers.values()}
         shape = None
         shapes: dict[str, Any] = {}
         for name, layer in self.layers.items():
@@ -169,47 +168,25 @@ class Network:
         TypeError, ValueError : a dtype or a shape does not fit, the message begins with the layer's name; `state` or `masks`
             name layers that have none.
         """
-        return self._forward(x, False, state, masks, train=train, rng=rng)
-
-    def _forward(
-        self, x: Array, once: bool, state: Mapping[str, Any] | None, masks: Mapping[str, Array] | None, **options: Any
-    ) -> tuple[Array, Caches]:
-        """`forward`; the first half of a training step with `once`: inputs of layers are written over where possible."""
         state, masks = dict(state or {}), dict(masks or {})
         if unknown := set(state) - {n for n, layer in self.layers.items() if layer.has_state}:
             raise ValueError(f"Network: state names {sorted(unknown)}, which have no state")
         if unknown := set(masks) - {n for n, layer in self.layers.items() if layer.takes_mask}:
             raise ValueError(f"Network: masks names {sorted(unknown)}, which take none")
-
-        shared = {layer.source for layer in self.layers.values()}
-        spent = False  # whether the input of the next layer is nobody else's
-
-        def run(name: str, layer: Layer, x: Array, extra: dict[str, Array]) -> tuple[Array, Any]:
-            nonlocal spent
+        x, caches, outputs = self._here(x), Caches(), dict[str, Array]()
+        for name, layer in self.layers.items():
+            extra = self.extra_inputs(layer, outputs)
             if name in masks:
                 extra["mask"] = masks[name]
-            fast = once and layer._as_its_class
-            forward = partial(layer.forward_once, spent=spent) if fast else layer.forward
-            found = forward(x, state=state.get(name), **options, **extra)
-            spent = fast and layer.gives_away and name not in shared
-            return found
-
-        return self.walk(self._here(x), run)
-
-    def walk(self, x: Array, run: Run) -> tuple[Array, Caches]:
-        """Hand `x` from layer to layer; ``run(name, layer, x, extra)`` runs one and returns its output and cache.
-
-        `extra` holds what the layer takes besides its input, e.g. the output of an earlier layer.
-        """
-        caches, outputs = Caches(), dict[str, Array]()
-        wanted = {layer.source for layer in self.layers.values()}
-        for name, layer in self.layers.items():
-            extra = {} if layer.source is None else {"other": outputs[layer.source]}
             with naming(name):
-                x, caches[name] = run(name, layer, x, extra)
-            if name in wanted:
+                x, caches[name] = layer.forward(x, state=state.get(name), train=train, rng=rng, **extra)
+            if name in self._sources:
                 outputs[name] = x
         return x, caches
+
+    def extra_inputs(self, layer: Layer, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """What a layer takes besides its input, from the outputs of the layers before it."""
+        return {} if layer.source is None else {"other": outputs[layer.source]}
 
     def backward(
         self,
@@ -250,55 +227,34 @@ class Network:
             raise ValueError(f"Network: d_state names {sorted(unknown)}, which have no state")
         if unknown := set(d_inner) - set(self.layers):
             raise ValueError(f"Network: d_inner names {sorted(unknown)}, the layers are {list(self.layers)}")
-        return self.walk_back(d_scores, caches, d_state, d_inner, wrt, input_grad)
-
-    def walk_back(
-        self,
-        d_scores: Array,
-        caches: Mapping[str, Any],
-        d_state: Mapping[str, Any],
-        d_inner: dict[str, Any],
-        wrt: Pattern,
-        input_grad: bool,
-        once: bool = False,
-    ) -> tuple[Array | None, dict[str, Any]]:
-        """The walk of `backward`; with `once` it is the last one on these caches, and writes over what is spent."""
         wanted = [n.split(".") for n in self.params(wrt)]
         order = list(self.layers)
         lowest = 0 if input_grad else min((order.index(name) for name, _ in wanted), default=len(order))
-        grads: dict[str, Any] = {}
-        states: dict[str, Any] = {}
+        grads, states = dict[str, Any](), dict[str, Any]()
         d_x: Array | None = d_scores
-        spent = False  # whether nobody else needs d_x
         for i in reversed(range(lowest, len(order))):
-            name = order[i]
-            layer = self.layers[name]
-            if name in d_inner and d_x is not None:
-                d = np.asarray(d_inner[name], like=d_x)
-                if d.shape != d_x.shape:
-                    raise ValueError(f"Network: d_inner[{name!r}] has shape {list(d.shape)}, its output {list(d_x.shape)}")
-                d_x, spent = d_x + d.astype(self.dtype, copy=False), once
+            name, layer = order[i], self.layers[order[i]]
+            if name in d_inner:
+                d_x = d_x + self._like(d_inner[name], d_x, name)
             if layer.source is not None:  # its other branch gets the same gradient
                 d_inner[layer.source] = d_x + d_inner[layer.source] if layer.source in d_inner else d_x
-                spent = False
-            d_y = d_x
             with naming(name):
-                fast = once and layer._as_its_class
-                back = partial(layer.backward_once, spent=spent) if fast else layer.backward
-                d_x, found = back(
-                    d_y,
-                    caches[name],
-                    d_state=d_state.get(name),
-                    wrt=[p for n, p in wanted if n == name],
+                d_x, found = layer.backward(
+                    d_x, caches[name], d_state=d_state.get(name), wrt=[p for n, p in wanted if n == name],
                     input_grad=input_grad or i > lowest,
-                )
-            spent = fast and layer.gives_back and d_x is not None and (spent or not np.may_share_memory(d_x, d_y))
+                )  # fmt: skip
             if "state" in found:
                 states[name] = found.pop("state")
             grads.update({f"{name}.{p}": d for p, d in found.items()})
-        if states:
-            grads["state"] = states
-        return (d_x if input_grad else None), {n: grads[n] for n in (*self.params(), "state") if n in grads}
+        grads = {n: grads[n] for n in self.params() if n in grads} | ({"state": states} if states else {})
+        return (d_x if input_grad else None), grads
+
+    def _like(self, d: Array, output: Any, name: str) -> Array:
+        """The gradient of an inner layer's output, in the dtype of the net."""
+        d = np.asarray(d, like=output)
+        if d.shape != output.shape:
+            raise ValueError(f"Network: d_inner[{name!r}] has shape {list(d.shape)}, its output {list(output.shape)}")
+        return d.astype(self.dtype, copy=False)
 
     def loss_and_grads(
         self,
@@ -338,7 +294,7 @@ class Network:
             `penalties` or `state` name layers that have none; `wrt` matches nothing.
         TypeError : `loss` is no function.
         """
-        truncate = None if truncate is None else whole("loss_and_grads: truncate", truncate)
+        truncate = None if truncate is None else positive_int("loss_and_grads: truncate", truncate)
         spiking = [n for n, layer in self.layers.items() if layer.spiking]
         if unknown := set(penalties or ()) - set(spiking):
             raise ValueError(f"loss_and_grads: penalties names {sorted(unknown)}, the spiking layers are {spiking}")
@@ -348,19 +304,11 @@ class Network:
                 f"got {loss!r}"
             )
         x, masks, total, grads = self._here(x), masks or {}, 0.0, dict[str, Array]()
-        try:
-            steps = len(x)
-        except TypeError:  # a number, None
-            steps = 0
-        if steps == 0:  # what else there is to say of x says the first layer
-            got = f"shape {list(x.shape)}" if hasattr(x, "shape") else repr(x)
-            raise ValueError(f"loss_and_grads: x must be [T, B, ...], time first, of one step or more; got {got}")
-        if wrong := {n: len(m) for n, m in masks.items() if len(m) not in (1, steps)}:
-            raise ValueError(f"loss_and_grads: masks of x's {steps} steps or of 1, [T or 1, B, ...], got {wrong} steps")
+        steps = self._steps(x, masks)
         for start in range(0, steps, truncate or steps):
             part = x[start : start + (truncate or steps)]
             cut = {n: m if len(m) == 1 else m[start : start + len(part)] for n, m in masks.items()}
-            scores, caches = self._forward(part, True, state, cut, train=train, rng=rng)
+            scores, caches = self.forward(part, state=state, train=train, rng=rng, masks=cut)
             value, d_scores = loss(scores, targets)
             if watch is not None:
                 watch(caches)
@@ -373,12 +321,22 @@ class Network:
             if share < 1:
                 d_scores = d_scores * d_scores.dtype.type(share)
                 d_inner = {n: d * share for n, d in d_inner.items()}
-            _, found = self.walk_back(d_scores, caches, {}, d_inner, wrt, False, once=True)
+            _, found = self.backward(d_scores, caches, d_inner=d_inner, wrt=wrt, input_grad=False)
             found.pop("state", None)
             if start + len(part) < steps:
                 state = caches.state
             grads = {n: grads[n] + d for n, d in found.items()} if grads else found
         return total, grads
+
+    def _steps(self, x: Any, masks: Mapping[str, Array]) -> int:
+        """The time steps of an input, if it has some and the masks are of as many."""
+        steps = len(x) if np.ndim(x) else 0
+        if steps == 0:  # the first layer checks the rest of x
+            got = f"shape {list(x.shape)}" if hasattr(x, "shape") else repr(x)
+            raise ValueError(f"loss_and_grads: x must be [T, B, ...], time first, of one step or more; got {got}")
+        if wrong := {n: len(m) for n, m in masks.items() if len(m) not in (1, steps)}:
+            raise ValueError(f"loss_and_grads: masks of x's {steps} steps or of 1, [T or 1, B, ...], got {wrong} steps")
+        return steps
 
     def predict(self, x: Array) -> Array:
         """The class with the highest score, of equal ones the first: ``[T, B, ...] -> [B]``, int64, where the network is."""
@@ -446,7 +404,7 @@ class Network:
     def _here(self, x: Any) -> Array:
         """An input where the network is: it goes to its GPU, and is not brought back from one; the first layer objects."""
         first = next(iter(self.layers.values()))  # all are in one place
-        return moved(x, "cupy") if first.backend == "cupy" else x
+        return to_device(x, "cupy") if first.backend == "cupy" else x
 
     def _map(self, change: Callable[[Layer], Layer]) -> Network:
         return Network(**{name: change(layer) for name, layer in self.layers.items()})
@@ -474,7 +432,7 @@ class Network:
 
 def _in_one_place(layers: dict[str, Layer]) -> dict[str, Layer]:
     """On the CPU or on a GPU as a whole: layers that name no backend follow those that do."""
-    named = {name: layer._backend for name, layer in layers.items() if layer._backend}
+    named = {name: layer.backend for name, layer in layers.items() if layer.names_backend}
     if len({backend == "cupy" for backend in named.values()}) > 1:
         raise ValueError(f"Network: one device per net, got {', '.join(f'{n} {b}' for n, b in named.items())}")
     backend = next(iter(named.values()), None) or default_backend()

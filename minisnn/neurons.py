@@ -1,6 +1,6 @@
 """Neuron models: how the state moves in one time step, and the adjoint of that move.
 
-A neuron is a pair of floor-0 functions (see :mod:`minisnn.grammar`).  With K states and Q parameters::
+A neuron is a pair of formulas (:mod:`minisnn.formula`).  With K states and Q parameters::
 
     charge(*states, x, *params)                        -> new states (K of them; a bare value for K = 1)
     charge_adjoint(*d_states, *states, x, *params)     -> d_states, d_x, d_params (one flat tuple of K + 1 + Q)
@@ -15,10 +15,10 @@ To add a neuron: write the pair, and one line in :data:`NEURONS`.  A neuron of y
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from .grammar import check
+from .formula import Formula, trace
 
 __all__ = ["NEURONS", "Neuron", "current_lif", "integrate_and_fire", "leaky_integrator", "lif", "quadratic"]
 
@@ -35,28 +35,30 @@ class Neuron:
 
     Raises
     ------
-    GrammarError : a function cannot be run alike by every backend; the message names what and why.
+    FormulaError : a function cannot be run alike by every backend; the message names what and why.
     """
 
-    charge: Callable[..., Any]
-    charge_adjoint: Callable[..., Any]
+    charge: Callable[..., Any] = field(compare=False)
+    charge_adjoint: Callable[..., Any] = field(compare=False)
     state: tuple[str, ...] = ("v",)
     params: tuple[str, ...] = ("decay",)
+    formulas: tuple[Formula, Formula] = field(init=False, repr=False)  #: of the two functions, as they are now
 
     def __post_init__(self) -> None:
-        for field in ("state", "params"):
-            names = getattr(self, field)
+        for what in ("state", "params"):
+            names = getattr(self, what)
             if isinstance(names, str) or not all(isinstance(n, str) and n.isidentifier() for n in names):
-                raise TypeError(f"Neuron: {field} must be a tuple of names, e.g. ('v',), got {names!r}")
-            object.__setattr__(self, field, tuple(names))
+                raise TypeError(f"Neuron: {what} must be a tuple of names, e.g. ('v',), got {names!r}")
+            object.__setattr__(self, what, tuple(names))
         if not self.state or len(set(self.state + self.params)) < len(self.state + self.params):
             raise ValueError(f"Neuron: names must differ and state must not be empty: {self.state}, {self.params}")
         if reserved := {"threshold", "state"} & set(self.params):
             raise ValueError(f"Neuron: params may not be called {reserved.pop()!r}: the layer uses that name")
         k, q = len(self.state), len(self.params)
         about = f"of a Neuron with state {self.state} and params {self.params}"
-        check(self.charge, f"charge {about}", n_args=k + 1 + q, n_results=k)
-        check(self.charge_adjoint, f"charge_adjoint {about}", n_args=2 * k + 1 + q, n_results=k + 1 + q)
+        charge = trace(self.charge, f"charge {about}", n_args=k + 1 + q, n_results=k)
+        adjoint = trace(self.charge_adjoint, f"charge_adjoint {about}", n_args=2 * k + 1 + q, n_results=k + 1 + q)
+        object.__setattr__(self, "formulas", (charge, adjoint))
 
     def __repr__(self) -> str:
         return f"Neuron({self.charge.__name__}, state={self.state}, params={self.params})"

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from .kernels.contract import Array, whole
-from .kernels.place import xp_of
+from .kernels import compiled_helpers
+from .kernels.arrays import Array, get_array_module, positive_int
 from .network import Network, Pattern, Rule
 
 __all__ = ["SGD", "Adam", "Optimizer", "cosine", "exponential", "gradient_norm", "not_finite"]
@@ -95,8 +95,10 @@ class Optimizer:
             if name not in grads:
                 raise ValueError(f"{type(self).__name__}.step: no gradient for {name!r}; got {', '.join(grads)}")
             grad = grads[name]
-            is_array = isinstance(grad, xp_of(grad).ndarray | np.generic)  # of one shared threshold NumPy makes a number
-            if not is_array or (xp_of(grad), grad.shape, grad.dtype) != (xp_of(param), param.shape, param.dtype):
+            module = get_array_module(grad)
+            is_array = isinstance(grad, module.ndarray | np.generic)  # of one shared threshold NumPy makes a number
+            expected = get_array_module(param), param.shape, param.dtype
+            if not is_array or (module, grad.shape, grad.dtype) != expected:
                 got = _about(grad) if is_array else repr(grad)
                 raise ValueError(
                     f"{type(self).__name__}.step: the gradient of {name} is {got}, the parameter {_about(param)}"
@@ -187,11 +189,10 @@ class Adam(Optimizer):
         mean, square, number = self.mean[name], self.square[name], param.dtype.type
         b1, b2 = self.beta1, self.beta2
         correction, rate = (1 - b2**self.steps) ** 0.5, lr / (1 - b1**self.steps)
-        if self._backend == "numba" and param.size >= WORTH_COMPILED and param.flags.c_contiguous:
-            from .kernels import update
-
+        compiled = compiled_helpers(self._backend, "adam") if param.size >= WORTH_COMPILED else None
+        if compiled is not None and param.flags.c_contiguous:
             numbers = (decay, b1, 1 - b1, b2, 1 - b2, correction, self.eps, rate)
-            update.adam(param, np.ascontiguousarray(grad), mean, square, numbers)
+            compiled.adam(param, np.ascontiguousarray(grad), mean, square, numbers)
             return
         grad = grad + number(decay) * param if decay else grad
         mean *= number(b1)
@@ -225,7 +226,7 @@ def not_finite(grads: Mapping[str, Array]) -> str | None:
 
 
 def _about(array: Array) -> str:
-    return f"{array.dtype} {list(array.shape)}" + (" on the GPU" if xp_of(array) is not np else "")
+    return f"{array.dtype} {list(array.shape)}" + (" on the GPU" if get_array_module(array) is not np else "")
 
 
 # -- schedules: factors on the rate by epoch.  They are values with a repr, so that a checkpoint can tell one from another.
@@ -254,7 +255,7 @@ class cosine:
     lowest: float = 0.0
 
     def __post_init__(self) -> None:
-        whole("cosine: epochs", self.epochs)
+        positive_int("cosine: epochs", self.epochs)
         if not 0 <= self.lowest <= 1:
             raise ValueError(f"cosine: lowest is a share of the rate and must lie in [0, 1], got {self.lowest!r}")
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .files import replacing
-from .kernels.contract import Array
-from .kernels.place import host
+from .kernels.arrays import Array, to_numpy
 from .layers import Layer, Spiking
 from .layers.spiking import SpikingCache
 from .train import History
@@ -49,7 +48,7 @@ def thresholds(before: Mapping[str, Array], after: Mapping[str, Array]) -> Figur
     """
     figure, axes = _axes(1, len(after), (4.2 * len(after), 3.6))
     for panel, (name, values) in zip(np.atleast_1d(axes), after.items(), strict=True):
-        start, values = np.ravel(host(before[name])), host(values)
+        start, values = np.ravel(to_numpy(before[name])), to_numpy(values)
         both = np.concatenate([start, np.ravel(values)])
         spread = max(np.ptp(both), 0.02)
         bins = np.linspace(both.min() - 0.05 * spread, both.min() + 1.05 * spread, 33)
@@ -89,8 +88,8 @@ def raster(layer: Layer, cache: SpikingCache, *, sample: int = 0, neuron: int | 
     """
     if not isinstance(layer, Spiking):
         raise TypeError(f"raster: layer must be a spiking layer, got {layer!r}")
-    steps, theta = len(cache.spikes), np.broadcast_to(host(layer.threshold), layer.shape).ravel()
-    u, spikes = (host(a[:, sample]).reshape(steps, -1) for a in (cache.u, cache.spikes))
+    steps, theta = len(cache.spikes), np.broadcast_to(to_numpy(layer.threshold), layer.shape).ravel()
+    u, spikes = (to_numpy(a[:, sample]).reshape(steps, -1) for a in (cache.u, cache.spikes))
     shown = min(max(most, 1), spikes.shape[1])
     if neuron is None:  # one that does both: the rate nearest to a half
         neuron = int(np.abs(spikes[:, :shown].mean(axis=0) - 0.5).argmin())

@@ -1,6 +1,6 @@
 """Resets: what a spike does to the membrane, and the adjoint of it.
 
-A reset is a pair of floor-0 functions (see :mod:`minisnn.grammar`)::
+A reset is a pair of formulas (:mod:`minisnn.formula`)::
 
     reset(u, s, theta)                -> v                      the membrane that is carried to the next step
     reset_adjoint(d_v, u, s, theta)   -> d_u, d_s, d_theta
@@ -15,10 +15,10 @@ those at their base values, so that a path dropped on purpose is told from one f
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from .grammar import check
+from .formula import Formula, trace
 
 __all__ = ["RESETS", "Reset", "hard", "hard_detached", "none", "soft", "soft_detached"]
 
@@ -34,21 +34,23 @@ class Reset:
 
     Raises
     ------
-    GrammarError : a function cannot be run alike by every backend.
+    FormulaError : a function cannot be run alike by every backend.
     ValueError : `stop` names something else.
     """
 
-    reset: Callable[..., Any]
-    reset_adjoint: Callable[..., Any]
+    reset: Callable[..., Any] = field(compare=False)
+    reset_adjoint: Callable[..., Any] = field(compare=False)
     stop: tuple[str, ...] = ()
+    formulas: tuple[Formula, Formula] = field(init=False, repr=False)  #: of the two functions, as they are now
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if unknown := set(stop) - {"u", "s", "theta"}:
             raise ValueError(f"Reset: stop names {sorted(unknown)}, expected some of 'u', 's', 'theta'")
         object.__setattr__(self, "stop", stop)
-        check(self.reset, "reset of a Reset", n_args=3, n_results=1)
-        check(self.reset_adjoint, "reset_adjoint of a Reset", n_args=4, n_results=3)
+        reset = trace(self.reset, "reset of a Reset", n_args=3, n_results=1)
+        adjoint = trace(self.reset_adjoint, "reset_adjoint of a Reset", n_args=4, n_results=3)
+        object.__setattr__(self, "formulas", (reset, adjoint))
 
     def __repr__(self) -> str:
         return f"Reset({self.reset.__name__}" + (f", stop={self.stop})" if self.stop else ")")

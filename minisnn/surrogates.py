@@ -3,7 +3,7 @@
 The spike is a step of ``x = u - theta``; its derivative is zero almost everywhere, so nothing could learn.  A surrogate
 gradient puts the slope of a smooth curve there.  It is a *choice*, not a derivative of the spiking network.
 
-A surrogate is a pair of floor-0 functions (see :mod:`minisnn.grammar`) of ``x`` and a steepness ``k``::
+A surrogate is a pair of formulas (:mod:`minisnn.formula`) of ``x`` and a steepness ``k``::
 
     smooth(x, k)   -> the curve, 0.5 at x = 0          slope(x, k)   -> its derivative
 
@@ -23,12 +23,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from .grammar import check
+from .formula import Formula, trace
 
 __all__ = ["SURROGATES", "Surrogate", "atan", "boxcar", "exponential", "fast_sigmoid", "sigmoid", "triangle"]
 
@@ -48,18 +48,20 @@ class Surrogate:
 
     Raises
     ------
-    GrammarError : a function cannot be run alike by every backend.
+    FormulaError : a function cannot be run alike by every backend.
     ValueError : `k` is not a positive finite number.
     """
 
-    smooth: Callable[..., Any]
-    slope: Callable[..., Any]
+    smooth: Callable[..., Any] = field(compare=False)
+    slope: Callable[..., Any] = field(compare=False)
     k: float
     kinks: tuple[float, ...] = ()
+    formulas: tuple[Formula, Formula] = field(init=False, repr=False)  #: of the two functions, as they are now
 
     def __post_init__(self) -> None:
-        check(self.smooth, "smooth of a Surrogate", n_args=2, n_results=1)
-        check(self.slope, "slope of a Surrogate", n_args=2, n_results=1)
+        smooth = trace(self.smooth, "smooth of a Surrogate", n_args=2, n_results=1)
+        slope = trace(self.slope, "slope of a Surrogate", n_args=2, n_results=1)
+        object.__setattr__(self, "formulas", (smooth, slope))
         if isinstance(self.k, bool) or not isinstance(self.k, int | float | np.number) or not 0 < self.k < math.inf:
             raise ValueError(f"Surrogate: k is the steepness, a positive finite number, got {self.k!r}")
         object.__setattr__(self, "k", float(self.k))

@@ -13,8 +13,8 @@ from . import checkpoint as checkpoints
 from .checkpoint import Progress
 from .encode import Encoder
 from .health import History, ParameterWarning, Tally, TrainingStopped, check_finite, warn_out_of_bounds
-from .kernels.contract import Array, whole
-from .kernels.place import array_for
+from .kernels.arrays import Array, array_for, positive_int
+from .kernels.threads import one_blas_thread
 from .losses import accuracy, mse
 from .network import Network
 from .optimizers import Optimizer
@@ -28,6 +28,7 @@ Loss = Callable[[Array, Array], tuple[float, Array]]
 SPLIT, SHUFFLE, TRAIN, EVALUATE = 1, 2, 3, 4
 
 
+@one_blas_thread()
 def fit(
     net: Network,
     optimizer: Optimizer,
@@ -183,6 +184,7 @@ def _begin(
     return run
 
 
+@one_blas_thread()
 def evaluate(
     net: Network,
     data: tuple[Array, Array],
@@ -209,8 +211,8 @@ def _checked(net: Network, optimizer: Optimizer, data: Any, epochs: int, batch: 
     own = net.params()
     if strangers := [n for n, p in optimizer.params.items() if own.get(n) is not p]:
         raise ValueError(f"fit: the optimizer was made for another network: {', '.join(strangers)}")
-    whole("fit: epochs", epochs)
-    whole("fit: batch", batch)
+    positive_int("fit: epochs", epochs)
+    positive_int("fit: batch", batch)
     if keep not in ("last", "best"):
         raise ValueError(f"fit: keep must be 'last' or 'best', got {keep!r}")
     if not isinstance(data, tuple | list) or len(data) != 2:

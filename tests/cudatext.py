@@ -1,8 +1,7 @@
-"""CUDA text without a card: compiled by NVRTC, and run on the CPU by g++ through a small header."""
+"""CUDA text without a GPU: compiled by NVRTC, and run on the CPU by g++, one thread after the other."""
 
 import ctypes
 import os
-import re
 import shutil
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -10,49 +9,50 @@ from pathlib import Path
 
 import numpy as np
 
-from minisnn.kernels.cuda import OPTIONS, CudaKernel
-from minisnn.kernels.cuda_text import Text
+from minisnn.kernels.cuda import OPTIONS, THREADS, CudaKernel
 
-SHIM = Path(__file__).parent / "cuda_on_cpu.h"
 GPP = shutil.which("g++")
-SIGNATURE = re.compile(r'extern "C" __global__ void (\w+)\(([^)]*)\)')
-TYPES = {"unsigned int": ctypes.c_uint32, "float": ctypes.c_float, "double": ctypes.c_double}
+KERNELS = ("scan", "adjoint")
+#: What CUDA has and C++ lacks.  Kernels take their arguments as ``cuLaunchKernel`` passes them: by the address of each.
+ON_CPU = """
+#include <cmath>
+#include <type_traits>
+#include <utility>
+#define __global__
+#define __device__
+using std::exp, std::atan, std::tanh, std::sqrt, std::log, std::cos, std::sin;  // with overloads for float, as CUDA's
+static struct { unsigned x; } threadIdx, blockIdx, blockDim;
+template <class... A, std::size_t... i>
+static void launch(void (*kernel)(A...), void** at, unsigned first, unsigned blocks, std::index_sequence<i...>) {
+    for (blockIdx.x = first; blockIdx.x < blocks; ++blockIdx.x)
+        for (threadIdx.x = 0; threadIdx.x < blockDim.x; ++threadIdx.x) kernel(*(std::remove_const_t<A>*)at[i]...);
+}
+template <class... A>
+static void launch(void (*kernel)(A...), void** at, unsigned first, unsigned blocks, unsigned threads) {
+    blockDim.x = threads;
+    launch(kernel, at, first, blocks, std::index_sequence_for<A...>());
+}
+"""
 
 
-def missing_wheels():
-    """Which of NVRTC and the headers that it needs is in no wheel here; found without importing anything."""
-
-    def absent(wheel):
-        for name in (wheel, f"{wheel}-cu12"):
-            try:
-                return not version(name)
-            except PackageNotFoundError:
-                pass
-        return True
-
-    return ", ".join(wheel for wheel in ("nvidia-cuda-nvrtc", "nvidia-cuda-runtime") if absent(wheel))
+def without_nvrtc():
+    """Why nothing can be compiled for a GPU here, or an empty text; found without importing anything."""
+    for wheel in ("nvidia-cuda-nvrtc", "nvidia-cuda-nvrtc-cu12"):
+        try:
+            return "" if version(wheel) else wheel
+        except PackageNotFoundError:
+            pass
+    return "nvidia-cuda-nvrtc is not installed (pip install '.[gpu-test]')"
 
 
-def headers():
-    """Folders that NVRTC needs: of CuPy, of the CUDA headers that it brings, and of the CUDA runtime's wheel."""
-    import cupy
-    import nvidia
-
-    include = Path(cupy.__file__).parent / "_core/include"
-    cccl = next(include.rglob("libcudacxx"))
-    runtime = [h.parent for root in nvidia.__path__ for h in Path(root).glob("*/include/cuda_fp16.h")]
-    return [include, cccl, *runtime]
-
-
-def cubin(code, arch):
-    """The machine code for one architecture, made by NVRTC; its complaints as an error."""
+def compiled(code, arch, ptx=False):
+    """Machine code for one architecture, or its readable form, by NVRTC; its complaints as an error."""
     from cupy.cuda import nvrtc
 
     program = nvrtc.createProgram(code, "kernels.cu", [], [])
-    options = [*OPTIONS, f"--gpu-architecture={arch}", *(f"-I{folder}" for folder in headers())]
     try:
-        nvrtc.compileProgram(program, options)
-        return nvrtc.getCUBIN(program)
+        nvrtc.compileProgram(program, [*OPTIONS, f"--gpu-architecture={arch}"])
+        return nvrtc.getPTX(program) if ptx else nvrtc.getCUBIN(program)
     except Exception:
         raise AssertionError(nvrtc.getProgramLog(program)[:3000]) from None
     finally:
@@ -60,58 +60,62 @@ def cubin(code, arch):
 
 
 def in_one(texts):
-    """Many texts as one program: each in a namespace of its own, its kernel named by its place."""
-    includes, parts = {}, []
+    """Many texts as one program: each in a namespace of its own, its kernels numbered."""
+    parts = []
     for i, text in enumerate(texts):
-        lines = text.code.splitlines()
-        includes |= dict.fromkeys(line for line in lines if line.startswith("#include"))
-        body = "\n".join(line for line in lines if not line.startswith("#include"))
-        body = SIGNATURE.sub(rf'extern "C" __global__ void k{i}(\2)', body)
-        parts.append(f"namespace n{i} {{\n{body}\n}}")
-    return "\n".join([*includes, *parts])
+        for kernel in KERNELS:
+            text = text.replace(f"void {kernel}(", f"void {kernel}{i}(")
+        parts.append(f"namespace n{i} {{\n{text}\n}}")
+    return "\n".join(parts)
 
 
 class OnCPU:
-    """Kernels compiled for the CPU, by their text."""
+    """Texts compiled for the CPU."""
 
     def __init__(self, folder):
         self.folder, self.functions, self.count = Path(folder), {}, 0
 
     def add(self, texts):
         """Compile those that are new, in one run of the compiler."""
-        new = [text for text in dict.fromkeys(texts) if text not in self.functions]
+        new = [text for text in dict.fromkeys(texts) if (text, "scan") not in self.functions]
         if not new:
             return
         self.count += 1
         source, library = self.folder / f"k{self.count}.cpp", self.folder / f"k{self.count}.so"
-        code = "\n".join(line for line in in_one(new).splitlines() if not line.startswith("#include"))
-        runs = []
-        for i, text in enumerate(new):
-            parameters = SIGNATURE.search(text.code)[2]
-            names = ", ".join(p.split()[-1].strip("*") for p in parameters.split(","))
-            runs.append(
-                f'extern "C" void run{i}({parameters}, unsigned blocks, unsigned threads) {{\n'
-                "  gridDim.x = blocks; blockDim.x = threads;\n"
-                "  for (blockIdx.x = 0; blockIdx.x < blocks; ++blockIdx.x)\n"
-                f"    for (threadIdx.x = 0; threadIdx.x < threads; ++threadIdx.x) n{i}::k{i}({names});\n}}"
-            )
-        source.write_text("\n".join([f'#include "{SHIM}"', code, *runs]), encoding="utf-8")
+        names = {(text, kernel): f"{kernel}{i}" for i, text in enumerate(new) for kernel in KERNELS}
+        ways_in = [
+            f'extern "C" void run_{name}(void** at, unsigned first, unsigned blocks, unsigned threads) {{'
+            f" launch(n{name.removeprefix(kernel)}::{name}, at, first, blocks, threads); }}"
+            for (_, kernel), name in names.items()
+        ]
+        source.write_text("\n".join([ON_CPU, in_one(new), *ways_in]), encoding="utf-8")
         # No contraction: as on the GPU (--fmad=false) and in NumPy, each operation is rounded.
-        command = [GPP, "-std=c++20", "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC", source, "-o", library]
+        command = [GPP, "-std=c++17", "-O1", "-ffp-contract=off", "-w", "-shared", "-fPIC", source, "-o", library]
         done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
         assert done.returncode == 0, done.stderr[:3000]
         loaded = ctypes.CDLL(str(library))
-        for i, text in enumerate(new):
-            self.functions[text] = getattr(loaded, f"run{i}")
+        self.functions |= {key: getattr(loaded, f"run_{name}") for key, name in names.items()}
 
-    def run(self, text, blocks, threads, arguments):
+    def run(self, text, kernel, blocks, arguments, first=0):
+        """Blocks from `first` to `blocks`, one thread after the other."""
         self.add([text])
-        types = [p.strip().rsplit(" ", 1)[0] for p in SIGNATURE.search(text.code)[2].split(",")]
-        given = [
-            a.ctypes.data_as(ctypes.c_void_p) if t.endswith("*") else TYPES[t](a.item())
-            for t, a in zip(types, arguments, strict=True)
-        ]
-        self.functions[text](*given, ctypes.c_uint32(blocks), ctypes.c_uint32(threads))
+        values = [np.array(a.ctypes.data if isinstance(a, np.ndarray) else a) for a in arguments]
+        places = (ctypes.c_void_p * len(values))(*(v.ctypes.data for v in values))
+        self.functions[text, kernel](places, first, blocks, THREADS)
+
+
+class KernelOnCPU(CudaKernel):
+    """The kernel as it is, on NumPy arrays: `change` may edit the text before it is run."""
+
+    def __init__(self, dynamics, machine, change=lambda text: text):
+        super().__init__(dynamics)
+        self.machine, self.change = machine, change
+
+    def _arrays(self):
+        return np
+
+    def _run(self, text, name, blocks, arguments):
+        self.machine.run(self.change(text), name, blocks, arguments)
 
 
 def train_by_hand(kernel, xp, epochs):
@@ -127,7 +131,7 @@ def train_by_hand(kernel, xp, epochs):
 
     def forward(pixels):
         x = xp.repeat((pixels @ w1)[None], steps, axis=0)
-        spikes, _, cache = kernel.scan(x, None, theta, decay, 1.3, last=False)
+        spikes, _, cache = kernel.scan(x, None, theta, decay, 1.3)
         return spikes.mean(axis=0, dtype=np.float32), cache
 
     for _ in range(epochs):
@@ -143,18 +147,3 @@ def train_by_hand(kernel, xp, epochs):
             theta = theta - 0.5 * d_theta.sum(axis=0)
     images, digits = (xp.asarray(a) for a in data["test"])
     return float((forward(images)[0] @ w2).argmax(axis=1).__eq__(digits).mean())
-
-
-class KernelOnCPU(CudaKernel):
-    """The kernel as it is, on NumPy arrays: `change` may edit the text before it is run."""
-
-    def __init__(self, dynamics, machine, change=None):
-        super().__init__(dynamics)
-        self.machine, self.change = machine, change
-
-    def _arrays(self):
-        return np
-
-    def _run(self, text, blocks, threads, arguments):
-        text = Text(text.name, self.change(text.code)) if self.change else text
-        self.machine.run(text, blocks, threads, arguments)

@@ -17,12 +17,14 @@ import contextlib
 import functools
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from minisnn import kernels
-from minisnn.kernels import Base, ScanCache, Wanted
+from minisnn.kernels import HARD, Base, Needs, ScanCache
+from minisnn.kernels.contract import base_of, check_adjoint_arrays, check_scan_arrays
 from minisnn.kernels.cuda import CudaKernel
 from minisnn.kernels.reference import ReferenceKernel
 
@@ -243,7 +245,7 @@ def module():
 
 # -- a backend for it
 
-ALL = Wanted()
+ALL = Needs()
 
 
 class OnReference(CudaKernel):
@@ -253,19 +255,20 @@ class OnReference(CudaKernel):
         super().__init__(dynamics)
         self.reference = ReferenceKernel(dynamics)
 
-    def scan(self, x, state0, theta, params, k, fire="step", base=None, consume=False, last=True):
-        lanes, (neuron, _, _) = x.shape[1:], self.dynamics
-        self._check(x.dtype, x=(x, x.shape), state0=(state0, (len(neuron.state), *lanes)), theta=(theta, lanes[1:]),
-                    params=(params, (len(neuron.params), *lanes[1:])))  # fmt: skip
-        base = base and Base(*map(inside, base))
-        found = self.reference.scan(*map(inside, (x, state0, theta, params)), k, fire, base, consume, last)
-        return outside(found[0]), outside(found[1]), ScanCache(*map(outside, found[2]))
+    def scan(self, x, state0, theta, params, k, twin=HARD):
+        self._check_place(x)
+        check_scan_arrays(self.dynamics, x, state0, theta, params, base_of(twin, x.dtype))
+        within = twin._replace(base=twin.base and Base(*map(inside, twin.base)))
+        spikes, last, cache = self.reference.scan(*map(inside, (x, state0, theta, params)), k, within)
+        spikes, last, u = map(outside, (spikes, last, cache.u))
+        return spikes, last, ScanCache(self.dynamics, x, spikes, state0, theta, params, k, twin, membranes=u)
 
-    def scan_adjoint(self, d_spikes, d_state_last, cache, wanted=ALL, consume=False):
-        last = (len(cache.u), *cache.x.shape[1:])
-        self._check(cache.x.dtype, d_spikes=(d_spikes, cache.x.shape), d_state_last=(d_state_last, last))
-        kept = ScanCache(*map(inside, cache))
-        return outside(self.reference.scan_adjoint(inside(d_spikes), inside(d_state_last), kept, wanted, consume))
+    def scan_adjoint(self, d_spikes, d_state_last, cache, needs=ALL):
+        self._check_place(d_spikes)
+        check_adjoint_arrays(self.dynamics, d_spikes, d_state_last, cache)
+        kept = {n: inside(getattr(cache, n)) for n in ("x", "spikes", "state0", "theta", "params", "membranes")}
+        within = replace(cache, **kept)
+        return outside(self.reference.scan_adjoint(inside(d_spikes), inside(d_state_last), within, needs))
 
 
 @contextlib.contextmanager

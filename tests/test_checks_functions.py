@@ -267,7 +267,7 @@ def test_the_command_checks_a_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("1 / 0", "ZeroDivisionError.*line 1"), ("a = 1", "nothing to check"), (FILE.replace("def charge(v", "def charge(w, v"), "GrammarError")],
+    [("1 / 0", "ZeroDivisionError.*line 1"), ("a = 1", "nothing to check"), (FILE.replace("def charge(v", "def charge(w, v"), "FormulaError")],
 )  # fmt: skip
 def test_the_command_explains_a_file_that_cannot_be_checked(tmp_path, text, message):
     done = command(tmp_path, text)

@@ -38,7 +38,7 @@ class WrongLinear(ms.Linear):
     wrong = None
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True):
-        x, w = cache.x, cache.weight
+        x, w = cache.rows.x.reshape(cache.shape), cache.weight
         return self.wrong(x, d_y, w)
 
 
@@ -387,12 +387,12 @@ def recurrent(change):
 
     from minisnn.layers import recurrent as module
 
-    source = textwrap.dedent(inspect.getsource(module.Recurrent._scan_adjoint))
+    source = textwrap.dedent(inspect.getsource(module.Recurrent._back))
     assert change[0] in source, change[0]
     names = dict(vars(module))
     exec("from __future__ import annotations\n" + source.replace(*change), names)
     layer = ms.Recurrent(4, rng=np.random.default_rng(0), threshold=0.6, dtype="float64", backend="numpy", surrogate=ATAN)
-    kind = type("WrongRecurrent", (ms.Recurrent,), {"_scan_adjoint": names["_scan_adjoint"]})
+    kind = type("WrongRecurrent", (ms.Recurrent,), {"_back": names["_back"]})
     layer.__class__ = kind
     return layer
 
@@ -407,7 +407,7 @@ RECURRENT = {
     "batch mean": ((PAIRED, PAIRED + " / d_x.shape[1]"), "mean over the batch"),
     "time mean": ((PAIRED, PAIRED + " / len(d_x)"), "mean over time"),
     "missing": ((PAIRED, "pass"), "gradient is missing"),
-    "inner carry lost": (("d_current, d_inner, found", "d_current, _, found"), "carry|initial state"),
+    "inner carry lost": (("d_current, d_inner, d_theta", "d_current, _, d_theta"), "carry|initial state"),
 }
 
 

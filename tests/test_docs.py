@@ -18,7 +18,9 @@ sys.path.insert(0, str(ROOT / "docs"))
 DOCS = sorted(p for p in (ROOT / "docs").rglob("*.rst") if "_build" not in p.parts)
 PAGES = sorted(p for p in (ROOT / "docs/derivations").glob("*.rst") if p.stem != "index")
 #: How-to pages whose programs print: each is followed by what it prints.
-PRINTING = "add_a_neuron add_a_surrogate add_a_layer check_a_gradient reproduce_the_paper teach_a_course".split()
+PRINTING = (
+    "add_a_neuron add_a_surrogate add_a_layer check_a_gradient long_sequences reproduce_the_paper teach_a_course".split()
+)
 HOW_TO = [ROOT / f"docs/how_to/{name}.rst" for name in PRINTING]
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda p: p.stem)
 

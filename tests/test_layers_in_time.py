@@ -56,20 +56,6 @@ def test_recurrent_without_weights_is_spiking(backend):
     assert grads["recurrent"].any()  # zero weights still have a gradient
 
 
-@pytest.mark.parametrize("reset", ms.resets.RESETS)
-def test_the_state_after_a_run_is_the_same_whether_the_loop_or_the_cache_made_it(reset, backend):
-    if backend != "numpy" and reset not in ("hard", "soft_detached"):
-        pytest.skip("compiled for two of the five")
-    layer = ms.Spiking(4, reset=ms.resets.RESETS[reset], dtype="float64", backend=backend, **TWO_STATES)
-    x = RNG.normal(0.5, 1, (6, 3, 4))
-    zero = {n: np.zeros((3, 4)) for n in layer.state_names}
-    made, asked = layer.forward(x)[1], layer.forward(x, state=zero)[1]
-    assert made.after is None and asked.after is not None and layer.forward(x[:1])[1].after is not None
-    assert all(np.array_equal(made.state[n], asked.state[n]) for n in layer.state_names)
-    with pytest.raises(ValueError, match=r"x has shape \[\], expected"):
-        layer.forward(np.float64(1))
-
-
 @given(
     cuts=st.lists(st.integers(1, 8), max_size=3), seed=st.integers(0, 10**6), fast=st.booleans(),
     kind=st.sampled_from([("float32", True, False), ("float64", False, False), ("float64", True, True)]),
@@ -236,9 +222,12 @@ def test_sums_of_branches_pass_the_three_twins(backend):
 
 def test_a_sum_is_a_sum_and_its_source_must_fit():
     net, x = residual(), RNG.normal(0.8, 1, (5, 4, 5))
-    outputs = {}
-    net.walk(x, lambda name, layer, x, extra: (outputs.setdefault(name, (y := layer.forward(x, **extra))[0]), y[1]))
-    assert np.array_equal(outputs["sum"], outputs["lif2"].astype(float) + outputs["lif1"])
+    caches = net.forward(x)[1]
+    total = caches["lif2"].spikes.astype(float) + caches["lif1"].spikes
+    y, kept = net["sum"].forward(caches["lif2"].spikes, other=caches["lif1"].spikes)
+    assert np.array_equal(y, total) and total.max() == 2
+    assert np.array_equal(net["lif3"].forward(net["fc3"].forward(y)[0] + caches["lif1"].spikes)[0], caches["lif3"].spikes)
+    assert np.array_equal(net["sum"].backward(total, kept)[0], total)
     with pytest.raises(ValueError, match="'lif9', which is no layer before it"):
         ms.Network(lif1=ms.LIF(3), sum=ms.Add("lif9"))
     with pytest.raises(ValueError, match=r"adds lif1 of shape \[3\] to an input of \[4\]"):

@@ -55,12 +55,17 @@ def test_a_network_comes_back_as_it_was(tmp_path, dtype):
         assert np.array_equal(plain["fc1.weight"], net["fc1"].weight)
 
 
-def test_what_a_layer_remembers_comes_back(tmp_path):
-    """Sums over chunks are rounded otherwise: a run that goes on would not be the same to the bit."""
-    for remember in ("all", "chunks"):
-        net = ms.Network(lif=ms.LIF(6, remember=remember, dtype="float64"), out=ms.Rate())
-        assert ms.load(net.save(tmp_path / "net.npz"))["lif"].remember == remember
-        assert ("remember" in net.description()["layers"][0]["config"]) == (remember == "chunks")
+def test_a_file_that_says_what_a_layer_remembers_still_loads(tmp_path):
+    """Files of the first edition may: it kept membranes, all of them or those of chunks of time."""
+    net = zoo()
+    path = net.save(tmp_path / "net.npz")
+    rewritten(
+        path, lambda header, arrays: [header["network"]["layers"][i]["config"].update(remember="chunks") for i in (0, 3)]
+    )
+    assert "remember" in json.dumps(files.read(path, ("network",))[0])
+    again = ms.load(path)
+    assert again.description() == net.description() and repr(again) == repr(net)
+    assert np.array_equal(again.forward(X.astype("f4"))[0], net.forward(X.astype("f4"))[0])
 
 
 def test_votes_and_rates_come_back(tmp_path):

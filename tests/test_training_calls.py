@@ -1,10 +1,8 @@
-"""The calls between a network and a training loop: loss_and_grads, truncation, penalties, vjp, predict."""
+"""The calls between a network and a training loop: loss_and_grads, truncation, penalties, predict."""
 
 import numpy as np
 import pytest
 from grid import relative
-from hypothesis import given
-from hypothesis import strategies as st
 from test_network import LABELS, NAMES, X, network
 
 import minisnn as ms
@@ -116,59 +114,6 @@ def test_penalties_and_inner_gradients_that_do_not_fit_are_named():
     scores, caches = net.forward(X)
     with pytest.raises(ValueError, match=r"d_inner\['lif1'\] has shape \[8\], its output \[5, 4, 8\]"):
         net.backward(np.zeros_like(scores), caches, d_inner={"lif1": np.zeros(8, "f4")})
-
-
-# -- vjp
-
-
-@given(
-    t=st.integers(1, 6), b=st.integers(1, 4), seed=st.integers(0, 10**6), fast=st.booleans(),
-    consume=st.sampled_from([(), ("x",), ("d_y",), ("x", "d_y")]),
-    which=st.sampled_from([("lif", "hard", "float32"), ("lif", "soft", "float64"), ("current_lif", "soft", "float32"),
-                           ("quadratic", "hard", "float64")]),
-)  # fmt: skip
-def test_vjp_equals_forward_and_backward_bit_for_bit(t, b, seed, consume, fast, which):
-    neuron, reset, dtype = which
-    rng = np.random.default_rng(seed)
-    layer = ms.Spiking(5, neuron=ms.neurons.NEURONS[neuron], reset=ms.resets.RESETS[reset], dtype=dtype,
-                       threshold=0.7, backend="numba" if fast else "numpy")  # fmt: skip
-    x, d_y = rng.normal(0.5, 1, (t, b, 5)).astype(dtype), rng.normal(size=(t, b, 5)).astype(dtype)
-    expected, grads = layer.backward(d_y, layer.forward(x)[1])
-    mine, theirs = x.copy(), d_y.copy()
-    d_x, found = layer.vjp(mine, theirs, consume=consume)
-    assert np.array_equal(d_x, expected) and all(np.array_equal(found[n], grads[n]) for n in grads)
-    assert "x" in consume or np.array_equal(mine, x)
-    assert "d_y" in consume or np.array_equal(theirs, d_y)
-
-
-def test_vjp_takes_no_memory_where_it_may_write(backend):
-    layer = ms.LIF(5, backend=backend)
-    x, d_y = np.random.default_rng(0).normal(size=(2, 4, 3, 5)).astype("f4")
-    u = layer._forward(x, None, "step", None, consume=True)[1].u
-    assert np.shares_memory(u, x)
-    d_x, _ = layer.vjp(x, d_y, consume=("x", "d_y"))
-    assert np.shares_memory(d_x, d_y)
-    frozen = d_y.copy()
-    frozen.flags.writeable = False
-    assert not np.shares_memory(layer.vjp(x, frozen, consume=("d_y",))[0], frozen)
-    with pytest.raises(ValueError, match="consume names"):
-        layer.vjp(x, d_y, consume=("u",))
-    with pytest.raises(TypeError, match=r"Spiking: consume must be names among \['x', 'd_y'\], got True"):
-        layer.vjp(x, d_y, consume=True)
-
-
-@pytest.mark.parametrize(
-    "layer",
-    [ms.Linear(5, 5, rng=np.random.default_rng(0)), ms.Recurrent(5, rng=np.random.default_rng(0)), ms.MembraneReadout(5)],
-    ids=["linear", "recurrent", "membrane"],
-)
-def test_every_layer_has_a_vjp(layer):
-    x = np.random.default_rng(0).normal(size=(4, 3, 5)).astype("f4")
-    y, cache = layer.forward(x)
-    d_y = np.ones(y.shape, "f4")
-    (d_x, grads), (d_z, found) = layer.backward(d_y, cache), layer.vjp(x, d_y)
-    assert np.array_equal(d_x, d_z) and all(np.array_equal(grads[n], found[n]) for n in grads)
-    assert layer.vjp(x, d_y, wrt=[], input_grad=False) == (None, {})
 
 
 # -- predict

@@ -171,9 +171,9 @@ assert count == len(resets) * len(surrogates)
 # %%
 # What your functions may contain
 # -------------------------------
-# The same source runs on NumPy arrays and is compiled by Numba. So it is plain arithmetic: assignments, one ``return``,
-# ``+ - * /``, comparisons, and a few functions such as ``np.exp`` and ``np.maximum``. A branch is refused, with the
-# reason:
+# When ``ms.Neuron`` is made, it calls each function once on symbols and records the arithmetic: ``+ - * /``, comparisons,
+# and a few functions such as ``np.exp`` and ``np.maximum``. Every backend runs that record. A helper function or a loop over
+# constants is recorded step by step. A branch on a value cannot be recorded, and the error says so:
 
 
 def forked_charge(v, x, decay, reversal):
@@ -185,9 +185,9 @@ def forked_charge(v, x, decay, reversal):
 try:
     ms.Neuron(forked_charge, synapse_adjoint, params=("decay", "reversal"))
     refused = False
-except ms.GrammarError as error:
+except ms.FormulaError as error:
     refused = True
-    print(f"GrammarError: {error}")
+    print(f"FormulaError: {error}")
 assert refused
 
 # %%

@@ -309,30 +309,26 @@ assert engine["numpy"] > 1.2 * engine["numba"]
 # with time inside it: the order that was slow above. Here it is right. Neighbouring threads are neighbouring neurons, and
 # they run side by side, so that together they read whole lines of memory.
 #
-# The loop is written in CUDA, which is C++. Nobody wrote the next text: CuPy makes it from the Python source of the
-# engine's loop and of ``lif_charge``. No GPU is needed to read it. (``v`` is a tuple because a neuron may have several
-# states; ``held`` and ``base`` serve the twins of lesson 04.)
+# The loop is written in CUDA, which is C++. The engine records what ``lif_charge`` computes, line by line, and prints the
+# record as C into one text that is the same for every neuron. No GPU is needed to read it. (``v`` has a place for each
+# state of a neuron; everything with ``base`` serves the twins of lesson 04.)
 
-try:
-    import cupy
-except ImportError:
-    cupy = None
-    print("CuPy is not installed; with it, this cell prints the CUDA text: pip install '.[gpu-test]'")
+import inspect
 
-if cupy:
-    import inspect
+from minisnn.kernels import Dynamics
+from minisnn.kernels.cuda import cuda_text
 
-    from minisnn.kernels import Dynamics
-    from minisnn.kernels.cuda_text import scan_text
-
-    text = scan_text(Dynamics(ms.neurons.lif, ms.resets.hard, ms.surrogates.atan()), "float32").code
-    print(inspect.getsource(ms.neurons.lif_charge))
-    print(text[text.index("__device__ float lif_charge") :])
-    assert "return ((decay * v) + x);" in text and "(u >= theta)" in text, "the same formula"
-    assert "double" not in text, "and no number in it is wider than the others"
+text = cuda_text(Dynamics(ms.neurons.lif, ms.resets.hard, ms.surrogates.atan()), "float32")
+print(inspect.getsource(ms.neurons.lif_charge))
+charge, loop = text.index("__device__ inline void charge("), text.index('extern "C" __global__ void scan')
+print(text[charge : text.index("__device__ inline void charge_adjoint(")])
+print(text[loop : text.index('extern "C" __global__ void adjoint')])
+assert "t0 = a2 * a0;" in text and "t1 = t0 + a1;" in text and "a0 >= a1" in text, "the same formula"
+assert "double" not in text, "and no number in it is wider than the others"
 
 # %%
-# Find the line that is ``decay * v + x``, the comparison, and the reset. ``lane`` is the thread's neuron, ``at`` its place
+# Find ``decay * v + x`` (``a0``, ``a1`` and ``a2`` are ``v``, ``x`` and ``decay``), and where the loop calls it, compares
+# with the threshold and resets. ``lane`` is the thread's neuron, ``at`` its place
 # in ``[T, B, N]``: from one step to the next it jumps over ``lanes`` = ``B * N`` numbers, as in ``time_inside``.
 #
 # How do you trust a program that you cannot run? The engine's tests compile this very text for the CPU and compare bits, as

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 
 __all__ = [
     "CONVS", "LAYERS", "NETS", "NET_RATES", "SMALL", "STEPS", "Conv", "Layer", "Step", "clusters", "conv_inputs",

@@ -23,6 +23,9 @@ __all__ = ["add_command", "run"]
 
 #: Share of the CPUs that others may use before a run is refused.
 QUIET = 0.15
+#: Bytes of an element of a layer that have to pass through memory.  Forward: current, spike.  Backward: current, gradient of
+#: the spike, gradient of the current.
+BYTES = (4 + 1) + (4 + 4 + 4)
 
 
 def add_command(commands: Any, whole: Callable[[str], int]) -> None:
@@ -125,14 +128,14 @@ def _layers(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     calm = True
     for case in [c for c in LAYERS if c != SMALL]:
         peers = [p for p in options.peers if (p, case) != ("torch.compile", "X")]  # 300 steps unrolled: minutes
-        rows, steady = _table("layer", [case], ["minisnn", "minisnn-pure", "numpy", *peers], options)
+        rows, steady = _table("layer", [case], ["minisnn", "numpy", *peers], options)
         found |= rows
         calm &= steady
         if case in ("L", "X", "C"):
             bandwidths[case] = machine.stream()
-    print("24 bytes an element of vjp, which moves half of them, as a share of STREAM triad, measured right after:")
+    print(f"{BYTES} bytes an element, forward and backward, as a share of STREAM triad, measured right after:")
     for case, bandwidth in bandwidths.items():
-        share = 24 * LAYERS[case].size / found[case]["minisnn"]["seconds"] / bandwidth
+        share = BYTES * LAYERS[case].size / found[case]["minisnn"]["seconds"] / bandwidth
         found[case] |= {"STREAM": bandwidth, "share": share}
         print(f"  {case} {share:.2f} of {bandwidth / 1e9:.1f} GB/s")
     return found, calm
@@ -185,7 +188,7 @@ def _start(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
 
 def _memory(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
     """Most memory of one layer's run there and back besides its inputs, in arrays [T, B, N] of float32."""
-    who = ["minisnn", "minisnn-pure", *[p for p in options.peers if p != "torch.compile"]]
+    who = ["minisnn", *[p for p in options.peers if p != "torch.compile"]]
     found: dict[str, Any] = {}
     for case in ("X", "C"):
         array = 4 * LAYERS[case].size
@@ -201,13 +204,14 @@ def _scaling(options: argparse.Namespace) -> tuple[dict[str, Any], bool]:
         sizes = [[n * factor if i == axis else n for i, n in enumerate((64, 64, 1024))] for factor in (1, 4, 16, 64)]
         names = ["x".join(map(str, size)) for size in sizes]
         elements = [layer_of(name).size for name in names]
-        used = [most_memory(options.python, "minisnn-pure", n) for n in names]
-        ratios = {"memory, pure calls": [used[i] / used[0] * elements[0] / elements[i] for i in range(4)]}
-        for what, who in (("time", "minisnn"), ("time, pure calls", "minisnn-pure")):
-            turn = turns([(who, "layer", name) for name in names], options)
-            ratios[what] = [statistics.median(t[i] / t[0] for t in turn) * elements[0] / elements[i] for i in range(4)]
+        used = [most_memory(options.python, "minisnn", n) for n in names]
+        turn = turns([("minisnn", "layer", name) for name in names], options)
+        ratios = {
+            "memory": [used[i] / used[0] * elements[0] / elements[i] for i in range(4)],
+            "time": [statistics.median(t[i] / t[0] for t in turn) * elements[0] / elements[i] for i in range(4)],
+        }
         for what, values in ratios.items():
-            print(f"{'TBN'[axis]}  {what:<20}" + " ".join(f"{r:.2f}" for r in values), flush=True)
+            print(f"{'TBN'[axis]}  {what:<7}" + " ".join(f"{r:.2f}" for r in values), flush=True)
         found["TBN"[axis]] = ratios
     return found, True
 

@@ -1,4 +1,4 @@
-"""From which density of spikes on a dense product is the better way: what `minisnn.kernels.events.worth_it` goes by."""
+"""From which density of spikes on a dense product is the better way: `minisnn.kernels.spike_matmul.worth_it` goes by it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 __all__ = ["MOST", "crossover"]
 
-#: No denser inputs are tried: their index would not find room (`minisnn.kernels.events.MOST`).
+#: No denser inputs are tried: there is no room for their entries (`minisnn.kernels.spike_matmul.MOST`).
 MOST = 0.24
 
 
 def crossover(n: int, rows: int = 2048, columns: int = 784, rounds: int = 7) -> float:
-    """The density where both ways to ``x @ table`` and ``x.T @ d_y`` take the same time, index included; `MOST` at most."""
-    from ..kernels import events
+    """The density where both ways to ``x @ table`` and ``x.T @ d_y`` take the same time, the search for entries included."""
+    from ..kernels import spike_matmul
 
     rng = np.random.default_rng(n)
     table = rng.standard_normal((columns, n), np.float32)
@@ -26,10 +26,10 @@ def crossover(n: int, rows: int = 2048, columns: int = 784, rounds: int = 7) -> 
         x = (rng.random((rows, columns), np.float32) < density).view(np.uint8)
 
         def adding() -> None:
-            found = events.index(x, n, anyway=True)
+            found = spike_matmul.active_entries(x, n, anyway=True)
             assert found is not None
-            events.gather(found, table)
-            events.gather(events.turned(found), d_y)
+            spike_matmul.add_rows(found, table)
+            spike_matmul.add_rows(spike_matmul.transposed(found), d_y)
 
         def dense() -> None:
             x.astype(np.float32) @ table

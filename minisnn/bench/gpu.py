@@ -14,9 +14,8 @@ import numpy as np
 
 import minisnn as ms
 
-from ..kernels import Dynamics, Wanted, kernel_of
-from ..kernels.contract import Array
-from ..kernels.place import host
+from ..kernels import Dynamics, Needs, kernel_of
+from ..kernels.arrays import Array, to_numpy
 from ..kernels.reference import ReferenceKernel
 from . import peers
 from .cases import DECAY, LAYERS, SMALL, THRESHOLD, Layer, layer_inputs
@@ -31,7 +30,7 @@ BYTES = {"scan": 4 + 4 + 1, "adjoint": 4 + 4 + 1 + 4}
 #: Peers that can run on a card, each in its own eager loop.
 ON_CARD = ("torch", "snntorch", "spikingjelly", "norse")
 DYNAMICS = Dynamics(ms.neurons.lif, ms.resets.hard, ms.surrogates.atan(2.0))
-WANTED = Wanted(params=False, state=False)
+NEEDS = Needs(params=False, state=False)
 
 
 class Problem(NamedTuple):
@@ -72,7 +71,7 @@ def _check(size: Layer) -> None:
     """Spikes and gradients of the kernel are those of the same formulas on CuPy's arrays: else nothing is timed."""
     problem = _problem(size)
     found, wanted = (_there_and_back(make(DYNAMICS), problem) for make in (_on_card, ReferenceKernel))
-    errors = compare(*({n: host(a) for n, a in r.items()} for r in (found, wanted)))
+    errors = compare(*({n: to_numpy(a) for n, a in r.items()} for r in (found, wanted)))
     must_agree(f"[T, B, N] = {tuple(size)}", "layer", errors)
 
 
@@ -90,8 +89,8 @@ def _problem(size: Layer) -> Problem:
 
 def _there_and_back(kernel: Any, problem: Problem) -> dict[str, Array]:
     x, theta, params, d_spikes = problem
-    spikes, _, cache = kernel.scan(x, None, theta, params, DYNAMICS.surrogate.k, last=False)
-    d_x, _, d_theta, _ = kernel.scan_adjoint(d_spikes, None, cache, WANTED)
+    spikes, _, cache = kernel.scan(x, None, theta, params, DYNAMICS.surrogate.k)
+    d_x, _, d_theta, _ = kernel.scan_adjoint(d_spikes, None, cache, NEEDS)
     return {"spikes": spikes, "d_x": d_x, "d_theta": d_theta.sum(axis=0)}
 
 
@@ -101,15 +100,15 @@ def _ours(size: Layer) -> dict[str, Callable[[], Any]]:
     problem = _problem(size)
     x, theta, params, d_spikes = problem
     kernel, k, to = _on_card(DYNAMICS), DYNAMICS.surrogate.k, cupy.empty_like(x)
-    cache = kernel.scan(x, None, theta, params, k, last=False)[2]
+    cache = kernel.scan(x, None, theta, params, k)[2]
 
     def copy() -> None:
         to[...] = x
 
     return {
         "copy": copy,
-        "scan": lambda: kernel.scan(x, None, theta, params, k, last=False),
-        "adjoint": lambda: kernel.scan_adjoint(d_spikes, None, cache, WANTED),
+        "scan": lambda: kernel.scan(x, None, theta, params, k),
+        "adjoint": lambda: kernel.scan_adjoint(d_spikes, None, cache, NEEDS),
         "the loop on CuPy arrays": lambda: _there_and_back(ReferenceKernel(DYNAMICS), problem),
     }
 

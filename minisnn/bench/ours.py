@@ -1,4 +1,4 @@
-"""minisnn's own jobs: the same cases as the peers', on a backend, by the documented fast calls or the pure ones."""
+"""minisnn's own jobs: the same cases as the peers', on a backend."""
 
 from __future__ import annotations
 
@@ -24,27 +24,16 @@ from .cases import (
     step_inputs,
 )  # fmt: skip
 
-__all__ = ["OURS", "Job", "make", "net_at_trained_rates", "warm_up"]
+__all__ = ["OURS", "make", "net_at_trained_rates", "warm_up"]
 
-#: Names on the command line: backend, and whether by the calls that may overwrite their inputs.
-OURS = {"minisnn": ("numba", True), "minisnn-pure": ("numba", False), "numpy": ("numpy", False)}
-
-
-class Job:
-    """Runs once when called; `before` puts back what the last run wrote over, and is not timed."""
-
-    def __init__(self, run: Callable[[], dict[str, Any]], before: Callable[[], None] = lambda: None) -> None:
-        self.run, self.before = run, before
-
-    def __call__(self) -> dict[str, Any]:
-        """Run once; what was computed, by name."""
-        return self.run()
+#: Names in the tables, and their backends.
+OURS = {"minisnn": "numba", "numpy": "numpy"}
+Job = Callable[[], dict[str, Any]]  #: runs once; what was computed, by name
 
 
 def make(who: str, kind: str, case: str) -> Job:
     """The job `who` (one of `OURS`) does for that kind of case."""
-    backend, fast = OURS[who]
-    return {"layer": _layer, "step": _step, "conv": _conv, "net": _net}[kind](case, backend, fast)
+    return {"layer": _layer, "step": _step, "conv": _conv, "net": _net}[kind](case, OURS[who])
 
 
 def warm_up(who: str, kind: str) -> Job:
@@ -53,33 +42,22 @@ def warm_up(who: str, kind: str) -> Job:
         return make(who, kind, SMALL)
     from . import peers
 
-    return Job(peers.make(who, kind, SMALL))
+    return peers.make(who, kind, SMALL)
 
 
-def _layer(case: str, backend: str, fast: bool) -> Job:
+def _layer(case: str, backend: str) -> Job:
     x, d_y = layer_inputs(layer_of(case))
     layer = ms.LIF(x.shape[2], decay=DECAY, threshold=THRESHOLD, backend=backend)
-    if not fast:
 
-        def pure() -> dict[str, Any]:
-            spikes, cache = layer.forward(x)
-            d_x, grads = layer.backward(d_y, cache, wrt="threshold")
-            return {"spikes": spikes, "d_x": d_x, "d_threshold": grads["threshold"]}
+    def run() -> dict[str, Any]:
+        spikes, cache = layer.forward(x)
+        d_x, grads = layer.backward(d_y, cache, wrt="threshold")
+        return {"spikes": spikes, "d_x": d_x, "d_threshold": grads["threshold"]}
 
-        return Job(pure)
-    x_once, d_once = x.copy(), d_y.copy()
-
-    def before() -> None:
-        x_once[...], d_once[...] = x, d_y
-
-    def consuming() -> dict[str, Any]:
-        d_x, grads = layer.vjp(x_once, d_once, consume=("x", "d_y"), wrt="threshold")
-        return {"d_x": d_x, "d_threshold": grads["threshold"]}
-
-    return Job(consuming, before)
+    return run
 
 
-def _step(case: str, backend: str, fast: bool) -> Job:
+def _step(case: str, backend: str) -> Job:
     c = STEPS[case]
     spikes, labels, first, second = step_inputs(c)
     net = ms.Network(
@@ -96,10 +74,10 @@ def _step(case: str, backend: str, fast: bool) -> Job:
         adam.step(grads)
         return {"loss": np.asarray(loss), "d_weight": grads["fc1.weight"]}
 
-    return Job(run)
+    return run
 
 
-def _conv(case: str, backend: str, fast: bool) -> Job:
+def _conv(case: str, backend: str) -> Job:
     c = CONVS[case]
     x, weight, d_y = conv_inputs(c)
     layer = ms.Conv2d(c.c_in, c.c_out, c.k, padding=c.k // 2, weight=weight).using(backend)
@@ -109,7 +87,7 @@ def _conv(case: str, backend: str, fast: bool) -> Job:
         d_x, grads = layer.backward(d_y[None], cache, input_grad=c.c_in > 1)
         return {"y": y[0], "d_weight": grads["weight"], **({} if d_x is None else {"d_x": d_x[0]})}
 
-    return Job(run)
+    return run
 
 
 def net_at_trained_rates(case: str) -> ms.Network:
@@ -127,7 +105,7 @@ def net_at_trained_rates(case: str) -> ms.Network:
     return net
 
 
-def _net(case: str, backend: str, fast: bool) -> Job:
+def _net(case: str, backend: str) -> Job:
     x, labels = net_inputs()
     net = net_at_trained_rates(case).using(backend)
     adam = ms.Adam(net, ms.STL, lr=1e-6, weight_decay=1e-6)
@@ -137,4 +115,4 @@ def _net(case: str, backend: str, fast: bool) -> Job:
         adam.step(grads)
         return {"loss": np.asarray(loss), "d_weight": grads["conv1.weight"], "d_threshold": grads["lif3.threshold"]}
 
-    return Job(run)
+    return run

@@ -17,7 +17,7 @@ __all__ = ["Row", "Worker", "check", "installed", "most_memory", "race", "turns"
 
 #: Peers whose neurons are the same mathematics, gradients included: what they compute is compared.  The others detach
 #: something or scale it, and only their spikes are.
-SAME = ("minisnn", "minisnn-pure", "numpy", "torch", "torch.compile")
+SAME = ("minisnn", "numpy", "torch", "torch.compile")
 #: Rounds of one pair that differ by more than this were disturbed.
 STEADY = 1.25
 

@@ -28,17 +28,15 @@ ROUND = 0.25
 def main() -> None:
     """See the module."""
     who, kind, case = sys.argv[1:4]
-    job = ours.make(who, kind, case) if who in ours.OURS else ours.Job(peers.make(who, kind, case))
+    job = (ours if who in ours.OURS else peers).make(who, kind, case)
     if "memory" in sys.argv:
         print(json.dumps({"bytes": _peak(job, ours.warm_up(who, kind))}))
         return
-    job.before()
     found = {name: _as_array(value) for name, value in job().items()}
     expected = ours.make("numpy", kind, case)()
     print(json.dumps(compare(found, expected)), flush=True)
     del found, expected
     for _ in range(2):
-        job.before()
         job()
     for _ in sys.stdin:
         print(json.dumps({"seconds": _round(job)}), flush=True)
@@ -69,20 +67,18 @@ def _as_array(value: Any) -> Any:
     return np.array(value.detach().numpy() if hasattr(value, "detach") else value)
 
 
-def _round(job: ours.Job) -> float:
+def _round(job: peers.Job) -> float:
     times: list[float] = []
     while sum(times) < ROUND or len(times) < 3:
-        job.before()
         start = time.perf_counter()
         job()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
 
 
-def _peak(job: ours.Job, warm_up: ours.Job) -> int:
+def _peak(job: peers.Job, warm_up: peers.Job) -> int:
     """Growth of the resident memory over one run, at its highest; Linux alone tells."""
     warm_up()
-    job.before()
     before = _status("VmRSS")
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # the highest so far is forgotten

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..kernels import Dynamics, check_backend, default_backend, kernel_of
-from ..kernels.contract import Array
+from ..kernels import Dynamics, Twin, check_backend, default_backend, kernel_of
+from ..kernels.arrays import Array
 from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
@@ -96,7 +96,7 @@ def kernel_gradients(dynamics: Dynamics, problem: Problem, twin: str, backend: s
     if twin == "slope 0":  # a loss on membranes alone: the jump itself has no derivative
         dynamics, d_spikes = dynamics._replace(surrogate=without_slope(dynamics.surrogate)), 0 * d_spikes
     kernel = kernel_of(dynamics, backend)
-    _, _, cache = kernel.scan(*problem[:5], fire="smooth" if twin == "smooth" else "step")
+    _, _, cache = kernel.scan(*problem[:5], Twin("smooth" if twin == "smooth" else "step"))
     d_x, d_state0, d_theta, d_params = kernel.scan_adjoint(d_spikes, d_last, cache)
     found = {"x": d_x, "state0": d_state0, "theta": np.sum(d_theta, axis=0)}  # type: ignore[arg-type]
     return found | {"params": np.sum(d_params, axis=1)}  # type: ignore[arg-type]

@@ -19,8 +19,8 @@ import numpy as np
 from .. import layers, losses, neurons, resets, surrogates
 from ..kernels import ON_CPU, backend_problem
 from ..layers.base import Layer
-from ..layers.thresholds import Softplus
 from ..network import Network
+from ..thresholds import Softplus
 from .adjoint import check_adjoint
 from .functions import check_function, check_loss
 from .gradients import check_grads, check_layer

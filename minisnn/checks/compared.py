@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 from .differences import Along, Difference, at_a_kink, settled
 from .report import Row
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import Dynamics
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 from ..neurons import Neuron, lif
 from ..resets import Reset, hard
 from ..surrogates import Surrogate, atan

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 
 __all__ = ["Difference", "at_a_kink", "complex_step", "richardson", "settled"]
 

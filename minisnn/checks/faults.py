@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import Dynamics
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 from .mistakes import Case, name_mistakes
 from .monomials import evaluate, explain, monomials, same, write
 from .problem import Problem, run_of

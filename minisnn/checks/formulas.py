@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 from ..resets import RESETS
 from ..surrogates import SURROGATES
 from .algebra import Formula, load_sympy

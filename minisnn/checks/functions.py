@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 from .compared import compare_arrays, curves
 from .differences import stencil
 from .guard import Broken, as_gradient, call, changed, name_of, named_gradients, pair, snapshot, watched

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 from ..layers.base import Layer
 from ..network import Caches, Network
 from .compared import compare_arrays
@@ -87,7 +87,7 @@ def check_grads(
 
 
 def _compare_calls(net: Network, x: Array, targets: Any, loss: Loss, options: dict, rng: Any, report: Report) -> None:
-    """``loss_and_grads``, which ``fit`` calls and which writes over what it needs no more, against forward and backward."""
+    """``loss_and_grads``, which ``fit`` calls, against forward and backward."""
     scores, caches = call(net.forward, x, rng=copy.deepcopy(rng), what="forward", **options)
     _, d_scores = pair(call(loss, scores, targets, what="the loss"), "the loss", "(number, d_scores)")
     _, grads = call(net.backward, d_scores, caches, input_grad=False, what="backward")
@@ -95,8 +95,7 @@ def _compare_calls(net: Network, x: Array, targets: Any, loss: Loss, options: di
     least = 1e-12 * max((float(np.max(np.abs(d))) for d in grads.values()), default=0.0)
     if differing := [n for n, d in grads.items() if not np.allclose(found[n], d, 1e-9, least)]:
         report.problems.append(
-            f"loss_and_grads, which fit calls, gives other gradients than backward: {', '.join(differing)}.  It writes over "
-            "outputs that a layer gives away: does one with gives_away = True look at its output on the way back?"
+            f"loss_and_grads, which fit calls, gives other gradients than backward: {', '.join(differing)}"
         )
 
 
@@ -274,20 +273,14 @@ def _sides(net: Network, caches: Caches) -> Array:
 
 def _look_inside(net: Network, x: Array, targets: Any, loss: Loss, options: dict, rng: Any, report: Report) -> None:
     """Every layer by itself, at the input it had, and the loss: findings about those that are wrong."""
-    alone, inputs, name = len(net.layers) == 1, {}, ""
-    masks = options.get("masks", {})
-
-    def run(name: str, layer: Layer, x: Array, extra: dict[str, Any]) -> Any:
-        inputs[name] = x, extra
-        mask = {"mask": masks[name]} if name in masks else {}
-        y = call(layer.forward, x, train=options["train"], rng=copy.deepcopy(rng), what=f"{name}.forward", **extra, **mask)
-        return pair(y, f"{name}.forward", "(y, cache)")
-
+    alone, outputs, name, masks = len(net.layers) == 1, dict[str, Array](), "", options.get("masks", {})
     try:
-        scores, _ = net.walk(x, run)
         for name, layer in net.layers.items():
-            y, extra = inputs[name]
-            found = [] if extra or name in masks else explain_layer(layer, y, options, rng)
+            extra = net.extra_inputs(layer, outputs) | ({"mask": masks[name]} if name in masks else {})
+            found = [] if extra else explain_layer(layer, x, options, rng)
+            run = {"train": options["train"], "rng": copy.deepcopy(rng), "what": f"{name}.forward"}
+            x, _ = pair(call(layer.forward, x, **run, **extra), f"{name}.forward", "(y, cache)")
+            outputs[name] = x
             prefix = "" if alone else f"{name}: "
             report.find([replace(f, name=prefix + f.name) for f in found])
     except (Broken, ValueError, TypeError, KeyError, AttributeError) as error:
@@ -295,7 +288,7 @@ def _look_inside(net: Network, x: Array, targets: Any, loss: Loss, options: dict
         return
     if loss is weighting:
         return
-    of_loss = check_loss(loss, np.asarray(scores, np.float64), targets)
+    of_loss = check_loss(loss, np.asarray(x, np.float64), targets)
     report.find([replace(f, name=f"loss: {f.name}") for f in of_loss.findings])
     report.problems += [p for p in of_loss.problems if p not in report.problems]
     if report.findings or report.problems or not any(row.verdict == "WRONG" for row in report.rows):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 
 __all__ = [
     "Broken", "arrays_in", "as_gradient", "call", "changed", "name_of", "named_gradients", "pair", "same_bits", "snapshot",
@@ -95,7 +96,7 @@ def arrays_in(value: Any, name: str, depth: int = 6) -> dict[str, Array]:
     """Every array inside tuples, lists, dicts and objects, by the path that leads to it."""
     if isinstance(value, np.ndarray):
         return {name: value}
-    if depth == 0 or isinstance(value, str | bytes | int | float | type(None)):
+    if depth == 0 or isinstance(value, str | bytes | int | float | type(None) | type | ModuleType):
         return {}
     if isinstance(value, Mapping):
         inside = {f"{name}[{k!r}]": v for k, v in value.items()}

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels import Dynamics
-from ..kernels.contract import FIRES, hold
+from ..spikes import FIRES, hold
 
 __all__ = ["Run", "Slip", "fire_hard", "fire_smooth", "fire_tangent", "run", "walk_back"]
 

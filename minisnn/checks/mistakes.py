@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import Dynamics
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 from ..resets import RESETS
 from .loop import Run, Slip, as_arrays, walk_back
 from .monomials import same

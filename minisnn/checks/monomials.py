@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 
 __all__ = ["Sum", "evaluate", "explain", "factor_name", "factor_names", "monomials", "same", "write"]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..kernels import Dynamics
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 from .loop import Run, fire_hard, fire_smooth, run
 
 __all__ = ["Problem", "draw", "run_of"]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import Dynamics
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate

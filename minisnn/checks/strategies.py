@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from ..kernels import Dynamics
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 from ..layers import Linear, PopulationVote, Spiking
 from ..network import Network
 from ..neurons import NEURONS, Neuron

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 from ..layers.base import Layer
 from .differences import stencil
 from .faults import where_it_parts

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels import Dynamics
-from ..kernels.contract import Array
+from ..kernels.arrays import Array
 from .loop import fire_hard, fire_smooth, fire_tangent, run
 from .problem import Problem, run_of
 from .report import Row

@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..kernels.contract import Array
-from ..network import Caches, Network
+from ..kernels.arrays import Array
+from ..network import Caches, Network, naming
 from ..surrogates import Surrogate
 
 __all__ = ["TWINS", "run_twin", "with_slope_zero"]
@@ -51,4 +51,10 @@ def run_twin(net: Network, x: Array, base: Caches, fire: str, state: Any = None)
     `fire` is "smooth", "tangent" or "step"; `state` holds the states to start from, by layer.
     """
     start = {name: {"state": s} for name, s in (state or {}).items()}
-    return net.walk(x, lambda name, layer, x, extra: layer.twin(x, base[name], fire, **start.get(name, {}), **extra))
+    caches, outputs = Caches(), dict[str, Array]()
+    for name, layer in net.layers.items():
+        extra = {**start.get(name, {}), **net.extra_inputs(layer, outputs)}
+        with naming(name):
+            x, caches[name] = layer.twin(x, base[name], fire, **extra)
+        outputs[name] = x
+    return x, caches

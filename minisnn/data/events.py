@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.contract import whole
+from ..kernels.arrays import positive_int
 from .reading import LIMIT, DataError, opened, read_most, stranger
 
 __all__ = ["EVENT", "read_events", "to_frames"]
@@ -97,7 +97,7 @@ def to_frames(
     ------
     TypeError, ValueError : a field is missing or of another kind, an event lies outside `size`, or an argument does not fit.
     """
-    steps = whole("to_frames: steps", steps)
+    steps = positive_int("to_frames: steps", steps)
     if by not in ("time", "count"):
         raise ValueError(f"to_frames: by must be 'time' or 'count', got {by!r}")
     if duration is not None and not 0 < duration < np.inf:

@@ -1,17 +1,19 @@
-"""Backends: the time loops that run floor 0.  A backend is a value looked up here, by its name."""
+"""Backends: the time loops that run the formulas.  A backend is a value looked up here, by its name."""
 
 from __future__ import annotations
 
 import importlib
 import os
 from functools import cache, lru_cache
+from types import ModuleType
 from typing import Any
 
-from .contract import Base, Dynamics, Kernel, ScanCache, Wanted
+from .contract import HARD, Base, Dynamics, Kernel, Needs, ScanCache, Twin
+from .threads import undisturbed
 
 __all__ = [
-    "BACKENDS", "ON_CPU", "BackendUnavailable", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "backend_problem",
-    "check_backend", "default_backend", "kernel_of",
+    "BACKENDS", "HARD", "ON_CPU", "BackendUnavailable", "Base", "Dynamics", "Kernel", "Needs", "ScanCache", "Twin",
+    "backend_problem", "check_backend", "compiled_helpers", "default_backend", "kernel_of",
 ]  # fmt: skip
 
 #: Name of a backend -> the module with its ``kernel``, and how to install what it needs.
@@ -32,7 +34,7 @@ class BackendUnavailable(ImportError):
 def _load(name: str) -> tuple[Any, str | None]:
     module, cure = BACKENDS[name]
     try:
-        found = importlib.import_module(module)
+        found = undisturbed(lambda: importlib.import_module(module))
         return found, found.problem() if hasattr(found, "problem") else None
     except Exception as error:  # whatever hinders it, an import error deep inside included, is what the user must see
         return None, f"{type(error).__name__}: {error} (install it with: {cure})"
@@ -64,3 +66,8 @@ def kernel_of(dynamics: Dynamics, backend: str) -> Kernel:
     """The time loop of these dynamics on that backend."""
     made: Kernel = _load(check_backend(backend))[0].kernel(dynamics)
     return made
+
+
+def compiled_helpers(backend: str, name: str) -> ModuleType | None:
+    """What else is compiled, by the name of its file, e.g. "conv"; ``None`` if that backend has the NumPy form alone."""
+    return importlib.import_module(f"{__name__}.{name}") if backend == "numba" else None

@@ -1,77 +1,38 @@
-"""The compiled loop: Numba around the same functions as the reference, tile by tile.
+"""The Numba backend: the same formulas as the reference, compiled into loops over tiles of lanes.
 
-**Tiles.**  All lanes of a step lie side by side in memory, ``B * N`` of them.  A tile is about 2,048 lanes, small enough
-that its state and its thresholds stay in the fastest cache while time runs *inside* the tile.  Where N is small a tile
-is several whole rows of the batch; where it is large, a piece of a row, taken over a chunk of rows.
-
-**Rows.**  Inside a tile a step is a few short loops over rows of numbers (:mod:`minisnn.kernels.rows`).
-
-**Disk.**  What was compiled once is loaded without Numba (:mod:`minisnn.kernels.native`).
+Nothing is kept but the input and the spikes: the adjoint runs forward again (:mod:`minisnn.kernels.loops`).
 """
 
 from __future__ import annotations
 
-import math
-import operator
+import os
 from collections.abc import Callable
-from functools import cache, lru_cache
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
-from ..grammar import dependencies
 from ..neurons import Neuron
-from . import pool
-from .contract import Array, Base, Dynamics, ScanCache, Wanted, base_of, membranes
-from .jit import Loop
-from .loops import adjoint_loop, round_loop, scan_loop, states_loop
-from .narrow import fingerprint, narrowed, rests_on
-from .native import compile_loop, problem
-from .place import writeable
-from .rows import Rule
-from .threads import share_out
-from .tile import LANES, PITCH, Layout
+from . import memory
+from .arrays import Array, is_steady
+from .contract import ALL, HARD, Base, Dynamics, Needs, ScanCache, Twin, base_of, check_adjoint_arrays, check_scan_arrays
+from .jit import Loop, digest, read_only
+from .lanes import LANES, LoopSpec
+from .loops import SPAN, Gradients, Outputs, Run, Tiles, adjoint_loop, scan_loop
+from .threads import share
 
-__all__ = ["CompiledKernel", "kernel", "problem"]
-
-#: Lanes at a time on the way there and back: their rows of the scratch leave room in the fastest cache for what passes by.
-#: Fewer would be read in pieces too short for the memory.  The other loops take a whole tile: they bring membranes from
-#: memory or take them there, and then even these pieces are too short.
-AT_ONCE = 1024
-#: Bytes of membranes that a tile keeps on its way there and back: they stay in the last cache.
-KEPT = 1 << 22
-#: Bytes that it keeps of a span, where time is cut: spans have to be run again anyway, and so a nearer cache will do.
-KEPT_OF_A_SPAN = 1 << 20
-
-
-class Tiles(NamedTuple):
-    """How the lanes are cut: tile ``i`` is piece ``i % pieces`` of the rows of chunk ``i // pieces``."""
-
-    width: int  #: lanes of one row in a tile
-    group: int  #: rows that run side by side (more than one only if a tile holds whole rows)
-    chunk: int  #: rows of a tile, one group after the other; each chunk makes one partial sum
-    pieces: int
-    chunks: int
+__all__ = ["CompiledKernel", "kernel", "plan", "problem"]
 
 
 @lru_cache
-def plan(n_rows: int, n_lanes: int) -> Tiles:
+def plan(batch: int, n_lanes: int) -> Tiles:
     """Tiles for B rows of N lanes: from the shapes alone, so that sums never depend on the threads."""
     width = min(n_lanes, LANES)
     pieces = -(-n_lanes // width)
-    group = min(max(1, LANES // n_lanes), n_rows)
-    wanted_chunks = min(16, max(1, 32 // pieces))  # each makes a partial sum; some 32 tiles are enough for any team
-    chunk = group * -(-n_rows // (group * wanted_chunks))
-    return Tiles(width, group, chunk, pieces, -(-n_rows // chunk))
-
-
-def spans(n_steps: int, lanes: int, bytes_of_a_step: int) -> tuple[int, int]:
-    """On the way there and back: how many of a tile's lanes at a time, and for how many steps they keep everything."""
-    narrow = min(lanes, AT_ONCE)
-    if bytes_of_a_step * narrow * n_steps <= KEPT:
-        return narrow, n_steps
-    # All lanes: what is kept fits the cache either way, and longer rows come from memory sooner.
-    return lanes, max(KEPT_OF_A_SPAN // (bytes_of_a_step * lanes), 1)
+    group = min(max(1, LANES // n_lanes), batch)
+    wanted_chunks = min(16, max(1, 32 // pieces))  # each makes a partial sum; some 32 tiles are enough for any machine
+    chunk = group * -(-batch // (group * wanted_chunks))
+    return Tiles(width, group, chunk, pieces, -(-batch // chunk))
 
 
 class CompiledKernel:
@@ -79,166 +40,130 @@ class CompiledKernel:
 
     def __init__(self, dynamics: Dynamics) -> None:
         self.dynamics = dynamics
-        self._loops: dict[tuple, tuple[tuple, list, Loop]] = {}
-        self._scratch = Layout.of(len(dynamics.neuron.state), len(dynamics.neuron.params)).rows * PITCH
-
-    def _loop(self, build: Callable, dtype: np.dtype, **options: Any) -> Loop:
-        """The loop that `build` makes of these dynamics as they are now: what has not changed is not asked for again."""
-        key = build, dtype.char, *options.values()
-        if found := self._loops.get(key):
-            functions, before, loop = found
-            if all(map(operator.is_, rests_on(functions), before)):
-                return loop
-        used = _used(build, self.dynamics, **options)
-        functions = tuple(used.values())
-        now = rests_on(functions)  # first: they may change while this compiles
-        loop = _compiled(build, self.dynamics, used, dtype, **options)
-        self._loops[key] = functions, now, loop
-        return loop
+        self._loops: dict[tuple, Loop] = {}
 
     def scan(
-        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float,
-        fire: str = "step", base: Base | None = None, consume: bool = False, last: bool = True,
-    ) -> tuple[Array, Array | None, ScanCache]:  # fmt: skip
-        base, held = base_of(base, fire, x.dtype), self.dynamics.reset.stop if base else ()
-        touched = base or Base(x, x, _nothing(x.dtype))  # if none, nothing comes of it; but code not optimised reads there
-        u = membranes(x, self.dynamics.neuron, x.dtype, consume)
-        spikes = pool.empty(x.shape, np.uint8 if fire == "step" else x.dtype)
-        state_last = pool.empty((len(u), *x.shape[1:]), x.dtype) if last else None
-        over = np.may_share_memory(u, x)
-        loop = self._loop(scan_loop, x.dtype, fire=fire, held=held, over=over)
-        _run_tiles(
-            loop, x.shape, self._scratch, x, _or_nothing(state0, x), _rows_of(theta, params), *touched, u, spikes,
-            _or_nothing(state_last, x), k,
-        )  # fmt: skip
-        return spikes, state_last, ScanCache(x, u, spikes, state0, theta, params, k)
-
-    def scan_adjoint(
-        self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
-    ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
-        x, u, spikes, state0, theta, params, k = cache
-        out = _Gradients(self.dynamics, d_spikes, x, theta, params, wanted, consume)
-        soft, over = spikes.dtype != np.uint8, out.d_x is d_spikes
-        loop = self._loop(adjoint_loop, x.dtype, soft_spikes=soft, wanted=out.wanted, over=over)
-        _run_tiles(
-            loop, x.shape, self._scratch, d_spikes, _or_nothing(d_state_last, x), x, u, spikes, _or_nothing(state0, x),
-            _rows_of(theta, params), *out.arrays(x), k,
-        )  # fmt: skip
-        return out.result()
-
-    def there_and_back(
-        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float, fire: str,
-        d_spikes: Array, d_state_last: Array | None, wanted: Wanted, consume: bool,
-    ) -> tuple[Array | None, Array | None, Array | None, Array | None]:  # fmt: skip
-        out = _Gradients(self.dynamics, d_spikes, x, theta, params, wanted, consume)
-        n_states, tiles = len(self.dynamics.neuron.state), plan(*x.shape[1:])
-        narrow, span = spans(len(x), tiles.width * tiles.group, n_states * x.itemsize)
-        before, rows = _or_nothing(state0, x), _rows_of(theta, params)
-        if span < len(x):
-            before = self._before_each(span, x, before, rows, k, fire)
-        loop = self._loop(round_loop, x.dtype, fire=fire, wanted=out.wanted, over=out.d_x is d_spikes)
-        _run_tiles(
-            loop, x.shape, self._scratch, n_states * span * narrow, n_states * narrow,
-            x, before, rows, d_spikes, _or_nothing(d_state_last, x), *out.arrays(x), k, narrow, span,
-        )  # fmt: skip
-        return out.result()
-
-    def _before_each(self, span: int, x: Array, state0: Array, rows: Array, k: float, fire: str) -> Array:
-        """The states before each span of time, ``[spans * K, B, N]``."""
-        found = pool.empty((-(-len(x) // span) * len(self.dynamics.neuron.state), *x.shape[1:]), x.dtype)
-        loop = self._loop(states_loop, x.dtype, fire=fire)
-        _run_tiles(loop, x.shape, self._scratch, x, state0, rows, found, k, span)
-        return found
-
-
-class _Gradients:
-    """Room for what an adjoint returns, and what of it is wanted."""
-
-    def __init__(
-        self, dynamics: Dynamics, d_spikes: Array, x: Array, theta: Array, params: Array, wanted: Wanted, consume: bool
-    ) -> None:
-        self.asked = wanted
-        self.wanted = Wanted(wanted.x, wanted.theta, wanted.params and len(params) > 0, True)
-        if consume and writeable(d_spikes):
-            self.d_x = d_spikes
-        else:  # where it is not wanted nothing touches it, and it takes no memory
-            self.d_x = pool.empty_like(x) if wanted.x else np.empty_like(x)
-        states = (len(dynamics.neuron.state), *x.shape[1:])
-        self.d_state0 = pool.empty(states, x.dtype) if wanted.state else None
-        n_sums = 1 + len(params) if self.wanted.params else 1
-        self.d_rows = np.empty((n_sums, plan(*x.shape[1:]).chunks, len(theta)), x.dtype)
-
-    def arrays(self, x: Array) -> tuple[Array, Array, Array]:
-        """As the loops take them."""
-        return self.d_x, _or_nothing(self.d_state0, x), self.d_rows
-
-    def result(self) -> tuple[Array | None, Array | None, Array | None, Array | None]:
-        """``(d_x, d_state0, d_theta, d_params)``."""
+        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float, twin: Twin = HARD
+    ) -> tuple[Array, Array, ScanCache]:
+        base = base_of(twin, x.dtype)
+        check_scan_arrays(self.dynamics, x, state0, theta, params, base)
+        n_states = len(self.dynamics.neuron.state)
+        spikes = memory.empty(x.shape, np.uint8 if twin.fire == "step" else x.dtype)
+        state_last = memory.empty((n_states, *x.shape[1:]), x.dtype)
+        borders = memory.empty(_borders(n_states, x), x.dtype)
+        out = Outputs(spikes, state_last, borders, np.empty((0, 0, 0, 0), x.dtype))
+        self._scan(x, state0, theta, params, k, twin, base, out)
         return (
-            self.d_x if self.asked.x else None,
-            self.d_state0,
-            self.d_rows[0] if self.asked.theta else None,
-            self.d_rows[1:] if self.asked.params else None,
+            spikes,
+            state_last,
+            ScanCache(self.dynamics, x, spikes, state0, theta, params, k, twin, borders, self._membranes),
         )
 
+    def _membranes(self, cache: ScanCache) -> Array:
+        """The states before the reset, ``[K, T, B, N]``, of a run that did not keep them."""
+        n_states = len(self.dynamics.neuron.state)
+        base = base_of(cache.twin, cache.x.dtype)
+        states = (n_states, *cache.x.shape[1:])
+        u = np.empty((n_states, *cache.x.shape), cache.x.dtype)
+        out = Outputs(np.empty_like(cache.spikes), np.empty(states, u.dtype), np.empty_like(cache.borders), u)
+        self._scan(cache.x, cache.state0, cache.theta, cache.params, cache.k, cache.twin, base, out)
+        return u
 
-def _rows_of(theta: Array, params: Array) -> Array:
-    """Thresholds and parameters one after the other, ``[(1 + Q) * N]``."""
-    return np.concatenate([theta, params.reshape(-1)])
+    def _scan(
+        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float, twin: Twin, base: Base | None,
+        out: Outputs,
+    ) -> None:  # fmt: skip
+        loop = self._loop(scan_loop, x.dtype, twin.fire, self.dynamics.reset.stop if base else (), base is not None)
+        run = _run(x, state0, out.borders, theta, params, k)
+        touched = Base(*map(read_only, base)) if base else Base(run.x, run.x, run.lane_params)
+        run, touched, out, tiles = _flat(run), _flat(touched), _flat(out), plan(*x.shape[1:])
+        n_tiles = tiles.pieces * tiles.chunks
+        share(lambda first, last: loop(run, touched, out, x.shape, tiles, first, last), n_tiles, x.size)
+
+    def scan_adjoint(
+        self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, needs: Needs = ALL
+    ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
+        check_adjoint_arrays(self.dynamics, d_spikes, d_state_last, cache)
+        x, theta, params = cache.x, cache.theta, cache.params
+        n_states, tiles = len(self.dynamics.neuron.state), plan(*x.shape[1:])
+        nothing = np.empty((0, 0, 0), x.dtype)
+        d_x = memory.empty_like(x) if needs.x else nothing
+        d_state0 = memory.empty((n_states, *x.shape[1:]), x.dtype) if needs.state else nothing
+        through_params = needs.params and len(params) > 0
+        d_sums = np.empty((1 + len(params) * through_params, tiles.chunks, len(theta)), x.dtype)
+        given = nothing if d_state_last is None else d_state_last
+        gradients = Gradients(read_only(d_spikes), read_only(given), d_x, d_state0, d_sums)
+        borders: Any = cache.borders
+        if borders is None:  # another backend made the cache
+            borders = self.scan(x, cache.state0, theta, params, cache.k, cache.twin)[2].borders
+        if borders.shape != _borders(n_states, x):
+            raise ValueError(f"cache: borders {list(borders.shape)}, expected {list(_borders(n_states, x))}: changed since")
+        run = _run(x, cache.state0, borders, theta, params, cache.k)
+        loop = self._loop(adjoint_loop, x.dtype, cache.twin.fire, needs=needs._replace(params=through_params, state=True))
+        run, gradients = _flat(run), _flat(gradients)
+        n_tiles = tiles.pieces * tiles.chunks
+        share(lambda first, last: loop(run, gradients, x.shape, tiles, first, last), n_tiles, 2 * x.size)
+        return (
+            d_x if needs.x else None,
+            d_state0 if needs.state else None,
+            d_sums[0] if needs.theta else None,
+            d_sums[1:] if needs.params else None,
+        )
+
+    def _loop(self, build: Any, dtype: np.dtype, *fires: Any, needs: Needs | None = None) -> Loop:
+        """The loop that `build` makes of these dynamics; `fires` : how neurons fire, what is held, if there is a base."""
+        key = build, dtype.char, *fires, needs
+        if key not in self._loops:
+            neuron, used = self.dynamics.neuron, self.dynamics.formulas()
+            if needs is None and fires[0] == "step":  # training's forward does not know the surrogate: one loop for all
+                used = {name: used[name] for name in ("charge", "reset")}
+            python = {name: f.python(dtype) for name, f in used.items()}
+            spec = LoopSpec(python, len(neuron.state), len(neuron.params), dtype.type, *fires)
+            mark = *used.values(), len(neuron.state), len(neuron.params), key[1:]
+            spec = spec._replace(mark=digest(mark), looks_back=needs is not None and _looks_back(neuron, needs))
+            self._loops[key] = _shared(build.__name__, mark, lambda: build(spec) if needs is None else build(spec, needs))
+        return self._loops[key]
 
 
-def _looks_back(neuron: Neuron, wanted: Wanted) -> bool:
-    """Whether any gradient that is wanted depends on the state before the charge."""
+_loops: dict[tuple, Loop] = {}
+
+
+def _shared(name: str, mark: tuple, build: Callable[[], Callable]) -> Loop:
+    """One loop for all dynamics that compute the same, e.g. a notebook's cell that was run once more."""
+    if (name, mark) not in _loops:
+        _loops[name, mark] = Loop(build(), mark)
+    return _loops[name, mark]
+
+
+def _looks_back(neuron: Neuron, needs: Needs) -> bool:
+    """Whether any gradient that is needed depends on the states before the step."""
     k = len(neuron.state)
-    needed = [*range(k), *([k] if wanted.x else []), *(range(k + 1, k + 1 + len(neuron.params)) if wanted.params else [])]
-    depends = dependencies(neuron.charge_adjoint)
+    needed = [*range(k), *([k] if needs.x else []), *(range(k + 1, k + 1 + len(neuron.params)) if needs.params else [])]
+    depends = neuron.formulas[1].depends
     return any(k <= argument < 2 * k for result in needed for argument in depends[result])
 
 
-def _or_nothing(states: Array | None, x: Array) -> Array:
-    """States; empty where there are none, and then zeros are read and nothing is written."""
-    return _nothing(x.dtype) if states is None else states
+def _borders(n_states: int, x: Array) -> tuple[int, ...]:
+    """The shape of the states before each span of time but the first."""
+    return max(len(x) - 1, 0) // SPAN, n_states, *x.shape[1:]
 
 
-@cache
-def _nothing(dtype: np.dtype) -> Array:
-    return np.empty(0, dtype)
+def _run(x: Array, state0: Array | None, borders: Array, theta: Array, params: Array, k: float) -> Run:
+    before = np.empty((0, 0, 0), x.dtype) if state0 is None else state0
+    lane_params = np.concatenate([theta[None], params])
+    x = x[0] if is_steady(x) else x
+    return Run(read_only(x), read_only(before), read_only(borders), read_only(lane_params), x.dtype.type(k))
 
 
-def _run_tiles(loop: Loop, shape: tuple[int, int, int], *arguments: Any) -> None:
-    """Share out the tiles of a run over ``[T, B, N]``."""
-    tiles = plan(*shape[1:])
-    run = loop(*arguments, *shape, tiles.width, tiles.group, tiles.chunk, tiles.pieces)
-    share_out(run, tiles.pieces * tiles.chunks, math.prod(shape))
+def _flat(record: Any) -> Any:
+    """A record with its arrays in one row each: positions are then sums of a few numbers."""
+    return type(record)(*(a.reshape(-1) if isinstance(a, np.ndarray) else a for a in record))
+
+
+def problem() -> None:
+    """Raise what hinders Numba from compiling here."""
+    if os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0"):
+        raise ImportError("NUMBA_DISABLE_JIT is set: nothing can be compiled")
 
 
 kernel = CompiledKernel
-
-
-# -- compiling: once for each thing computed, dtype and wish
-
-#: Loops that go forward alone.
-FORWARD = scan_loop, states_loop
-
-
-def _used(build: Callable, dynamics: Dynamics, fire: str = "step", **_: Any) -> dict[str, Callable]:
-    """Which functions of some dynamics such a loop is made of."""
-    neuron, reset, surrogate = dynamics
-    used = {"reset": reset.reset}
-    if build is not adjoint_loop:
-        used["charge"] = neuron.charge
-        if fire != "step":  # only a twin's forward knows the surrogate: all others share one loop
-            used |= {"smooth": surrogate.smooth, "slope": surrogate.slope}
-    if build not in FORWARD:
-        used |= {"charge_adjoint": neuron.charge_adjoint, "reset_adjoint": reset.reset_adjoint, "slope": surrogate.slope}
-    return used
-
-
-def _compiled(build: Callable, dynamics: Dynamics, used: dict[str, Callable], dtype: np.dtype, **options: Any) -> Loop:
-    """The loop that `build` makes of these functions as they are now."""
-    n_states, n_params = len(dynamics.neuron.state), len(dynamics.neuron.params)
-    if build not in FORWARD:
-        options["looks_back"] = _looks_back(dynamics.neuron, options["wanted"])
-    marks = *map(fingerprint, used.values()), n_states, n_params, dtype.char, options
-    rule = Rule({n: narrowed(f, dtype) for n, f in used.items()}, n_states, n_params, dtype.type)
-    return compile_loop(*build(rule, **options), *marks)

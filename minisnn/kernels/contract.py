@@ -2,8 +2,8 @@
 
 A *kernel* is the time loop of one neuron, one reset and one surrogate, in two directions::
 
-    kernel.scan(x, state0, theta, params, k)                       -> (spikes, state_last, cache)
-    kernel.scan_adjoint(d_spikes, d_state_last, cache, wanted)     -> (d_x, d_state0, d_theta, d_params)
+    kernel.scan(x, state0, theta, params, k)                    -> (spikes, state_last, cache)
+    kernel.scan_adjoint(d_spikes, d_state_last, cache, needs)   -> (d_x, d_state0, d_theta, d_params)
 
 Shapes, for T steps, B samples, N lanes (neurons), K states and Q parameters:
 
@@ -17,36 +17,33 @@ d_theta             ``[P, N]``      P partial sums over batch rows: add them up
 d_params            ``[Q, P, N]``   likewise
 ==================  ==============  ======================================================================
 
-Everything is C-contiguous and of one float dtype.  Calls are pure: no input, cache or earlier result is written.  With
-``consume=True`` one is: `scan` may write the membrane over ``x``, and `scan_adjoint` writes ``d_x`` over ``d_spikes``.
-P depends on the shapes alone, never on the number of threads.  Gradients that are not wanted come back as ``None``.
+Everything is C-contiguous and of one float dtype; `x` may be the same memory at every step (``arrays.is_steady``).  Calls
+are pure: no input, cache or earlier result is written.  P depends on the shapes alone, never on the number of threads.
+Gradients that are not needed come back as ``None``.
 
-One step, in the words of DESIGN and of ``docs/derivations/lif``::
+One step, as in ``docs/derivations/lif``::
 
     u, *others = charge(*state, x[t], *params)           s = fire(u, theta)           v = reset(u, s, theta)
 
-A *twin* is the same loop with another ``fire`` (law 5): the surrogate's curve ``smooth``, or the ``tangent`` to it at
-the spikes of a base run.  Where a base run is given, the arguments that ``reset.stop`` names keep its values.
+A *twin* is the same loop with another ``fire``: the surrogate's curve ``smooth``, or the ``tangent`` to it at the spikes of
+a base run.  If a base run is given, the arguments that ``reset.stop`` names keep its values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-import numpy as np
-
-from ..grammar import dependencies
+from ..formula import Formula
 from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
-from . import pool
-from .narrow import for_numpy
-from .place import Array, writeable
+from .arrays import Array, get_array_module, in_one_piece, is_steady
 
 __all__ = [
-    "FIRES", "Base", "Dynamics", "Kernel", "ScanCache", "Wanted", "base_of", "float_dtype", "hold", "membranes",
-    "state_after", "there_and_back", "whole",
+    "ALL", "HARD", "Base", "Dynamics", "Kernel", "Needs", "ScanCache", "Twin", "base_of", "check_adjoint_arrays",
+    "check_scan_arrays"
 ]  # fmt: skip
 
 
@@ -57,6 +54,11 @@ class Dynamics(NamedTuple):
     reset: Reset
     surrogate: Surrogate
 
+    def formulas(self) -> dict[str, Formula]:
+        """All six, by name."""
+        names = ("charge", "charge_adjoint", "reset", "reset_adjoint", "smooth", "slope")
+        return dict(zip(names, (f for one in self for f in one.formulas), strict=True))
+
 
 class Base(NamedTuple):
     """A run whose values a twin holds on to: membrane ``u`` and ``spikes`` (``[T, B, N]``), ``theta`` (``[N]``)."""
@@ -66,7 +68,18 @@ class Base(NamedTuple):
     theta: Array
 
 
-class Wanted(NamedTuple):
+class Twin(NamedTuple):
+    """How neurons fire, a key of ``minisnn.spikes.FIRES``, and the run that they hold on to."""
+
+    fire: str = "step"
+    base: Base | None = None
+
+
+#: The spiking network itself.
+HARD = Twin()
+
+
+class Needs(NamedTuple):
     """Which gradients :meth:`Kernel.scan_adjoint` is to compute."""
 
     x: bool = True
@@ -75,139 +88,113 @@ class Wanted(NamedTuple):
     state: bool = True  #: of the initial state
 
 
-class ScanCache(NamedTuple):
-    """What the adjoint needs of the forward run.
+ALL = Needs()
 
-    Kept: the input ``x`` (its memory may be that of ``u[0]``, where `scan` consumed it), every state after the charge and
-    before the reset (``u``, ``[K, T, B, N]``; ``u[0]`` is the membrane), the ``spikes``, the initial state (``None`` for
-    zeros), and thresholds, parameters and steepness as they were.  Recomputed: the membrane after the reset, ``v[t-1]`` =
-    reset of ``u[0][t-1]``: one cheap operation against a fourth of the memory.
+
+@dataclass(frozen=True, eq=False)
+class ScanCache:
+    """What the adjoint needs of a forward run, and what it was made with.
+
+    Kept: the input ``x``, the ``spikes``, the initial state (``None`` for zeros), and thresholds, parameters and steepness
+    as they were.  Everything else follows from these: a compiled kernel keeps no membranes, but the states before each span
+    of time (``borders``), and `membranes` is the function that runs forward again.
     """
 
+    dynamics: Dynamics  #: of the kernel that made it
     x: Array
-    u: Array
     spikes: Array
     state0: Array | None
     theta: Array
     params: Array
     k: float
+    twin: Twin = HARD
+    borders: Array | None = None
+    membranes: Array | Callable[[ScanCache], Array] | None = None
+
+    @property
+    def u(self) -> Array:
+        """Every state after the charge and before the reset, ``[K, T, B, N]``; ``u[0]`` is the membrane."""
+        return self.membranes(self) if callable(self.membranes) else self.membranes
 
 
 class Kernel(Protocol):
     """The time loop of one neuron, reset and surrogate, and its adjoint."""
 
-    def scan(
-        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float,
-        fire: str = "step", base: Base | None = None, consume: bool = False, last: bool = True,
-    ) -> tuple[Array, Array | None, ScanCache]:  # fmt: skip
-        """Run T steps: ``(spikes, state_last, cache)``; `state_last` is ``None`` unless `last` asks for it.
+    dynamics: Dynamics
 
-        `k` : steepness of the surrogate.   `fire` : which of :data:`FIRES`.   `base` : the run that a twin holds on to.
-        `consume` : ``x`` may be written over.   Raises `ValueError` where "tangent" is given no base.
+    def scan(
+        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float, twin: Twin = HARD
+    ) -> tuple[Array, Array, ScanCache]:
+        """Run T steps: ``(spikes, state_last, cache)``; `k` is the steepness of the surrogate.
+
+        Raises
+        ------
+        TypeError, ValueError : an array has another dtype or shape than the others ask for; "tangent" is given no base.
         """
 
     def scan_adjoint(
-        self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
+        self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, needs: Needs = ALL
     ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
-        """Go back over the T steps: ``(d_x, d_state0, d_theta, d_params)``."""
+        """Go back over the T steps: ``(d_x, d_state0, d_theta, d_params)``.
+
+        Raises
+        ------
+        TypeError, ValueError : an array does not fit; the cache is that of other dynamics, or of a run with a base.
+        """
 
 
-def state_after(dynamics: Dynamics, cache: ScanCache) -> Array:
-    """The state after the last step, from what a run without a base kept: the `state_last` of `scan`.
-
-    Bit for bit, where the reset is made of + - * / and comparisons; NumPy's ``exp`` is not that of a compiled loop.
-    """
-    reset = for_numpy(dynamics.reset.reset, cache.u.dtype)
-    state = cache.u[:, -1].copy()
-    state[0] = reset(state[0], cache.spikes[-1].astype(state.dtype), cache.theta)
-    return state
-
-
-def there_and_back(
-    kernel: Kernel, x: Array, state0: Array | None, theta: Array, params: Array, k: float, fire: str,
-    d_spikes: Array, d_state_last: Array | None, wanted: Wanted, consume: bool,
-) -> tuple[Array | None, Array | None, Array | None, Array | None]:  # fmt: skip
-    """`scan` and `scan_adjoint` in one, for a run of which nothing but gradients is wanted; ``consume`` is for ``d_spikes``.
-
-    A kernel that can do better has a method of this name.
-    """
-    if hasattr(kernel, "there_and_back"):
-        return kernel.there_and_back(x, state0, theta, params, k, fire, d_spikes, d_state_last, wanted, consume)
-    cache = kernel.scan(x, state0, theta, params, k, fire, last=False)[2]
-    return kernel.scan_adjoint(d_spikes, d_state_last, cache, wanted, consume)
-
-
-# -- the three ways to fire.  Each builds, from the surrogate's functions, fire(u, theta, k, u0, s0, theta0): the values
-# -- with a 0 are those of the base run.  All backends are made of these very functions.
-
-
-def _step(smooth: Callable, slope: Callable) -> Callable:
-    def fire(u, theta, k, u0, s0, theta0):
-        return u >= theta  # (lif.2)
-
-    return fire
-
-
-def _smooth(smooth: Callable, slope: Callable) -> Callable:
-    def fire(u, theta, k, u0, s0, theta0):
-        return smooth(u - theta, k)
-
-    return fire
-
-
-def _tangent(smooth: Callable, slope: Callable) -> Callable:
-    def fire(u, theta, k, u0, s0, theta0):
-        return s0 + slope(u0 - theta0, k) * ((u - theta) - (u0 - theta0))
-
-    return fire
-
-
-FIRES = {"step": _step, "smooth": _smooth, "tangent": _tangent}
-
-
-def base_of(base: Base | None, fire: str, dtype: Any) -> Base | None:
+def base_of(twin: Twin, dtype: Any) -> Base | None:
     """The base run of a twin, its spikes in the dtype that the loop computes in: nothing may be computed from uint8."""
-    if base is None and fire == "tangent":
-        raise ValueError("fire: 'tangent' needs the base run that it touches, got no base")
-    return base and base._replace(spikes=base.spikes.astype(dtype, copy=False))
+    if twin.base is None and twin.fire == "tangent":
+        raise ValueError("twin: 'tangent' needs the base run that it touches, got no base")
+    return twin.base and twin.base._replace(spikes=twin.base.spikes.astype(dtype, copy=False))
 
 
-def _over_current(neuron: Neuron) -> bool:
-    """Whether membranes may lie in the memory of the input current.
-
-    Not where there is more than one state, or where the adjoint has to see the current again.
-    """
-    n_states = len(neuron.state)
-    return n_states == 1 and not any(2 * n_states in arguments for arguments in dependencies(neuron.charge_adjoint))
+# -- at the kernel's door: a compiled loop sees memory and sizes, and would read and write beside an array that does not fit
 
 
-def membranes(x: Array, neuron: Neuron, dtype: Any, consume: bool) -> Array:
-    """Room for every state before the reset, ``[K, T, B, N]``: in the memory of `x` where it is consumed and that can be."""
-    if consume and x.dtype == dtype and writeable(x) and _over_current(neuron):
-        return x[None]
-    return pool.empty((len(neuron.state), *x.shape), dtype, x)
+def check_scan_arrays(
+    dynamics: Dynamics, x: Array, state0: Array | None, theta: Array, params: Array, base: Base | None
+) -> None:
+    """Raise unless all arrays of a run fit `x`, ``[T, B, N]``."""
+    if x.ndim != 3:
+        raise ValueError(f"x has shape {list(x.shape)}, expected [T, B, N]")
+    _, batch, n = x.shape
+    fitting = {
+        "state0": (state0, (len(dynamics.neuron.state), batch, n)), "theta": (theta, (n,)),
+        "params": (params, (len(dynamics.neuron.params), n)),
+    }  # fmt: skip
+    if base is not None:
+        fitting |= {"base.u": (base.u, x.shape), "base.spikes": (base.spikes, x.shape), "base.theta": (base.theta, (n,))}
+    _check(x, fitting | {"x": (x, x.shape)})
 
 
-def hold(reset: Callable, stop: tuple[str, ...]) -> Callable:
-    """The reset with the arguments named in `stop` kept at the base run's values."""
-    hold_u, hold_s, hold_theta = "u" in stop, "s" in stop, "theta" in stop
-
-    def held(u, s, theta, u0, s0, theta0):
-        return reset(u0 if hold_u else u, s0 if hold_s else s, theta0 if hold_theta else theta)
-
-    return held
-
-
-def float_dtype(dtype: Any) -> np.dtype:
-    """float32 or float64 as a NumPy dtype; any other raises."""
-    found = np.dtype(dtype)
-    if found not in (np.dtype("float32"), np.dtype("float64")):
-        raise TypeError(f"dtype: got {found}, expected 'float32' or 'float64'")
-    return found
+def check_adjoint_arrays(dynamics: Dynamics, d_spikes: Array, d_state_last: Array | None, cache: ScanCache) -> None:
+    """Raise unless the cache is one of these dynamics, still whole, and the gradients fit it."""
+    if cache.dynamics != dynamics:
+        raise ValueError(f"cache: made by {cache.dynamics}, this kernel runs {dynamics}")
+    if cache.twin.base is not None:
+        raise ValueError("cache: of a twin that holds on to a base run, which has no adjoint of its own")
+    check_scan_arrays(dynamics, cache.x, cache.state0, cache.theta, cache.params, None)
+    if cache.spikes.shape != cache.x.shape:
+        shapes = f"spikes {list(cache.spikes.shape)} of an input {list(cache.x.shape)}"
+        raise ValueError(f"cache: {shapes}: one was changed since")
+    states = len(dynamics.neuron.state), *cache.x.shape[1:]
+    _check(cache.x, {"d_spikes": (d_spikes, cache.x.shape), "d_state_last": (d_state_last, states)})
 
 
-def whole(what: str, value: Any, least: int = 1) -> int:
-    """A whole number as an int; one that is smaller than `least`, True and anything else raise and name `what`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ValueError(f"{what} must be a whole number of at least {least}, got {value!r}")
-    return int(value)
+def _check(x: Array, arrays: dict[str, tuple[Array | None, tuple[int, ...]]]) -> None:
+    kind = get_array_module(x).ndarray
+    for name, (array, shape) in arrays.items():
+        if array is None:
+            continue
+        if not isinstance(array, kind):
+            got = f"{type(array).__module__}.{type(array).__name__}"
+            raise TypeError(f"{name} is a {got}, x a {kind.__module__}.{kind.__name__}: both must be in one place")
+        if array.dtype != x.dtype or array.shape != shape:
+            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, expected {x.dtype} {list(shape)} to fit x")
+        if not (in_one_piece(array) or (name == "x" and is_steady(array))):
+            cure = f"np.require({name}, requirements='CA')"
+            raise ValueError(
+                f"{name} lies in pieces or begins in the middle of a number; expected C-contiguous, aligned: {cure}"
+            )

@@ -1,4 +1,4 @@
-"""The loop on a GPU: CUDA text that ``cupyx.jit`` makes of floor 0 (:mod:`minisnn.kernels.cuda_text`), on CuPy arrays.
+"""The loop on a GPU: one CUDA C++ text for the time loop and its adjoint, with the formulas' C printed into it.
 
 **Lanes.**  One thread a lane, time inside the thread.  Neighbouring threads are neighbouring lanes of ``[T, B, N]``, so that
 a group of threads reads and writes whole lines of memory.  State stays in registers; every array passes through once.
@@ -6,26 +6,140 @@ a group of threads reads and writes whole lines of memory.  State stays in regis
 **Sums.**  Each thread writes the threshold's gradient of its own lane: P = B partial sums, no atomics, the same bits always.
 
 **Rounding.**  The text is compiled without fused multiply-adds, so that a step is rounded as elsewhere; the loops wait
-for memory, not for arithmetic.
+for memory, not for arithmetic.  An array that is not given, or a gradient that is not needed, is a null pointer.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
+from string import Template
 from typing import Any
 
 import numpy as np
 
-from .contract import Array, Base, Dynamics, ScanCache, Wanted, base_of, membranes
-from .cuda_text import Text, adjoint_text, scan_text
-from .device import problem
-from .source import source_of
+from .. import spikes
+from ..formula import trace
+from . import contract
+from .arrays import Array, is_steady
+from .contract import ALL, HARD, Dynamics, Needs, ScanCache, Twin
+from .gpu_info import problem
 
-__all__ = ["OPTIONS", "CudaKernel", "kernel", "problem"]
+__all__ = ["OPTIONS", "CudaKernel", "cuda_text", "kernel", "problem"]
 
 THREADS = 256  #: in a block
-#: For NVRTC, besides the folders of its headers.
-OPTIONS = ("--std=c++17", "-DCUPY_JIT_MODE", "-DCUB_DISABLE_BF16_SUPPORT", "--fmad=false")
+OPTIONS = ("--std=c++17", "--fmad=false")  #: for NVRTC
+
+TEXT = Template(r"""
+typedef $real real;
+typedef $stored stored;  // spikes in memory
+typedef long long Index;  // T * B * N goes beyond 2**31
+constexpr int K = $n_states, Q = $n_params, Q1 = Q ? Q : 1;  // C++ has no array of length 0
+
+__device__ inline real maximum(real a, real b) { return a >= b || a != a ? a : b; }  // as NumPy's: NaN stays NaN
+__device__ inline real minimum(real a, real b) { return a <= b || a != a ? a : b; }
+
+$formulas
+
+template <int n> __device__ inline void load(real* to, const real* from, Index at, Index pitch) {
+    #pragma unroll
+    for (int i = 0; i < n; ++i) to[i] = from ? from[at + i * pitch] : 0;
+}
+template <int n> __device__ inline void store(real* to, const real* from, Index at, Index pitch) {
+    #pragma unroll
+    for (int i = 0; i < n; ++i) if (to) to[at + i * pitch] = from[i];
+}
+
+extern "C" __global__ void scan(
+    const real* x, const real* state0, const real* theta, const real* params, real k,
+    const real* base_u, const real* base_s, const real* base_theta, real* u, stored* spikes, real* state_last,
+    Index n_steps, Index lanes, Index n_lanes, Index x_pitch
+) {
+    const Index lane = (Index)blockIdx.x * blockDim.x + threadIdx.x, n = lane % n_lanes;
+    if (lane >= lanes) return;
+    const real th = theta[n], th0 = base_theta ? base_theta[n] : th;
+    real v[K], p[Q1], s;
+    load<K>(v, state0, lane, lanes);
+    load<Q>(p, params, n, n_lanes);
+    for (Index t = 0; t < n_steps; ++t) {
+        const Index at = t * lanes + lane;
+        const real x_t = x[t * x_pitch + lane];
+        $charge
+        store<K>(u, v, at, n_steps * lanes);
+        const real u0 = base_u ? base_u[at] : v[0], s0 = base_s ? base_s[at] : 0;
+        fire(v[0], th, k, u0, s0, th0, s);
+        spikes[at] = s;
+        held_reset(v[0], s, th, u0, base_s ? s0 : s, th0, v[0]);
+    }
+    store<K>(state_last, v, lane, lanes);
+}
+
+extern "C" __global__ void adjoint(
+    const real* d_spikes, const real* d_state_last,
+    const real* x, const real* u, const stored* spikes, const real* state0, const real* theta, const real* params, real k,
+    real* d_x, real* d_state0, real* d_theta, real* d_params,
+    Index n_steps, Index lanes, Index n_lanes, Index x_pitch
+) {
+    const Index lane = (Index)blockIdx.x * blockDim.x + threadIdx.x, n = lane % n_lanes, size = n_steps * lanes;
+    if (lane >= lanes) return;
+    const real th = theta[n];
+    real p[Q1], d_p[Q1] = {0}, d_p_t[Q1], d_v[K], charged[K], before[K], d_th = 0, d_x_t, d_u, d_s, d_theta_t, psi, s = 0;
+    load<Q>(p, params, n, n_lanes);
+    load<K>(d_v, d_state_last, lane, lanes);
+    if (n_steps) {
+        load<K>(charged, u, size - lanes + lane, size);
+        s = spikes[size - lanes + lane];
+    }
+    for (Index t = n_steps - 1; t >= 0; --t) {
+        const Index at = t * lanes + lane;
+        const real x_t = x[t * x_pitch + lane];
+        reset_adjoint(d_v[0], charged[0], s, th, d_u, d_s, d_theta_t);
+        slope(charged[0] - th, k, psi);
+        const real g = (d_s + d_spikes[at]) * psi;  // (lif.7)
+        if (t) {  // the step before: what the reset left of it, and its states for the next round
+            load<K>(before, u, at - lanes, size);
+            charged[0] = before[0];
+            s = spikes[at - lanes];
+            reset(charged[0], s, th, before[0]);
+        } else {
+            load<K>(before, state0, lane, lanes);
+        }
+        $charge_adjoint
+        store<1>(d_x, &d_x_t, at, 0);
+        d_th += d_theta_t - g;  // (lif.11)
+        #pragma unroll
+        for (int i = 0; i < Q; ++i) d_p[i] += d_p_t[i];
+    }
+    store<K>(d_state0, d_v, lane, lanes);
+    store<1>(d_theta, &d_th, lane, 0);
+    store<Q>(d_params, d_p, lane, lanes);
+}
+""")
+
+
+@lru_cache(maxsize=512)
+def cuda_text(dynamics: Dynamics, dtype: Any, fire: str = "step") -> str:
+    """The CUDA C++ of the time loop of these dynamics and of its adjoint: kernels ``scan`` and ``adjoint``.
+
+    Parameters
+    ----------
+    dtype : of all numbers, float32 or float64.
+    fire : a key of ``FIRES``.  Spikes are stored as bytes for "step", else as numbers.
+    """
+    formulas = dynamics.formulas()
+    smooth, slope, reset = (formulas[name].python("float64") for name in ("smooth", "slope", "reset"))
+    fires = spikes.FIRES[fire](smooth, slope)
+    formulas["fire"] = trace(lambda u, theta, k, u0, s0, theta0: 1.0 * fires(u, theta, k, u0, s0, theta0), fire, 6, 1)
+    formulas["held_reset"] = trace(spikes.hold(reset, dynamics.reset.stop), "reset", 6, 1)
+    real = {"f": "float", "d": "double"}[np.dtype(dtype).char]
+    n_states, n_params = len(dynamics.neuron.state), len(dynamics.neuron.params)
+    v, d_v, before = ([f"{name}[{i}]" for i in range(n_states)] for name in ("v", "d_v", "before"))
+    p, d_p = ([f"{name}[{i}]" for i in range(n_params)] for name in ("p", "d_p_t"))
+    return TEXT.substitute(
+        real=real, stored="unsigned char" if fire == "step" else real, n_states=n_states, n_params=n_params,
+        formulas="\n\n".join(formula.c(name) for name, formula in formulas.items()),
+        charge=f"charge({', '.join([*v, 'x_t', *p, *v])});",
+        charge_adjoint=f"charge_adjoint({', '.join(['d_u + g', *d_v[1:], *before, 'x_t', *p, *d_v, 'd_x_t', *d_p])});",
+    )  # fmt: skip
 
 
 class CudaKernel:
@@ -33,53 +147,36 @@ class CudaKernel:
 
     def __init__(self, dynamics: Dynamics) -> None:
         self.dynamics = dynamics
-        neuron, reset, surrogate = dynamics
-        for f in (neuron.charge, neuron.charge_adjoint, reset.reset, reset.reset_adjoint, surrogate.smooth, surrogate.slope):
-            source_of(f)  # one that has none is refused now, not in the middle of a run
 
     def scan(
-        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float,
-        fire: str = "step", base: Base | None = None, consume: bool = False, last: bool = True,
-    ) -> tuple[Array, Array | None, ScanCache]:  # fmt: skip
-        neuron, xp = self.dynamics.neuron, self._arrays()
-        lanes, dtype = x.shape[1:], x.dtype
-        states, held = (len(neuron.state), *lanes), self.dynamics.reset.stop if base else ()
-        self._check(dtype, x=(x, x.shape), state0=(state0, states), theta=(theta, lanes[1:]),
-                    params=(params, (len(neuron.params), *lanes[1:])))  # fmt: skip
-        base = base_of(base, fire, dtype)
-        u0, s0, theta0 = base or (x, x, theta)
-        self._check(dtype, base_u=(u0, x.shape), base_spikes=(s0, x.shape), base_theta=(theta0, lanes[1:]))
-
-        u = membranes(x, neuron, dtype, consume)
-        spikes = xp.empty(x.shape, np.uint8 if fire == "step" else dtype)
-        state_last = xp.empty(states, dtype) if last else None
-        if x.size:
-            text = scan_text(self.dynamics, dtype, fire, held, base is not None, state0 is not None, last)
-            self._launch(text, x.shape, x, state0, theta, params, dtype.type(k), u0, s0, theta0, u, spikes, state_last)
-        elif state_last is not None:
-            state_last[...] = 0 if state0 is None else state0
-        return spikes, state_last, ScanCache(x, u, spikes, state0, theta, params, k)
+        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float, twin: Twin = HARD
+    ) -> tuple[Array, Array, ScanCache]:
+        self._check_place(x)
+        xp, dtype, n_states, base = self._arrays(), x.dtype, len(self.dynamics.neuron.state), contract.base_of(twin, x.dtype)
+        contract.check_scan_arrays(self.dynamics, x, state0, theta, params, base)
+        u = xp.empty((n_states, *x.shape), dtype)
+        spikes = xp.empty(x.shape, np.uint8 if twin.fire == "step" else dtype)
+        state_last = xp.empty((n_states, *x.shape[1:]), dtype)
+        self._launch("scan", twin, x, x, state0, theta, params, dtype.type(k), *(base or [None] * 3), u, spikes, state_last)
+        return spikes, state_last, ScanCache(self.dynamics, x, spikes, state0, theta, params, k, twin, membranes=u)
 
     def scan_adjoint(
-        self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
+        self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, needs: Needs = ALL
     ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
-        x, u, spikes, state0, theta, params, k = cache
-        asked, wanted = wanted, wanted._replace(params=wanted.params and len(params) > 0)
-        dtype, lanes, xp = x.dtype, x.shape[1:], self._arrays()
-        self._check(dtype, d_spikes=(d_spikes, x.shape), d_state_last=(d_state_last, (len(u), *lanes)))
-
-        d_x = (d_spikes if consume else xp.empty_like(x)) if wanted.x else None
-        d_state0 = xp.empty((len(u), *lanes), dtype) if wanted.state else None
-        sums = xp.empty if x.size else xp.zeros
-        d_theta = sums(lanes, dtype) if wanted.theta else None
-        d_params = sums((len(params), *lanes), dtype) if asked.params else None
-        if x.size:
-            soft, given = spikes.dtype != np.uint8, (state0 is not None, d_state_last is not None)
-            text = adjoint_text(self.dynamics, dtype, soft, wanted, *given)
-            self._launch(text, x.shape, d_spikes, d_state_last, x, u, spikes, state0, theta, params, dtype.type(k),
-                         d_x, d_state0, d_theta, d_params)  # fmt: skip
-        elif d_state0 is not None:
-            d_state0[...] = 0 if d_state_last is None else d_state_last
+        for array in (d_spikes, cache.u, cache.spikes):
+            self._check_place(array)
+        contract.check_adjoint_arrays(self.dynamics, d_spikes, d_state_last, cache)
+        x, u, spikes, dtype, xp = cache.x, cache.u, cache.spikes, cache.x.dtype, self._arrays()
+        states, stored = (len(self.dynamics.neuron.state), *x.shape[1:]), np.uint8 if cache.twin.fire == "step" else dtype
+        whole = spikes.dtype == stored and u.dtype == dtype and u.shape == (states[0], *x.shape)
+        if not (whole and u.flags.c_contiguous and spikes.flags.c_contiguous):
+            raise ValueError(f"cache: no spikes or membranes of an input {dtype} {list(x.shape)}: one was changed since")
+        d_x = xp.empty(x.shape, dtype) if needs.x else None
+        d_state0 = xp.empty(states, dtype) if needs.state else None
+        d_theta = xp.empty(x.shape[1:], dtype) if needs.theta else None
+        d_params = xp.empty((len(cache.params), *x.shape[1:]), dtype) if needs.params else None
+        read = d_spikes, d_state_last, x, u, spikes, cache.state0, cache.theta, cache.params, dtype.type(cache.k)
+        self._launch("adjoint", cache.twin, x, *read, d_x, d_state0, d_theta, d_params)
         return d_x, d_state0, d_theta, d_params
 
     def _arrays(self) -> Any:
@@ -87,34 +184,28 @@ class CudaKernel:
 
         return cupy
 
-    def _check(self, dtype: np.dtype, **arrays: tuple[Array | None, tuple[int, ...]]) -> None:
-        """A kernel sees addresses alone; whatever else arrays have to be is looked at here."""
-        kind = self._arrays().ndarray
-        for name, (array, shape) in arrays.items():
-            if array is None:
-                continue
-            if not isinstance(array, kind):
-                raise TypeError(f"backend 'cupy': {name} is a {type(array).__module__}.{type(array).__name__}, expected an "
-                                "array on the GPU (cupy.asarray)")  # fmt: skip
-            if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
-                raise ValueError(f"backend 'cupy': {name} is {array.dtype} of shape {array.shape}, "
-                                 f"expected {dtype} of shape {shape}, C-contiguous")  # fmt: skip
+    def _check_place(self, x: Array) -> None:
+        if not isinstance(x, self._arrays().ndarray):
+            kind = f"{type(x).__module__}.{type(x).__name__}"
+            raise TypeError(f"backend 'cupy': got a {kind}, expected an array on the GPU (cupy.asarray)")
 
-    def _launch(self, text: Text, shape: tuple[int, int, int], *arguments: Any) -> None:
-        """One thread a lane.  In place of an array that there is not any will do: nothing touches it."""
-        sizes = (np.uint32(n) for n in shape)
-        arguments = tuple(arguments[0] if a is None else a for a in arguments)
-        self._run(text, -(-shape[1] * shape[2] // THREADS), THREADS, (*arguments, *sizes))
+    def _launch(self, name: str, twin: Twin, x: Array, *arguments: Any) -> None:
+        """One thread a lane."""
+        n_steps, lanes, n_lanes = len(x), x.shape[1] * x.shape[2], x.shape[2]
+        sizes = map(np.int64, (n_steps, lanes, n_lanes, 0 if is_steady(x) else lanes))
+        given = (np.int64(0) if a is None else a for a in arguments)  # a null pointer
+        if lanes:
+            self._run(cuda_text(self.dynamics, x.dtype, twin.fire), name, -(-lanes // THREADS), (*given, *sizes))
 
-    def _run(self, text: Text, blocks: int, threads: int, arguments: tuple[Any, ...]) -> None:
-        _compiled(text)((blocks,), (threads,), arguments)
-
-
-kernel = CudaKernel
+    def _run(self, text: str, name: str, blocks: int, arguments: tuple[Any, ...]) -> None:
+        _compiled(text).get_function(name)((blocks,), (THREADS,), arguments)
 
 
 @lru_cache(maxsize=512)
-def _compiled(text: Text) -> Any:
+def _compiled(text: str) -> Any:
     import cupy
 
-    return cupy.RawModule(code=text.code, options=OPTIONS).get_function(text.name)
+    return cupy.RawModule(code=text, options=OPTIONS)
+
+
+kernel = CudaKernel

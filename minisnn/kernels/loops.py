@@ -1,201 +1,199 @@
-"""The compiled loops over time: forward, back, there and back, and forward for the states on the way alone.
+"""The two compiled loops over time: forward, and its adjoint.
 
-A *tile* is a piece of the lanes, over a chunk of the batch's rows (:func:`minisnn.kernels.compiled.plan`).  Its states,
-thresholds and sums lie in the scratch (:mod:`minisnn.kernels.tile`); time runs inside it.
+A *tile* is a piece of the lanes over a chunk of the batch's rows; time runs inside it.  Its states, thresholds and sums
+stand in a scratch (:mod:`minisnn.kernels.lanes`).
+
+The adjoint keeps no membranes: it takes time in *spans*, the last first, runs each span forward once more from the states
+before it, remembers the states before each step in a scratch that stays in the cache, and walks back.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from .contract import Wanted
-from .jit import WHOLE, U, reads, real, scratch, writes
-from .rows import Rule, adjoint_rows, forward_row
-from .tile import clear, collect, load, read, save, spread, store
+from .arrays import Array
+from .contract import Needs
+from .jit import U, helper
+from .lanes import PITCH, LoopSpec, Steps, back_steps, forward_steps, history_steps
 
-__all__ = ["adjoint_loop", "round_loop", "scan_loop", "states_loop"]
+__all__ = ["SPAN", "Gradients", "Outputs", "Run", "Tiles", "adjoint_loop", "scan_loop"]
 
-#: The last arguments of every loop: ``T, B, N`` and the tiles' width, group, chunk and pieces.
-SIZES = (WHOLE,) * 7
-
-
-def scan_loop(rule: Rule, fire: str, held: tuple, over: bool) -> tuple[Callable, tuple]:
-    """Forward.  As every builder: the Python function for the compiler, and what its arguments are."""
-    n_states, number, layout = rule.n_states, rule.number, rule.layout
-    walk = _there(rule, fire, held, over)
-    theta, base_theta, constants = layout.theta, layout.base_theta, 1 + rule.n_params
-
-    def scan(w, x, state0, rows, u0, s0, theta0, u, spikes, state_last, k,
-             n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):  # fmt: skip
-        step = U(n_rows * n_lanes)
-        for tile in range(first, last):
-            n0, begin = tile % pieces * width, tile // pieces * chunk
-            wide = min(width, n_lanes - n0)
-            spread(w, theta, rows, constants, n0, wide, group, n_lanes)
-            spread(w, base_theta, theta0, 1, n0, wide, group, n_lanes)
-            for i in range(-(-min(chunk, n_rows - begin) // group)):
-                row = begin + i * group
-                lo, m = U(row * n_lanes + n0), U(wide * min(group, n_rows - row))
-                load(w, 0, n_states, state0, step, lo, 0, m)
-                walk(w, U(0), k, x, u, spikes, lo, step, U(n_steps), u0, s0, U(0), U(n_steps), U(n_steps), step, lo,
-                     lo + U(group * n_lanes), m)  # fmt: skip
-                save(state_last, step, lo, w, n_states, 0, m)
-
-    one, out = reads(number), writes(number)
-    stored = writes(np.uint8 if fire == "step" else number)
-    arrays = (out if over else one, *(one,) * 5, out, stored, out)
-    return scan, (scratch(number), *arrays, real(number), *SIZES)
+#: Steps that the adjoint runs forward at a time: for one state they and their input fill half of a second cache of 1 MB.
+SPAN = 64
 
 
-def adjoint_loop(rule: Rule, soft_spikes: bool, wanted: Wanted, looks_back: bool, over: bool) -> tuple[Callable, tuple]:
-    """Back over the steps of a run that kept its membranes, and its spikes, which are looked at only if they are soft.
-
-    Firing again takes less time than fetching them.
+class Run(NamedTuple):
+    """What both loops read: input ``[T, B, N]``, or ``[B, N]`` if it is the same at every step; states before the first step
+    ``[K, B, N]``, or empty for zeros, and before each later span ``[spans - 1, K, B, N]``; thresholds and parameters
+    ``[1 + Q, N]``; the surrogate's steepness.  All arrays lie flat.
     """
-    n_states, number, layout = rule.n_states, rule.number, rule.layout
-    walk = _back(rule, wanted, looks_back, over, True, None if soft_spikes else "step")
-    theta, sums, constants = layout.theta, layout.sums, 1 + rule.n_params
-    n_sums = constants if wanted.params else 1
 
-    def adjoint(w, d_spikes, d_state_last, x, u, spikes, state0, rows, d_x, d_state0, d_rows, k,
-                n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):  # fmt: skip
-        step, chunks = U(n_rows * n_lanes), -(-n_rows // chunk)
+    x: Array
+    state0: Array
+    borders: Array
+    lane_params: Array
+    k: float
+
+
+class Outputs(NamedTuple):
+    """What the forward loop writes, ``[T, B, N]`` and ``[K, B, N]``; membranes ``[K, T, B, N]``, or empty: not kept."""
+
+    spikes: Array
+    state_last: Array
+    borders: Array
+    u: Array
+
+
+class Gradients(NamedTuple):
+    """What the adjoint loop reads, gradients of spikes and last state (or empty: zeros), and what it writes."""
+
+    d_spikes: Array
+    d_state_last: Array
+    d_x: Array
+    d_state0: Array
+    d_sums: Array  #: ``[1 or 1 + Q, chunks, N]``
+
+
+class Tiles(NamedTuple):
+    """How the lanes are cut: tile ``i`` is piece ``i % pieces`` of the rows of chunk ``i // pieces``."""
+
+    width: int  #: lanes of one row in a tile
+    group: int  #: rows that run side by side (more than one only if a tile holds whole rows)
+    chunk: int  #: rows of a tile, one group after the other; each chunk makes one partial sum
+    pieces: int
+    chunks: int
+
+
+def scan_loop(spec: LoopSpec) -> Callable:
+    """``scan(run, base, out, shape, tiles, first, last)``: the forward loop over the tiles from `first` to `last`."""
+    walk, layout, n_states, number = forward_steps(spec), spec.layout, spec.n_states, spec.number
+    theta, base_theta, n_rows, constants, based = layout.theta, layout.base_theta, layout.rows, 1 + spec.n_params, spec.based
+
+    def kept(w, run, steps, out, base, n_steps):
+        """Step by step, with all states before the reset."""
+        for t in range(steps.n):
+            at = steps.at + t * steps.pitch
+            x_at = steps.x_at + t * steps.x_pitch
+            one = Steps(at, steps.pitch, x_at, steps.x_pitch, x_at, U(1), steps.lanes)
+            walk(w, run.k, run.x, one, out.u, at, U(0), out.spikes, base.u, base.spikes)
+            for i in range(1, n_states):
+                copy(out.u, U(i) * n_steps * steps.pitch + at, w, U(i * PITCH), steps.lanes)
+
+    keep_steps = helper(kept, spec.mark)
+
+    def scan(run, base, out, shape, tiles, first, last):
+        n_steps, batch, n_lanes = shape
+        pitch, keep = U(batch * n_lanes), out.u.size > 0
+        x_pitch = pitch if run.x.size == n_steps * batch * n_lanes else U(0)
+        w, unkept = np.empty(n_rows * PITCH, number), np.empty(PITCH, number)
         for tile in range(first, last):
-            n0, begin = tile % pieces * width, tile // pieces * chunk
-            wide = min(width, n_lanes - n0)
-            spread(w, theta, rows, constants, n0, wide, group, n_lanes)
-            clear(w, sums, n_sums)
-            for i in range(-(-min(chunk, n_rows - begin) // group)):
-                row = begin + i * group
-                lo, m = U(row * n_lanes + n0), U(wide * min(group, n_rows - row))
-                load(w, 0, n_states, d_state_last, step, lo, 0, m)
-                walk(w, U(0), k, x, u, spikes, lo, step, U(n_steps), d_spikes, d_x, U(0), U(n_steps), U(n_steps), step, lo,
-                     lo + U(group * n_lanes), state0, step, lo, m)  # fmt: skip
-                save(d_state0, step, lo, w, n_states, 0, m)
-            collect(d_rows, n_sums, chunks, tile // pieces, n_lanes, n0, w, sums, wide, group)
+            n0, begin = tile % tiles.pieces * tiles.width, tile // tiles.pieces * tiles.chunk
+            width, end = min(tiles.width, n_lanes - n0), min(begin + tiles.chunk, batch)
+            spread(w, theta, run.lane_params, constants, n_lanes, n0, width, tiles.group)
+            if based:
+                spread(w, base_theta, base.theta, 1, n_lanes, n0, width, tiles.group)
+            for row in range(begin, end, tiles.group):
+                lo, m = U(row * n_lanes + n0), U(width * min(tiles.group, end - row))
+                load(w, n_states, run.state0, pitch, lo, m)
+                for start in range(0, n_steps, SPAN):
+                    if start > 0:
+                        store(out.borders, w, n_states, pitch, U((start // SPAN - 1) * n_states) * pitch + lo, m)
+                    stop = min(start + SPAN, n_steps)
+                    x_after = U(stop) * x_pitch + lo if stop < n_steps else lo + U(tiles.group * n_lanes)
+                    at, x_at = U(start) * pitch + lo, U(start) * x_pitch + lo
+                    steps = Steps(at, pitch, x_at, x_pitch, x_after, U(stop - start), m)
+                    if keep:
+                        keep_steps(w, run, steps, out, base, U(n_steps))
+                    else:
+                        walk(w, run.k, run.x, steps, unkept, U(0), U(0), out.spikes, base.u, base.spikes)
+                store(out.state_last, w, n_states, pitch, lo, m)
 
-    one, out = reads(number), writes(number)
-    arrays = (out if over else one, one, one, one, reads(number if soft_spikes else np.uint8), one, one, out, out, out)
-    return adjoint, (scratch(number), *arrays, real(number), *SIZES)
+    return scan
 
 
-def states_loop(rule: Rule, fire: str) -> tuple[Callable, tuple]:
-    """Forward, keeping nothing but the states before each span of time."""
-    n_states, number, layout = rule.n_states, rule.number, rule.layout
-    walk = _there(rule, fire, keep="nothing")
-    theta, constants = layout.theta, 1 + rule.n_params
+def adjoint_loop(spec: LoopSpec, needs: Needs) -> Callable:
+    """``adjoint(run, gradients, shape, tiles, first, last)``: back over the steps of the tiles from `first` to `last`."""
+    forward, back, layout = history_steps(spec), back_steps(spec, needs), spec.layout
+    n_states, number, theta, sums, n_rows = spec.n_states, spec.number, layout.theta, layout.sums, layout.rows
+    constants, n_sums, all_states = 1 + spec.n_params, 1 + spec.n_params if needs.params else 1, U(spec.n_states * PITCH)
 
-    def states(w, x, state0, rows, before, k, span, n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):
-        step, spans = U(n_rows * n_lanes), -(-n_steps // span)
+    def adjoint(run, gradients, shape, tiles, first, last):
+        n_steps, batch, n_lanes = shape
+        pitch = U(batch * n_lanes)
+        x_pitch = pitch if run.x.size == n_steps * batch * n_lanes else U(0)
+        w, waiting = np.empty(n_rows * PITCH, number), np.empty(n_states * PITCH, number)
+        history = np.empty(min(n_steps, SPAN) * (1 + n_states) * PITCH, number)
         for tile in range(first, last):
-            n0, begin = tile % pieces * width, tile // pieces * chunk
-            wide = min(width, n_lanes - n0)
-            spread(w, theta, rows, constants, n0, wide, group, n_lanes)
-            for i in range(-(-min(chunk, n_rows - begin) // group)):
-                row = begin + i * group
-                lo, m = U(row * n_lanes + n0), U(wide * min(group, n_rows - row))
-                load(w, 0, n_states, state0, step, lo, 0, m)
-                for which in range(spans):
-                    save(before, step, U(which * n_states) * step + lo, w, n_states, 0, m)
-                    if which < spans - 1:
-                        walk(w, U(0), k, x, x, x, U(0), U(0), U(0), x, x, U(which * span), U(span), U(n_steps), step, lo,
-                             lo + U(group * n_lanes), m)  # fmt: skip
+            n0, begin = tile % tiles.pieces * tiles.width, tile // tiles.pieces * tiles.chunk
+            width, end = min(tiles.width, n_lanes - n0), min(begin + tiles.chunk, batch)
+            spread(w, theta, run.lane_params, constants, n_lanes, n0, width, tiles.group)
+            w[sums * PITCH : (sums + n_sums) * PITCH] = 0
+            for row in range(begin, end, tiles.group):
+                lo, m = U(row * n_lanes + n0), U(width * min(tiles.group, end - row))
+                load(waiting, n_states, gradients.d_state_last, pitch, lo, m)
+                for span in range((n_steps - 1) // SPAN, -1, -1):
+                    start, stop = span * SPAN, min(span * SPAN + SPAN, n_steps)
+                    x_after = U(start - SPAN) * x_pitch + lo if span > 0 else lo + U(tiles.group * n_lanes)
+                    at, x_at = U(start) * pitch + lo, U(start) * x_pitch + lo
+                    steps = Steps(at, pitch, x_at, x_pitch, x_after, U(stop - start), m)
+                    if span > 0:
+                        load(w, n_states, run.borders, pitch, U((span - 1) * n_states) * pitch + lo, m)
+                    else:
+                        load(w, n_states, run.state0, pitch, lo, m)
+                    forward(w, run.k, run.x, steps, history, gradients.d_spikes, gradients.d_x)
+                    copy(w, U(0), waiting, U(0), all_states)
+                    back(w, run.k, run.x, steps, history, gradients.d_spikes, gradients.d_x)
+                    copy(waiting, U(0), w, U(0), all_states)
+                store(gradients.d_state0, waiting, n_states, pitch, lo, m)
+            collect(gradients.d_sums, n_sums, tiles, tile, n_lanes, n0, width, w, sums)
 
-    one = reads(number)
-    return states, (scratch(number), one, one, one, writes(number), real(number), WHOLE, *SIZES)
-
-
-def round_loop(rule: Rule, fire: str, wanted: Wanted, looks_back: bool, over: bool) -> tuple[Callable, tuple]:
-    """There and back for one tile after the other: membranes never leave the cache, and spikes are computed again.
-
-    A tile is cut into pieces of `narrow` lanes, and for more steps than a cache holds, time into spans, the last of which
-    comes first; `before` are the states before each of them (:func:`states_loop`).
-    """
-    n_states, number, layout = rule.n_states, rule.number, rule.layout
-    there, back = _there(rule, fire, keep="states"), _back(rule, wanted, looks_back, over, False, fire)
-    theta, sums, constants = layout.theta, layout.sums, 1 + rule.n_params
-    n_sums = constants if wanted.params else 1
-
-    def there_and_back(w, u, waits, x, before, rows, d_spikes, d_state_last, d_x, d_state0, d_rows, k,
-                       narrow, span, n_steps, n_rows, n_lanes, width, group, chunk, pieces, first, last):  # fmt: skip
-        step, spans, chunks = U(n_rows * n_lanes), -(-n_steps // span), -(-n_rows // chunk)
-        for tile in range(first, last):
-            n0, begin = tile % pieces * width, tile // pieces * chunk
-            wide = min(width, n_lanes - n0)
-            spread(w, theta, rows, constants, n0, wide, group, n_lanes)
-            clear(w, sums, n_sums)
-            for i in range(-(-min(chunk, n_rows - begin) // group)):
-                row = begin + i * group
-                lanes = wide * min(group, n_rows - row)
-                for piece in range(-(-lanes // narrow)):
-                    lane = piece * narrow
-                    a, m, lo = U(lane), U(min(narrow, lanes - lane)), U(row * n_lanes + n0 + lane)
-                    after = lo + (m if lane + narrow < lanes else U(group * n_lanes - lane))
-                    for gone in range(spans):
-                        which = spans - 1 - gone
-                        start, border = U(which * span), U(which * n_states) * step + lo
-                        steps = min(U(span), U(n_steps) - start)
-                        if gone > 0:
-                            save(waits, m, U(0), w, n_states, lane, m)
-                        load(w, 0, n_states, before, step, border, lane, m)
-                        there(w, a, k, x, u, u, U(0), m, U(span), x, x, start, steps, U(n_steps), step, lo, after, m)
-                        if gone > 0:
-                            load(w, 0, n_states, waits, m, U(0), lane, m)
-                        else:
-                            load(w, 0, n_states, d_state_last, step, lo, lane, m)
-                        back(w, a, k, x, u, u, U(0), m, U(span), d_spikes, d_x, start, steps, U(n_steps), step, lo,
-                             after, before, step, border, m)  # fmt: skip
-                    save(d_state0, step, lo, w, n_states, lane, m)
-            collect(d_rows, n_sums, chunks, tile // pieces, n_lanes, n0, w, sums, wide, group)
-
-    one, own, out = reads(number), scratch(number), writes(number)
-    arrays = (one, one, one, out if over else one, one, out, out, out)
-    return there_and_back, (own, own, own, *arrays, real(number), WHOLE, WHOLE, *SIZES)
+    return adjoint
 
 
-# -- the walks.  Lanes begin at `lo` in arrays of a whole run, where steps lie `step` apart, and at `a` in the scratch.  Of
-# -- what the way there keeps for the way back, step `begin` lies at `kept`, the others `pitch` apart, and another state's
-# -- `room` steps further on.  At `after` lie the lanes that come after these, so that they are on their way in time.
+# -- between arrays and the scratch
 
 
-def _there(rule: Rule, fire: str, held: tuple = (), over: bool = False, keep: str = "all") -> Callable:
-    step_row, n_states = forward_row(rule, fire, held, over, keep), rule.n_states
-
-    def there(w, a, k, x, u, spikes, kept, pitch, room, u0, s0, begin, steps, n_steps, step, lo, after, m):
-        """Forward through `steps` steps of time."""
-        for slot in range(steps):
-            at, to = (begin + slot) * step + lo, slot * pitch + kept
-            then = at + step if begin + slot + U(1) < n_steps else after
-            step_row(w, a, k, x, at, then, u, spikes, to, u0, s0, m)
-            for i in range(1, n_states if keep != "nothing" else 1):
-                store(u, U(i) * room * pitch + to, w, i, a, m)
-
-    return there
+@helper
+def copy(target, to, source, at, m):
+    for n in range(m):
+        target[to + n] = source[at + n]
 
 
-def _back(rule: Rule, wanted: Wanted, looks_back: bool, over: bool, far: bool, fire: str | None) -> Callable:
-    fire_row, reset_row, charge_row, step_row = adjoint_rows(rule, wanted, over, far, fire)
-    n_states, past = rule.n_states, rule.layout.past
+@helper
+def load(w, n_states, states, pitch, lo, m):
+    """Lanes from `lo` on of states ``[K, B * N]`` into the first rows of the scratch; zeros if there are none."""
+    for i in range(n_states):
+        if states.size > 0:
+            copy(w, U(i * PITCH), states, U(i) * pitch + lo, m)
+        else:
+            w[i * PITCH : (i + 1) * PITCH] = 0
 
-    def back(w, a, k, x, u, spikes, kept, pitch, room, d_spikes, d_x, begin, steps, n_steps, step, lo, after,
-             borders, apart, border, m):  # fmt: skip
-        """And back through them, down to the states before the first: at `border`, one `apart` from the other."""
-        for gone in range(steps):
-            slot = steps - U(1) - gone
-            at, to = (begin + slot) * step + lo, slot * pitch + kept
-            then = at - step if begin + slot > U(0) else (n_steps - U(1)) * step + after
-            if not looks_back:
-                step_row(w, a, k, x, u, spikes, to, d_spikes, d_x, at, then, m)
-                continue
-            fire_row(w, a, k, u, spikes, to, d_spikes, at, then, m)
-            if slot > U(0):
-                reset_row(w, a, k, u, spikes, to - pitch, m)
-                for i in range(1, n_states):
-                    read(w, past + i, u, U(i) * room * pitch + to - pitch, a, m)
-            else:
-                load(w, past, n_states, borders, apart, border, a, m)
-            charge_row(w, a, x, d_x, at, m)
 
-    return back
+@helper
+def store(states, w, n_states, pitch, lo, m):
+    """The opposite of `load`; nothing if there is no array."""
+    if states.size > 0:
+        for i in range(n_states):
+            copy(states, U(i) * pitch + lo, w, U(i * PITCH), m)
+
+
+@helper
+def spread(w, first, rows, count, n_lanes, n0, width, group):
+    """Rows ``[count, N]``, from lane `n0` on, into the scratch from row `first` on: once for each sample side by side."""
+    for i in range(count):
+        for g in range(group):
+            copy(w, U((first + i) * PITCH + g * width), rows, U(i * n_lanes + n0), U(width))
+
+
+@helper
+def collect(sums, count, tiles, tile, n_lanes, n0, width, w, first):
+    """The adjoint of `spread`: added up over the samples side by side, into ``[count, chunks, N]``."""
+    for i in range(count):
+        to = U((i * tiles.chunks + tile // tiles.pieces) * n_lanes + n0)
+        copy(sums, to, w, U((first + i) * PITCH), U(width))
+        for g in range(1, tiles.group):
+            for n in range(width):
+                sums[to + U(n)] += w[U((first + i) * PITCH + g * width + n)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .place import Array
+from .arrays import Array
 
 __all__ = ["scale_and_shift", "standardise", "standardise_adjoint"]
 

@@ -7,55 +7,65 @@ from typing import Any
 
 import numpy as np
 
-from . import blas, pool
-from .place import Array, xp_of
+from . import memory
+from .arrays import Array, get_array_module
+from .threads import WORTH_A_THREAD, blas_is_limited, share
 
-__all__ = ["Rows", "dense"]
+__all__ = ["SpikeMatrix", "multiply"]
+
+#: Multiplications that take as long as an element of a time loop.
+PER_ELEMENT = 15
+#: Parts of a product that is shared: not a matter of threads, so that the same numbers come out for any number of them.
+PARTS = 4
 
 
-class Rows:
-    """``[R, K]``, one row for every step and sample, to be multiplied as ``rows @ weight`` and ``rows.T @ d_rows``.
+class SpikeMatrix:
+    """``[R, K]``, one row for every step and sample, for the products ``matrix @ weight`` and ``matrix.T @ d_rows``.
 
-    Where few entries are active, all of one value, and Numba runs the loops, rows are added up instead
-    (:mod:`minisnn.kernels.events`): the index of the active entries is built once, and serves both products.
+    Where few entries are active, all of one value, rows are added up instead: the active entries are found once, and serve
+    both products.
 
     Parameters
     ----------
     x : floats, or spikes (uint8, bool).   dtype : of the products.
-    n : columns of what it will be multiplied with: the more, the better adding pays.
-    backend : as of the layer.
+    n : columns of the tables in these products: the more, the better adding pays.
+    sparse : the module :mod:`minisnn.kernels.spike_matmul` where Numba runs the loops; ``None``: dense products only.
     """
 
-    def __init__(self, x: Array, dtype: np.dtype, n: int, backend: str) -> None:
-        self.x, self.dtype = x, dtype
-        self._loops: ModuleType | None = None
-        if backend == "numba":
-            from . import events as loops
-
-            self._events: Any = loops.index(x, n)
-            if self._events is not None:
-                self._loops = loops
+    def __init__(self, x: Array, dtype: np.dtype, n: int, sparse: ModuleType | None) -> None:
+        self.x, self.dtype, self._sparse = x, dtype, sparse
+        self._entries: Any = None if sparse is None else sparse.active_entries(x, n)
 
     def __matmul__(self, table: Array) -> Array:
         """``[R, K] @ [K, n]``."""
-        if self._loops is None:
-            return dense(self.x.astype(self.dtype, copy=False), table)
-        return self._loops.gather(self._events, np.ascontiguousarray(table))
+        if self._sparse is None or self._entries is None:
+            return multiply(self.x.astype(self.dtype, copy=False), table)
+        return self._sparse.add_rows(self._entries, table)
 
     @property
-    def T(self) -> Rows:
+    def T(self) -> SpikeMatrix:
         """The transpose ``[K, R]``."""
-        other: Rows = object.__new__(Rows)
-        other.x, other.dtype, other._loops = self.x.T, self.dtype, self._loops
-        if self._loops is not None:
-            other._events = self._loops.turned(self._events)
+        other: SpikeMatrix = object.__new__(SpikeMatrix)
+        other.x, other.dtype, other._sparse, other._entries = self.x.T, self.dtype, self._sparse, None
+        if self._sparse is not None and self._entries is not None:
+            other._entries = self._sparse.transposed(self._entries)
         return other
 
 
-def dense(a: Array, b: Array) -> Array:
-    """``a @ b`` in memory of the pool; CuPy has its own."""
-    if xp_of(a) is not np:
+def multiply(a: Array, b: Array) -> Array:
+    """``a @ b`` in memory that is used again (CuPy has its own); rows are shared among threads while BLAS has but one."""
+    if get_array_module(a) is not np:
         return a @ b
-    out = pool.empty((len(a), b.shape[1]), np.result_type(a, b))
-    blas.product(a, b, out)
+    out = memory.empty((len(a), b.shape[1]), np.result_type(a, b))
+    work = len(a) * b.size // PER_ELEMENT
+    if not blas_is_limited() or work < 2 * WORTH_A_THREAD:
+        return np.matmul(a, b, out=out)
+    parts = min(PARTS, len(a))
+
+    def some_rows(first: int, last: int) -> None:
+        for part in range(first, last):
+            rows = slice(len(a) * part // parts, len(a) * (part + 1) // parts)
+            np.matmul(a[rows], b, out=out[rows])
+
+    share(some_rows, parts, work)
     return out

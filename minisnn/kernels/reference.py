@@ -5,34 +5,49 @@ from __future__ import annotations
 import numpy as np
 
 from ..neurons import Neuron
-from .contract import FIRES, Array, Base, Dynamics, ScanCache, Wanted, base_of, hold, membranes
-from .narrow import for_numpy
-from .place import writeable
+from ..spikes import FIRES, hold
+from .arrays import Array
+from .contract import (
+    ALL,
+    HARD,
+    Dynamics,
+    Needs,
+    ScanCache,
+    Twin,
+    base_of,
+    check_adjoint_arrays,
+    check_scan_arrays,
+)
 
 __all__ = ["ReferenceKernel", "kernel"]
 
 
 class ReferenceKernel:
-    """Time loop and adjoint on arrays of NumPy or CuPy, all lanes of a step at once: see :mod:`minisnn.kernels.contract`."""
+    """Time loop and adjoint on arrays of NumPy or CuPy, all lanes of a step at once: see :mod:`minisnn.kernels.contract`.
+
+    It keeps every membrane, to be read; the adjoint takes them from its cache.
+    """
 
     def __init__(self, dynamics: Dynamics) -> None:
-        self.neuron, self.reset, self.surrogate = dynamics
+        self.dynamics = dynamics
+        self.neuron, self.reset = dynamics.neuron, dynamics.reset
 
     def scan(
-        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float,
-        fire: str = "step", base: Base | None = None, consume: bool = False, last: bool = True,
-    ) -> tuple[Array, Array | None, ScanCache]:  # fmt: skip
+        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float, twin: Twin = HARD
+    ) -> tuple[Array, Array, ScanCache]:
         given = state0
         state0 = zeros(self.neuron, x) if given is None else given
         dtype = np.result_type(x, state0, theta, params)  # complex where a check takes a complex step
-        charge, reset = for_numpy(self.neuron.charge, dtype), for_numpy(self.reset.reset, dtype)
-        spike = FIRES[fire](for_numpy(self.surrogate.smooth, dtype), for_numpy(self.surrogate.slope, dtype))
-        base = base_of(base, fire, dtype)
+        f = {name: formula.python(dtype) for name, formula in self.dynamics.formulas().items()}
+        charge, reset, spike = f["charge"], f["reset"], FIRES[twin.fire](f["smooth"], f["slope"])
+        base = base_of(twin, dtype)
+        if dtype.kind != "c":
+            check_scan_arrays(self.dynamics, x, given, theta, params, base)
         held_reset = hold(reset, self.reset.stop if base else ())
         k = x.real.dtype.type(k)
 
-        u = membranes(x, self.neuron, dtype, consume)
-        spikes = np.empty(x.shape, np.uint8 if fire == "step" else dtype, like=x)
+        u = np.empty((len(state0), *x.shape), dtype, like=x)
+        spikes = np.empty(x.shape, np.uint8 if twin.fire == "step" else dtype, like=x)
         state = tuple(state0)
         for t in range(len(x)):
             charged = charge(*state, x[t], *params)
@@ -44,19 +59,20 @@ class ReferenceKernel:
             spikes[t] = s
             s = s.astype(dtype)
             state = (held_reset(membrane, s, theta, base_u, base_s, base_theta), *others)
-        return spikes, np.stack(state).astype(dtype) if last else None, ScanCache(x, u, spikes, given, theta, params, k)
+        cache = ScanCache(self.dynamics, x, spikes, given, theta, params, k, twin, membranes=u)
+        return spikes, np.stack(state).astype(dtype), cache
 
     def scan_adjoint(
-        self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, wanted: Wanted = Wanted(), consume: bool = False
+        self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, needs: Needs = ALL
     ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
-        x, u, spikes, state0, theta, params, k = cache
-        state0 = zeros(self.neuron, x) if state0 is None else state0
-        dtype, n_states, k = x.dtype, len(state0), x.dtype.type(k)
-        charge_adjoint = for_numpy(self.neuron.charge_adjoint, dtype)
-        reset, reset_adjoint = for_numpy(self.reset.reset, dtype), for_numpy(self.reset.reset_adjoint, dtype)
-        slope = for_numpy(self.surrogate.slope, dtype)
+        check_adjoint_arrays(self.dynamics, d_spikes, d_state_last, cache)
+        x, u, spikes, theta, params = cache.x, cache.u, cache.spikes, cache.theta, cache.params
+        state0 = zeros(self.neuron, x) if cache.state0 is None else cache.state0
+        dtype, n_states, k = x.dtype, len(state0), x.dtype.type(cache.k)
+        f = {name: formula.python(dtype) for name, formula in self.dynamics.formulas().items()}
+        charge_adjoint, reset, reset_adjoint, slope = f["charge_adjoint"], f["reset"], f["reset_adjoint"], f["slope"]
 
-        d_x = d_spikes if consume and writeable(d_spikes) else np.empty_like(x)
+        d_x = np.empty(x.shape, dtype, like=x)
         d_theta = np.zeros(x.shape[1:], dtype, like=x)
         d_params = np.zeros((len(params), *x.shape[1:]), dtype, like=x)
         d_v, *d_others = zeros(self.neuron, x) if d_state_last is None else d_state_last
@@ -79,10 +95,10 @@ class ReferenceKernel:
         for row, value in zip(d_state0, (d_v, *d_others), strict=True):
             row[...] = value
         return (
-            d_x if wanted.x else None,
-            d_state0 if wanted.state else None,
-            d_theta.sum(axis=0, keepdims=True) if wanted.theta else None,
-            d_params.sum(axis=1, keepdims=True) if wanted.params else None,
+            d_x if needs.x else None,
+            d_state0 if needs.state else None,
+            d_theta.sum(axis=0, keepdims=True) if needs.theta else None,
+            d_params.sum(axis=1, keepdims=True) if needs.params else None,
         )
 
 

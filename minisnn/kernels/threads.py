@@ -1,39 +1,30 @@
-"""A small team of Python threads for compiled loops, which run without the interpreter's lock.
+"""Work shared among threads: compiled loops and matrix products run without the interpreter's lock.
 
-The compiled code itself is serial: a loop walks a range of tiles, and each thread takes the next few that nobody has taken
-(:mod:`minisnn.kernels.team`).  Each tile writes places of its own, so results are the same bits for any number of threads.
+Each tile writes places of its own, so results are the same bits for any number of threads.
 """
 
 from __future__ import annotations
 
-import atexit
-import ctypes
 import os
-import struct
 import threading
-import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import team
-from .contract import whole
-from .jit import CODE, Work, own_scratch, scratch_of
-from .native import compile_loop
+from .arrays import positive_int
 
-__all__ = ["can_share", "get_threads", "set_threads", "share_out"]
+__all__ = ["blas_is_limited", "get_threads", "one_blas_thread", "set_threads", "share", "undisturbed"]
 
-#: Below this many elements another thread brings less than it costs (131,000: 0.8 of the time of one thread if the other is
-#: awake, 1.1 if it sleeps).
-WORTH_SHARING = 150_000
-#: Parts for each thread, about: so many that none waits long for the last, so few that taking them costs nothing.
-PARTS_EACH = 16
-#: Seconds that a helper stays awake after a run, where nobody else wants its CPU.
-AWAKE = 5e-4
-#: Threads at most.
+#: Elements of a forward loop that take one thread as long as another takes to wake, and back: some 100 microseconds.
+WORTH_A_THREAD = 300_000
+#: Parts for each thread: so many that none waits long for the last, so few that taking them costs nothing.
+PARTS_EACH = 3
 MOST_THREADS = 256
 #: Where Linux says how much CPU time a container may take, in its newer way or its older one.
 LIMITS = Path("/sys/fs/cgroup")
@@ -50,14 +41,14 @@ def get_threads() -> int:
         return _threads
     asked = os.environ.get("MINISNN_THREADS")
     if asked is None:
-        return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _limit())
+        return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _cpu_limit())
     if not asked.isdecimal() or int(asked) < 1:
         raise ValueError(f"MINISNN_THREADS: got {asked!r}, expected a whole number of at least 1")
     return int(asked)
 
 
 @cache
-def _limit() -> int:
+def _cpu_limit() -> int:
     """The CPUs that Linux lets this container use: the time that it may take in a period, by the period."""
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         try:
@@ -72,171 +63,140 @@ def _limit() -> int:
 def set_threads(n: int | None) -> None:
     """Let compiled loops use `n` threads; ``None`` returns to the default."""
     global _threads
-    _threads = None if n is None else whole("set_threads: n", n)
+    _threads = None if n is None else positive_int("set_threads: n", n)
 
 
-def can_share() -> bool:
-    """Whether there can be a team: it needs machine code."""
-    from . import backend_problem
+def share(work: Callable[[int, int], object], n_tiles: int, n_elements: int) -> None:
+    """Call ``work(first, last)`` on parts of ``range(n_tiles)``, in several threads where it is worth it.
 
-    return backend_problem("numba") is None
-
-
-def share_out(work: Work | Callable[[int, int], object], n_tiles: int, n_elements: int) -> None:
-    """Call ``work(lo, hi)`` over parts of ``range(n_tiles)``, in several threads where it is worth it.
-
-    The team does one thing at a time.  What another thread of Python wants meanwhile, or such a part itself, is not shared.
+    `n_elements` measures the work: what a forward loop does for so many elements.  The caller is one of the threads; it
+    waits for no thread that has not begun, as the last parts are then its own.
     """
-    n = min(n_tiles, n_elements // (WORTH_SHARING // 2), MOST_THREADS)
+    n = min(n_tiles, n_elements // WORTH_A_THREAD, MOST_THREADS)
     n = min(n, get_threads()) if n > 1 else n  # to ask takes longer than a small run
-    if n <= 1 or not (found := _team()).free.acquire(blocking=False):
+    if n <= 1:
         work(0, n_tiles)
         return
-    try:
-        if isinstance(work, Work):
-            found.run(work.loop.address, work.packed, work.room, n, n_tiles)
-        else:
-            _call_back(found, work, n, n_tiles)
-    finally:
-        found.free.release()
+    n_parts = min(n_tiles, PARTS_EACH * n)
+    parts = deque((n_tiles * i // n_parts, n_tiles * (i + 1) // n_parts) for i in range(n_parts))
 
-
-def _call_back(found: _Team, work: Callable[[int, int], object], n: int, n_tiles: int) -> None:
-    """Share out what is no machine code; an error in any thread is raised here when all are done."""
-    errors, done = list[BaseException](), list[int]()
-
-    @CODE
-    def part(packed, own, lo, hi):
-        try:
-            work(lo, hi)
-            done.append(hi - lo)
-        except BaseException as error:
-            errors.append(error)
-
-    found.run(_address_of(part), b"", 0, n, n_tiles)
-    if errors:
-        raise errors[0]
-    if sum(done) != n_tiles:  # Python was interrupted where a part begins or ends, and ctypes could hand nothing on
-        raise KeyboardInterrupt
-
-
-class _Team:
-    """A block of shared words, and the helpers that look at it."""
-
-    def __init__(self) -> None:
-        self.free = threading.Lock()
-        self._lead, self._follow = (compile_loop(f, ()) for f in (team.lead, team.follow))
-        n_words = team.HELPERS + team.LINE * MOST_THREADS
-        memory = np.zeros(n_words + team.LINE, np.int64)
-        words = memory[-memory.ctypes.data % (8 * team.LINE) // 8 :][:n_words]
-        self._block, self._view = words.ctypes.data, memoryview(words.data).cast("B").cast("q")
-        self._helpers = list[tuple[threading.Thread, threading.Lock]]()
-        self._view[team.GIVE_WAY] = _give_way()
-        self._patience, self._over = self._looks_in(AWAKE), False
-        atexit.register(self.end)
-
-    def _looks_in(self, seconds: float) -> int:
-        """How often a helper looks in that time, where nothing else takes its CPU."""
-        times, n = list[float](), 1000
-        for _ in range(5):
-            start = time.perf_counter()
-            self._follow.run(self._block, 0, 0, n)
-            times.append(time.perf_counter() - start)
-        self._view[_word(0, team.ASLEEP)] = 0
-        return max(1, int(n * seconds / min(times)))
-
-    def run(self, address: int, packed: bytes, room: int, n_threads: int, n_tiles: int) -> None:
-        """Run machine code over all tiles; the caller is one of the threads, and `free` is taken."""
-        view, n_helpers = self._view, self._gather(n_threads - 1)
-        grain = max(1, n_tiles // (PARTS_EACH * n_threads))
-        _counters.pack_into(view, 8 * team.TAKEN, 0, 0, 0)
-        _what_to_do.pack_into(view, 8 * team.RUN, address, room, n_tiles, grain, -(-n_tiles // grain))
-        view[team.TURN] += 1
-        view[team.MOST] = n_helpers
-        for number, (_, wake) in enumerate(self._helpers[:n_helpers]):
-            self._rouse(number, wake)
-        self._lead.run(packed, own_scratch(room), self._block, 0)
-
-    def _gather(self, n_helpers: int) -> int:
-        """How many helpers there are, of so many that are wanted: the system may allow no more threads."""
-        while len(self._helpers) < n_helpers and not self._over:
-            number, wake = len(self._helpers), threading.Lock()
-            wake.acquire()
-            helper = threading.Thread(target=self._help, args=(number, wake), name=f"minisnn-{number + 1}", daemon=True)
-            self._helpers.append((helper, wake))  # first of all: an interruption must not leave two with one number
+    def take() -> None:
+        while True:
             try:
-                helper.start()
-            except RuntimeError:
-                self._helpers.pop()
-                break
-        return 0 if self._over else min(n_helpers, len(self._helpers))
+                part = parts.popleft()
+            except IndexError:  # none is left
+                return
+            work(*part)
 
-    def _rouse(self, number: int, wake: threading.Lock) -> None:
-        at = _word(number, team.ASLEEP)
-        if self._view[at]:
-            self._view[at] = 0
-            wake.release()
+    warnings = np.geterr()  # NumPy warns, or does not, by thread
 
-    def _help(self, number: int, wake: threading.Lock) -> None:
-        """The life of a helper.  Its scratch is not that of what it may be asked to do in Python."""
-        view, wants = self._view, _word(number, team.WANTS)
-        own = scratch_of(0)
-        while not view[team.STOP]:
-            self._follow.run(self._block, own[0], number, self._patience)
-            if room := view[wants]:
-                own = scratch_of(room)
-                view[_word(number, team.HAS)], view[wants] = room, 0
-            elif not view[team.STOP]:
-                wake.acquire()
+    def help_out() -> None:
+        with np.errstate(**warnings):
+            take()
 
-    def end(self) -> None:
-        """Before the interpreter takes itself to pieces, nobody may be in machine code any more."""
-        self._over = True
-        self._view[team.STOP] = 1
-        for number, (_, wake) in enumerate(self._helpers):
-            self._rouse(number, wake)
-        for helper, _ in self._helpers:
-            if helper.ident is not None:
-                helper.join(1.0)
+    helpers = list[Future]()
+    with suppress(RuntimeError):  # the interpreter is ending, or the system allows no more threads
+        for _ in range(n - 1):
+            helpers.append(_executor(n - 1).submit(help_out))
+    try:
+        take()
+    finally:
+        parts.clear()  # after an error or an interruption nobody needs the rest
+    for helper in helpers:
+        if not helper.cancel():
+            helper.result()
 
 
-def _word(number: int, which: int) -> int:
-    """Where a helper has that word."""
-    return team.HELPERS + team.LINE * number + which
+# -- the matrix library has threads of its own.  After each product they keep their CPUs busy for a while, waiting for the
+# -- next, and the loops that follow take up to twice as long
 
 
-#: What a run writes into the block, from `team.TAKEN` and from `team.RUN` on.
-_counters, _what_to_do = struct.Struct("3q"), struct.Struct("5q")
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """While this lasts, BLAS has one thread, for the whole process, and minisnn shares large products among its own.
+
+    ``fit``, ``evaluate`` and the commands do this by themselves.  Around a training loop of your own it is worth a third of
+    the time of small networks, more on a busy machine::
+
+        with ms.one_blas_thread():
+            loss, grads = net.loss_and_grads(x, labels, ms.losses.mse)
+
+    What is not known to threadpoolctl (Apple's Accelerate) keeps its threads.
+    """
+    me = object()
+    try:
+        _users.add(me)
+        _in_blas_thread(_follow_users)
+        yield
+    finally:
+        _users.discard(me)
+        _in_blas_thread(_follow_users)
+
+
+def blas_is_limited() -> bool:
+    """Whether BLAS has one thread now, because of :func:`one_blas_thread`."""
+    return bool(_users)
+
+
+_users = set[object]()
+_limit: Any = None
+
+
+def _follow_users() -> None:
+    """Several threads may train at once: the first limits BLAS, and after the last it has as many threads as before."""
+    global _limit
+    if _users and _limit is None:
+        _limit = _blas().limit(limits=1, user_api="blas")
+    elif not _users and _limit is not None:
+        _limit.restore_original_limits()
+        _limit = None
+
+
+def _in_blas_thread(work: Callable[[], Any]) -> Any:
+    """In one thread, the same every time: threadpoolctl lets no other undo what one thread has set."""
+    global _blas_thread
+    if _blas_thread is None:
+        _blas_thread = ThreadPoolExecutor(1, thread_name_prefix="minisnn-blas")
+    with suppress(RuntimeError):  # the interpreter is ending
+        return _blas_thread.submit(work).result()
+
+
+_blas_thread: Executor | None = None
 
 
 @cache
-def _give_way() -> int:
-    """Address of the system's function that lets another thread have the CPU; 0 where none is known."""
-    return _address_of(ctypes.CDLL(None).sched_yield) if os.name == "posix" else 0
+def _blas() -> Any:
+    """The matrix libraries that NumPy has loaded; to look for them takes some milliseconds."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
-def _address_of(function: Any) -> int:
-    return ctypes.c_void_p.from_buffer(function).value or 0  # a cast would not let go of what it was given
+def undisturbed(work: Callable[[], Any]) -> Any:
+    """``work()`` in a thread of its own: Ctrl-C reaches the main thread alone, and must not leave Numba half imported."""
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    with ThreadPoolExecutor(1) as one:
+        return one.submit(work).result()
 
 
-_making, _made = threading.Lock(), list[_Team]()
+_pool: tuple[int, Executor] | None = None
 
 
-def _team() -> _Team:
-    """The team of this process."""
-    if not _made:
-        with _making:
-            if not _made:
-                _made.append(_Team())
-    return _made[0]
+def _executor(n: int) -> Executor:
+    """A pool of at least `n` threads; they sleep while there is nothing to do."""
+    global _pool
+    found = _pool
+    if found is None or found[0] < n:
+        found = _pool = n, ThreadPoolExecutor(n, thread_name_prefix="minisnn")
+    return found[1]
 
 
-def _forget_team() -> None:
-    """A forked child has none of its parent's threads: it makes its own team."""
-    global _making
-    _making = threading.Lock()
-    _made.clear()
+def _forget_pool() -> None:
+    """A forked child has none of its parent's threads: it makes a pool of its own."""
+    global _pool, _blas_thread
+    _pool = _blas_thread = None
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_team)
+    os.register_at_fork(after_in_child=_forget_pool)

@@ -2,11 +2,11 @@
 
 from .add import Add
 from .base import Layer
+from .batchnorm import BatchNorm2d
 from .conv import Conv2d
 from .dropout import Dropout
 from .linear import Linear
 from .membrane import MembraneReadout
-from .norm import BatchNorm2d
 from .pool import AvgPool2d, MaxPool2d
 from .readout import Flatten, PopulationVote, Rate
 from .recurrent import Recurrent

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from ..kernels.contract import Array
-from .base import Grads, Layer, Names, as_cache, as_input, as_upstream
+from ..kernels.arrays import Array
+from .base import Back, Layer, Names, as_cache, as_input, as_upstream
 
 __all__ = ["Add", "AddCache"]
 
@@ -13,6 +13,7 @@ __all__ = ["Add", "AddCache"]
 class AddCache(NamedTuple):
     """Kept: the shape; a sum hands its gradient to both sides as it is."""
 
+    made_with: tuple[Any, ...]
     shape: tuple[int, ...]
 
 
@@ -43,11 +44,9 @@ class Add(Layer):
             raise TypeError(f"Add: runs inside a Network, which hands it the output of {self.source!r}; or give other=")
         x = as_input(x, self)
         other = as_input(other, self, x.shape[2:])
-        return x.astype(self.dtype, copy=False) + other, AddCache(x.shape)
+        return x.astype(self.dtype, copy=False) + other, AddCache(self.made_with(), x.shape)
 
-    def backward(
-        self, d_y: Array, cache: AddCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
+    def backward(self, d_y: Array, cache: AddCache, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
         """The gradient as it is; ``Network.backward`` hands the same to the other branch."""
         self._wanted(wrt)
         return as_upstream(d_y, as_cache(cache, AddCache, self).shape, self) if input_grad else None, {}

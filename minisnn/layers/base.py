@@ -1,6 +1,6 @@
 """What every layer is: parameters by name, a forward that returns a cache, a backward that reads it.
 
-The contract (law 3)::
+The contract::
 
     y, cache = layer.forward(x, state=None, train=False, rng=None)
     d_x, grads = layer.backward(d_y, cache, d_state=None, wrt=None, input_grad=True)
@@ -9,8 +9,8 @@ Both are pure: inputs, caches and earlier results are never written, ``backward`
 returned and never accumulated.  Time comes first: ``x`` is ``[T, B, ...]``.  A cache holds references, not copies, to
 its input and to weights: go backward before the optimizer's next step.
 
-On a GPU the same code runs on CuPy arrays: NumPy's functions hand them to CuPy's, and an array that is made is told where
-by ``like=`` (:mod:`minisnn.kernels.place`).
+On a GPU the same code runs on CuPy arrays: NumPy's functions pass them on to CuPy's, and an array that is made is told where
+by ``like=`` (:mod:`minisnn.kernels.arrays`).
 
 To add a layer: a class with ``forward`` and ``backward``, and its name in ``minisnn/layers/__init__.py``.
 """
@@ -25,14 +25,14 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ..kernels import check_backend, default_backend
-from ..kernels.contract import Array, float_dtype
-from ..kernels.place import moved, xp_of
+from ..kernels.arrays import Array, float_dtype, get_array_module, in_one_piece, is_steady, to_device
 
-__all__ = ["Config", "Grads", "Layer", "Names", "as_cache", "as_input", "as_upstream"]
+__all__ = ["Back", "Config", "Grads", "Layer", "Names", "as_cache", "as_input", "as_upstream"]
 
 #: Names of parameters, ``None`` for all of them.   Gradients by parameter name; ``"state"`` holds those of a given state.
 Names = Iterable[str] | None
 Grads = dict[str, Any]
+Back = tuple[Array | None, Grads]  #: what ``backward`` returns
 Config = Mapping[str, Any]  # plain data
 
 
@@ -45,39 +45,19 @@ class Layer:
     #: What is kept besides the parameters and does not learn by gradients, e.g. running statistics.
     buffers: dict[str, Array]
     dtype: np.dtype
-    _backend: str | None
+    backend: str
+    names_backend: bool
     spiking: ClassVar[bool] = False
     has_state: ClassVar[bool] = False
     takes_mask: ClassVar[bool] = False
-    #: Whether `forward` makes a new output and its cache does not look at it: then the next layer may write over it.
-    gives_away: ClassVar[bool] = False
-    #: Whether nobody keeps the gradient that `backward` is given, or returns: so it is in this package, and else unknown.
-    gives_back: ClassVar[bool] = False
     #: Name of an earlier layer whose output `forward` takes as ``other`` besides its input; ``None`` for most layers.
     source: str | None = None
 
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Where `forward` or `backward` is newer than what an ancestor says or does in its place, that is forgotten."""
-        super().__init_subclass__(**options)
-        for public, others in (("forward", ("forward_once", "gives_away", "vjp")), ("backward", ("backward_once", "vjp"))):
-            for other in others:
-                if cls._origin(public) < cls._origin(other):
-                    setattr(cls, other, vars(Layer)[other])
-        cls.gives_back = cls.__mro__[cls._origin("backward")].__module__.startswith(f"{__package__}.")
-
-    @classmethod
-    def _origin(cls, name: str) -> int:
-        """How far away the class is from which a name comes."""
-        return next(i for i, one in enumerate(cls.__mro__) if name in vars(one))
-
-    @property
-    def _as_its_class(self) -> bool:
-        """Whether nobody hung a `forward` or `backward` on this very object, which faster calls would pass by."""
-        return vars(self).keys().isdisjoint(("forward", "backward"))
-
     def __init__(self, dtype: Any = "float32", backend: str | None = None) -> None:
         self.dtype = float_dtype(dtype)
-        self._backend = None if backend is None else check_backend(backend)
+        #: What runs the time loops: the backend that was named, else the default of this machine as it is now.
+        self.backend = default_backend() if backend is None else check_backend(backend)
+        self.names_backend = backend is not None
         self.params, self.roles, self.buffers = {}, {}, {}
 
     def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, Any]:
@@ -90,9 +70,7 @@ class Layer:
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    def backward(
-        self, d_y: Array, cache: Any, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
+    def backward(self, d_y: Array, cache: Any, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
         """Return the gradient of the input and a dict of the parameters' gradients.
 
         Raises
@@ -101,50 +79,19 @@ class Layer:
         """
         raise NotImplementedError(f"{type(self).__name__} has no backward")
 
-    def vjp(
-        self, x: Array, d_y: Array, *, consume: Iterable[str] = (), wrt: Names = None, **options: Any
-    ) -> tuple[Array | None, Grads]:
-        """Forward and backward in one call in which nothing else escapes: ``(d_x, grads)``, bit for bit those of `backward`.
-
-        Parameters
-        ----------
-        x, d_y : input, and gradient of the output.
-        consume : names among ``"x"``, ``"d_y"`` of arrays that are not needed any more: the layer may write over them, and
-            ``d_x`` may lie in their memory.
-        wrt, **options : as for `backward`; ``state``, ``train``, ``rng``, ``mask`` as for `forward`.
-
-        Raises
-        ------
-        TypeError, ValueError : as `forward` and `backward`; `consume` names anything else.
-        """
-        self._spent(consume)
-        _, cache = self.forward(x, **{n: options.pop(n) for n in ("state", "train", "rng", "mask") if n in options})
-        return self.backward(d_y, cache, wrt=wrt, **options)
-
-    # In the two runs of a training step nothing escapes, and what is `spent` may be written over.  By default it is not.
-
-    def forward_once(self, x: Array, spent: bool, **options: Any) -> tuple[Array, Any]:
-        """`forward`; where `spent` is true nobody else needs `x`."""
-        return self.forward(x, **options)
-
-    def backward_once(self, d_y: Array, cache: Any, spent: bool, **options: Any) -> tuple[Array | None, Grads]:
-        """`backward` for the last time on this cache; where `spent` is true nobody else needs `d_y`."""
-        return self.backward(d_y, cache, **options)
+    def made_with(self) -> tuple[Any, ...]:
+        """What a cache keeps of the layer, to be told from that of another: sizes, options, dynamics."""
+        return ()
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Shape of one sample at one step after this layer, ``None`` where unknown; ValueError where it cannot be."""
         return in_shape
 
-    @property
-    def backend(self) -> str:
-        """The backend that runs the time loops: the one named, else the default of this machine."""
-        return self._backend or default_backend()
-
     def using(self, backend: str) -> Layer:
         """The same layer on another backend: on the CPU all share their parameter arrays, a GPU has its own."""
         check_backend(backend)
-        params, buffers = ({n: moved(a, backend) for n, a in kept.items()} for kept in (self.params, self.buffers))
-        return self._changed(_backend=backend, params=params, buffers=buffers)
+        params, buffers = ({n: to_device(a, backend) for n, a in kept.items()} for kept in (self.params, self.buffers))
+        return self._changed(backend=backend, names_backend=True, params=params, buffers=buffers)
 
     def astype(self, dtype: Any) -> Layer:
         """A copy of the layer with parameters of another float dtype."""
@@ -157,7 +104,7 @@ class Layer:
         return self
 
     def twin(self, x: Array, base: Any, fire: str, *, state: Any = None, **other: Any) -> tuple[Array, Any]:
-        """`forward` of a twin that holds on to the run with the cache `base` (law 5 of the design).
+        """`forward` of a twin that holds on to the run with the cache `base` (``docs/design``, law 5).
 
         `fire` is "smooth", "tangent" or "step".  A layer that neither spikes nor draws is its own twin.
         """
@@ -212,7 +159,7 @@ class Layer:
         if array.shape != shape:
             hint = ": did you mean its transpose?" if array.shape == shape[::-1] else ""
             raise ValueError(f"{type(self).__name__}: {name} has shape {list(array.shape)}, expected {list(shape)}{hint}")
-        self.params[name], self.roles[name] = moved(array, self._backend), "synapse"
+        self.params[name], self.roles[name] = to_device(array, self.backend), "synapse"
 
     def _out_shape(self, x: Array) -> tuple[int, ...]:
         """`out_shape` of an input ``[T, B, ...]``, for a layer that is called by itself."""
@@ -225,9 +172,6 @@ class Layer:
         other = copy.copy(self)
         other.__dict__.update(attributes)
         return other
-
-    def _spent(self, consume: Iterable[str]) -> set[str]:
-        return self._names_in("consume", consume, ["x", "d_y"])
 
     def _wanted(self, wrt: Names) -> set[str]:
         """The names in `wrt`, all parameters for ``None``."""
@@ -262,10 +206,11 @@ class Layer:
 _SPIKES = np.dtype(np.uint8), np.dtype(bool)
 
 
-def as_input(x: Any, layer: Layer, shape: tuple[int | str, ...] | None = None) -> Array:
+def as_input(x: Any, layer: Layer, shape: tuple[int | str, ...] | None = None, steady: bool = False) -> Array:
     """`x` as a C-contiguous array ``[T, B, *shape]`` of floats of the layer's dtype or of spikes; else a clear error.
 
-    Entries of `shape` are sizes, or names of sizes that are free; ``None`` admits any shape.
+    Entries of `shape` are sizes, or names of sizes that are free; ``None`` admits any shape.   `steady` : an input that is
+    the same memory at every step (``arrays.is_steady``) stays so.
     """
     name = type(layer).__name__
     x = _at_home(x, "x", layer)
@@ -289,7 +234,7 @@ def as_input(x: Any, layer: Layer, shape: tuple[int | str, ...] | None = None) -
     if x.shape[0] == 0 or x.shape[1] == 0:
         empty = "no time steps (T = 0)" if x.shape[0] == 0 else "an empty batch (B = 0)"
         raise ValueError(f"{name}: x has shape {list(x.shape)}: {empty}, expected at least one")
-    return np.ascontiguousarray(x, like=x)
+    return x if in_one_piece(x) or (steady and is_steady(x)) else x.copy()
 
 
 def as_upstream(d: Any, shape: tuple[int, ...], layer: Layer, what: str = "d_y") -> Array:
@@ -303,11 +248,11 @@ def as_upstream(d: Any, shape: tuple[int, ...], layer: Layer, what: str = "d_y")
         raise TypeError(
             f"{type(layer).__name__}: {what} has dtype {d.dtype}, expected {layer.dtype}: use {what}.astype('{layer.dtype}')"
         )
-    return np.ascontiguousarray(d, like=d)
+    return d if in_one_piece(d) else d.copy()
 
 
-def as_cache(cache: Any, kind: type, layer: Layer) -> Any:
-    """What `forward` handed out for the way back, if it is that."""
+def as_cache(cache: Any, kind: Any, layer: Layer) -> Any:
+    """The cache, if it is that of this layer's `forward`, and the layer is still the one that made it."""
     if not isinstance(cache, kind):
         name, hint = type(layer).__name__, ""
         if isinstance(cache, Mapping):
@@ -315,14 +260,19 @@ def as_cache(cache: Any, kind: type, layer: Layer) -> Any:
         elif hasattr(cache, "ndim"):
             hint = ": y, cache = layer.forward(x), then layer.backward(d_y, cache)"
         raise TypeError(f"{name}: cache must be the {kind.__name__} that forward returned, got {type(cache).__name__}{hint}")
+    if cache.made_with != layer.made_with():
+        raise ValueError(
+            f"{type(layer).__name__}: the cache is that of another layer, or the layer was changed after forward: "
+            f"it was made with {cache.made_with}, the layer has {layer.made_with()}"
+        )
     return cache
 
 
 def _at_home(value: Any, what: str, layer: Layer) -> Array:
     """`value` as an array, if it is where the layer is.  A layer moves nothing: it would do so at every step."""
     on_gpu, name = layer.backend == "cupy", type(layer).__name__
-    if on_gpu and xp_of(value) is np:
+    if on_gpu and get_array_module(value) is np:
         raise TypeError(f"{name} is on the GPU, {what} is not: cupy.asarray({what}); or the layer's using('numba')")
-    if not on_gpu and xp_of(value) is not np:
+    if not on_gpu and get_array_module(value) is not np:
         raise TypeError(f"{name} is on the CPU, {what} is on the GPU: {what}.get(); or the layer's using('cupy')")
     return value if on_gpu else np.asarray(value)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.contract import Array, whole
-from ..kernels.place import xp_of
-from .base import Config, Grads, Layer, Names, as_cache, as_input, as_upstream
-
-if TYPE_CHECKING:
-    from ..kernels import images
+from ..kernels import compiled_helpers
+from ..kernels.arrays import Array, get_array_module, is_steady, positive_int
+from .base import Back, Config, Grads, Layer, Names, as_cache, as_input, as_upstream
 
 __all__ = ["Conv2d", "ConvCache"]
 
@@ -24,13 +22,14 @@ PIECE_ON_GPU = 1 << 26
 
 
 class ConvCache(NamedTuple):
-    """Kept: the input ``x`` as it came (spikes stay bytes), the ``weight`` it met, and the index of its active entries where
-    they were few (:mod:`minisnn.kernels.events`).  Windows are unfolded anew.
+    """Kept: the input ``x`` as it came (spikes stay bytes), the ``weight`` it met, and the index of its active entries if
+    they were few (:mod:`minisnn.kernels.spike_matmul`).  Windows are unfolded anew.
     """
 
+    made_with: tuple[Any, ...]
     x: Array
     weight: Array
-    events: Any = None
+    entries: Any = None
 
 
 class Conv2d(Layer):
@@ -52,8 +51,6 @@ class Conv2d(Layer):
         shape.
     """
 
-    gives_away = True
-
     def __init__(
         self,
         c_in: int,
@@ -71,116 +68,107 @@ class Conv2d(Layer):
         size = (k, k) if isinstance(k, int | np.integer) else tuple(k)
         if len(size) != 2:
             raise ValueError(f"Conv2d: k must be a whole number or two, (height, width), got {k!r}")
-        self.stride, self.padding = whole("Conv2d: stride", stride), whole("Conv2d: padding", padding, 0)
-        shape = whole("Conv2d: c_out", c_out), whole("Conv2d: c_in", c_in), *(whole("Conv2d: k", n) for n in size)
+        self.stride, self.padding = positive_int("Conv2d: stride", stride), positive_int("Conv2d: padding", padding, 0)
+        shape = (
+            positive_int("Conv2d: c_out", c_out),
+            positive_int("Conv2d: c_in", c_in),
+            *(positive_int("Conv2d: k", n) for n in size),
+        )
         self._set_weights("weight", weight, shape, math.prod(shape[1:]), rng)
         if bias is not False:
             self._set("bias", np.zeros(c_out) if bias is True else bias, shape[:1])
 
+    def made_with(self) -> tuple[Any, ...]:
+        return self.params["weight"].shape, self.stride, self.padding
+
     def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, ConvCache]:
         """``[T, B, c_in, H, W] -> [T, B, c_out, H', W']``; `x` of the layer's dtype, or spikes (uint8, bool)."""
         weight = self.params["weight"]
-        x = as_input(x, self, (weight.shape[1], "H", "W"))
-        _, *out = self._out_shape(x)
-        events = None
-        if self._compiled:
-            y, events = self._forward_compiled(x, weight)
+        x = as_input(x, self, (weight.shape[1], "H", "W"), steady=True)
+        out = self._out_shape(x)[1:]
+        steps, entries = x[:1] if is_steady(x) else x, None
+        images = steps.reshape(-1, *x.shape[2:])
+        if compiled := self._compiled:
+            entries = self._active_entries(steps)
+            y = compiled.forward(self._grid(compiled, steps), images, entries, weight)
         else:
-            y = self._forward_unfolded(x, weight, out)
+            y = self._forward_unfolded(images, weight, out)
         if "bias" in self.params:
-            y += self.params["bias"][:, None]
-        return y.reshape(*x.shape[:2], len(weight), *out), ConvCache(x, weight, events)
+            y += self.params["bias"][:, None, None]
+        y = y.reshape(*steps.shape[:2], len(weight), *out)
+        y = y if len(steps) == len(x) else np.broadcast_to(y, (len(x), *y.shape[1:]))
+        return y, ConvCache(self.made_with(), x, weight, entries)
 
-    def _forward_unfolded(self, x: Array, weight: Array, out: list[int]) -> Array:
-        """``[T * B, c_out, H' * W']``: windows unfolded, a few images at a time."""
+    def _forward_unfolded(self, images: Array, weight: Array, out: tuple[int, ...]) -> Array:
+        """``[n, c_out, H', W']``: windows unfolded, a few images at a time."""
         flat = weight.reshape(len(weight), -1)
-        y = np.empty((math.prod(x.shape[:2]), len(weight), math.prod(out)), self.dtype, like=x)
-        for rows, windows in self._windows(x, out):
+        y = np.empty((len(images), len(weight), *out), self.dtype, like=images)
+        for some, windows in self._windows(images, out):
             product = flat @ windows  # (conv.1)
-            y[rows] = product.reshape(len(weight), -1, y.shape[2]).swapaxes(0, 1)
+            y[some] = product.reshape(len(weight), -1, *out).swapaxes(0, 1)
         return y
 
-    def backward(
-        self, d_y: Array, cache: ConvCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
+    def backward(self, d_y: Array, cache: ConvCache, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
         """Gradients of the input, and of ``weight`` and ``bias`` summed over time, batch and positions."""
-        x, weight, events = as_cache(cache, ConvCache, self)
+        _, x, weight, entries = as_cache(cache, ConvCache, self)
         wanted = self._wanted(wrt)
-        _, *out = self._out_shape(x)
-        d_rows = as_upstream(d_y, (*x.shape[:2], len(weight), *out), self).reshape(-1, len(weight), math.prod(out))
+        out = self._out_shape(x)[1:]
+        d_y = as_upstream(d_y, (*x.shape[:2], len(weight), *out), self)
+        steps, d_steps = (x[:1], d_y.sum(axis=0, keepdims=True)) if is_steady(x) and wanted else (x, d_y)  # (conv.5)
         grads: Grads = {}
         if "bias" in wanted:
-            grads["bias"] = d_rows.sum(axis=(0, 2))
-        if self._compiled:
-            d_x, d_weight = self._backward_compiled(d_rows, x, weight, events, "weight" in wanted, input_grad)
-        else:
-            d_weight = self._d_weight(d_rows, x, out) if "weight" in wanted else None
-            d_x = self._d_x(d_rows, x, weight, out) if input_grad else None
-        if d_weight is not None:
-            grads["weight"] = d_weight.reshape(weight.shape)
-        return None if d_x is None else d_x.reshape(x.shape), grads
+            grads["bias"] = d_steps.sum(axis=(0, 1, 3, 4))
+        if "weight" in wanted:
+            grads["weight"] = self._d_weight(d_steps, steps, entries).reshape(weight.shape)
+        return self._d_x(d_y, x, weight).reshape(x.shape) if input_grad else None, grads
 
-    def _d_weight(self, d_rows: Array, x: Array, out: list[int]) -> Array:
-        total = np.zeros((d_rows.shape[1], math.prod(self.params["weight"].shape[1:])), self.dtype, like=x)
-        for rows, windows in self._windows(x, out):
-            total += _channels_first(d_rows[rows]) @ windows.T  # (conv.2)
+    def _d_weight(self, d_y: Array, x: Array, entries: Any) -> Array:
+        images, d_images = x.reshape(-1, *x.shape[2:]), d_y.reshape(-1, *d_y.shape[2:])
+        if compiled := self._compiled:
+            return compiled.d_weight(self._grid(compiled, x), images, entries, d_images)
+        total = np.zeros((d_images.shape[1], math.prod(self.params["weight"].shape[1:])), self.dtype, like=x)
+        for some, windows in self._windows(images, d_y.shape[3:]):
+            total += _channels_first(d_images[some]) @ windows.T  # (conv.2)
         return total
 
-    def _d_x(self, d_rows: Array, x: Array, weight: Array, out: list[int]) -> Array:
-        flat = weight.reshape(len(weight), -1)
-        d_x, p = np.empty((len(d_rows), *x.shape[2:]), self.dtype, like=x), self.padding
-        for rows in _pieces(d_rows, flat.shape[1] * math.prod(out)):
-            d_windows = flat.T @ _channels_first(d_rows[rows])  # (conv.3)
+    def _d_x(self, d_y: Array, x: Array, weight: Array) -> Array:
+        d_images = d_y.reshape(-1, *d_y.shape[2:])
+        if compiled := self._compiled:
+            return compiled.d_input(self._grid(compiled, x), d_images, weight)
+        flat, out, p = weight.reshape(len(weight), -1), d_y.shape[3:], self.padding
+        d_x = np.empty((len(d_images), *x.shape[2:]), self.dtype, like=d_y)
+        for some in _pieces(d_images, flat.shape[1] * math.prod(out)):
+            d_windows = flat.T @ _channels_first(d_images[some])  # (conv.3)
             folded = self._fold(d_windows.reshape(*weight.shape[1:], -1, *out), self._padded(x.shape[2:]))
-            d_x[rows] = folded[:, :, p : p + x.shape[3], p : p + x.shape[4]].swapaxes(0, 1)
+            d_x[some] = folded[:, :, p : p + x.shape[3], p : p + x.shape[4]].swapaxes(0, 1)
         return d_x
 
-    # -- the same, compiled: minisnn.kernels.images
-
     @property
-    def _compiled(self) -> bool:
-        """Square windows that move one by one, and padding inside of them: everything else is left to NumPy."""
+    def _compiled(self) -> ModuleType | None:
+        """Compiled convolution: for square windows that move one by one, and padding inside of them."""
         height, width = self.params["weight"].shape[2:]
-        return self.backend == "numba" and self.stride == 1 and height == width and self.padding < height
+        fits = self.stride == 1 and height == width and self.padding < height
+        return compiled_helpers(self.backend, "conv") if fits else None
 
-    def _grid(self, x: Array) -> images.Grid:
-        from ..kernels import images
+    def _grid(self, compiled: ModuleType, x: Array) -> Any:
+        return compiled.Grid(math.prod(x.shape[:2]), *x.shape[2:], self.params["weight"].shape[2], self.padding)
 
-        c_in, height, width = x.shape[2:]
-        return images.Grid(math.prod(x.shape[:2]), c_in, height, width, self.params["weight"].shape[2], self.padding)
+    def _active_entries(self, x: Array) -> Any:
+        """The index of the active entries of an input in which they are few; each is used for every place of the window."""
+        weight, sparse = self.params["weight"], compiled_helpers(self.backend, "spike_matmul")
+        return sparse and sparse.active_entries(x.reshape(-1, math.prod(x.shape[3:])), weight.size // weight.shape[1])
 
-    def _forward_compiled(self, x: Array, weight: Array) -> tuple[Array, Any]:
-        from ..kernels import events, images
-
-        # One entry of the index is used for every place of the window.
-        found = events.index(x.reshape(-1, math.prod(x.shape[3:])), weight.size // weight.shape[1])
-        y = images.forward(self._grid(x), x.reshape(-1, *x.shape[2:]), found, weight)
-        return y.reshape(*y.shape[:2], -1), found
-
-    def _backward_compiled(
-        self, d_rows: Array, x: Array, weight: Array, events: Any, want_weight: bool, want_x: bool
-    ) -> tuple[Array | None, Array | None]:
-        from ..kernels import images
-
-        grid = self._grid(x)
-        d_y = d_rows.reshape(*d_rows.shape[:2], *grid.out)
-        d_full = images.on_full_grid(grid, d_y)
-        d_weight = None
-        if want_weight:
-            d_weight = images.d_weight(grid, x.reshape(-1, *x.shape[2:]), events, d_y, d_full)
-        return images.d_input(grid, d_full, weight) if want_x else None, d_weight
-
-    def _windows(self, x: Array, out: list[int]) -> Iterator[tuple[slice, Array]]:
+    def _windows(self, images: Array, out: tuple[int, ...]) -> Iterator[tuple[slice, Array]]:
         """Pieces of the images with every window unfolded into a column: ``[c_in * k * k, n * H' * W']``, floats."""
         size, p, s = self.params["weight"].shape[2:], self.padding, self.stride
-        images = x.reshape(-1, *x.shape[2:])
-        for rows in _pieces(images, math.prod((x.shape[2], *size, *out))):
-            piece = np.zeros((len(images[rows]), *self._padded(x.shape[2:])), self.dtype, like=x)
-            piece[:, :, p : p + x.shape[3], p : p + x.shape[4]] = images[rows]
-            windows = np.empty((x.shape[2], *size, len(piece), *out), self.dtype, like=x)
+        c, height, width = images.shape[1:]
+        for some in _pieces(images, math.prod((c, *size, *out))):
+            piece = np.zeros((len(images[some]), *self._padded(images.shape[1:])), self.dtype, like=images)
+            piece[:, :, p : p + height, p : p + width] = images[some]
+            windows = np.empty((c, *size, len(piece), *out), self.dtype, like=images)
             for i, j in np.ndindex(*size):  # a place in the window, over all positions of the window
                 windows[:, i, j] = piece[:, :, i : i + s * out[0] : s, j : j + s * out[1] : s].swapaxes(0, 1)
-            yield rows, windows.reshape(x.shape[2] * math.prod(size), -1)
+            yield some, windows.reshape(c * math.prod(size), -1)
 
     def _fold(self, d_windows: Array, padded: tuple[int, ...]) -> Array:
         """The adjoint of unfolding: each value of ``[c, p, q, n, H', W']`` is added where it came from, ``[c, n, H, W]``."""
@@ -228,5 +216,5 @@ def _channels_first(rows: Array) -> Array:
 
 def _pieces(images: Array, values: int) -> Iterator[slice]:
     """Slices of images of so many unfolded values, of at most `PIECE` each."""
-    size = max(1, (PIECE if xp_of(images) is np else PIECE_ON_GPU) // values)
+    size = max(1, (PIECE if get_array_module(images) is np else PIECE_ON_GPU) // values)
     return (slice(start, start + size) for start in range(0, len(images), size))

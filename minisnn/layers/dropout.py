@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.contract import Array
-from ..kernels.place import uniform
-from .base import Grads, Layer, Names, as_cache, as_input, as_upstream
+from ..kernels.arrays import Array, uniform
+from .base import Back, Layer, Names, as_cache, as_input, as_upstream
 
 __all__ = ["Dropout", "DropoutCache"]
 
@@ -16,6 +15,7 @@ __all__ = ["Dropout", "DropoutCache"]
 class DropoutCache(NamedTuple):
     """Kept: the shape of the input and the ``mask`` it was multiplied by, ``None`` where nothing was dropped."""
 
+    made_with: tuple[Any, ...]
     shape: tuple[int, ...]
     mask: Array | None
 
@@ -52,11 +52,11 @@ class Dropout(Layer):
         if mask is None and train and self.p:
             mask = self._draw(x, rng)
         if mask is None:
-            return x, DropoutCache(x.shape, None)
+            return x, DropoutCache(self.made_with(), x.shape, None)
         mask = np.asarray(mask, self.dtype, like=x)
         if mask.ndim != x.ndim or mask.shape[1:] != x.shape[1:] or len(mask) not in (1, len(x)):
             raise ValueError(f"Dropout: mask has shape {list(mask.shape)}, expected {list(x.shape)} or 1 for the first axis")
-        return x * mask, DropoutCache(x.shape, mask)  # (dropout.2)
+        return x * mask, DropoutCache(self.made_with(), x.shape, mask)  # (dropout.2)
 
     def _draw(self, x: Array, rng: Any) -> Array:
         if not isinstance(rng, np.random.Generator):
@@ -65,9 +65,7 @@ class Dropout(Layer):
         kept = uniform(rng, sizes, like=x) >= np.float32(self.p)  # (dropout.1)
         return kept * self.dtype.type(1 / (1 - self.p))
 
-    def backward(
-        self, d_y: Array, cache: DropoutCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
+    def backward(self, d_y: Array, cache: DropoutCache, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
         """``d_x = d_y * mask``: the same mask."""
         self._wanted(wrt)
         d_y = as_upstream(d_y, as_cache(cache, DropoutCache, self).shape, self)

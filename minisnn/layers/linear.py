@@ -7,25 +7,30 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.contract import Array, whole
-from ..kernels.products import Rows, dense
-from .base import Config, Grads, Layer, Names, as_cache, as_input, as_upstream
+from ..kernels import compiled_helpers
+from ..kernels.arrays import Array, is_steady, positive_int
+from ..kernels.products import SpikeMatrix, multiply
+from .base import Back, Config, Layer, Names, as_cache, as_input, as_upstream
 
 __all__ = ["Linear", "LinearCache"]
 
 
 class LinearCache(NamedTuple):
-    """Kept: the input ``x`` as it came (spikes stay bytes), its ``rows`` ready for products, the ``weight`` it met."""
+    """Kept: the shape of the input, its ``rows`` ready for products (spikes stay bytes; of an input that is the same at
+    every step, those of one step), the ``weight`` it met.
+    """
 
-    x: Array
-    rows: Rows
+    made_with: tuple[Any, ...]
+    shape: tuple[int, ...]
+    rows: SpikeMatrix
     weight: Array
 
 
 class Linear(Layer):
     """Synapses: ``y[t] = x[t] @ weight (+ bias)``.
 
-    There is no bias unless asked for: with a learning threshold it would be a second offset.
+    There is no bias unless it is given: with a learning threshold it would be a second offset.  An input that is the same at
+    every step (``ms.encode.Constant``) is multiplied once.
 
     Parameters
     ----------
@@ -34,7 +39,7 @@ class Linear(Layer):
     rng : ``numpy.random.Generator`` for the initial weights, U(-1/sqrt(n_in), 1/sqrt(n_in)) (PyTorch's default, the
         STL-SNN authors' choice).
     weight : the weights themselves ``[n_in, n_out]``, instead of `rng`; PyTorch's ``Linear.weight`` is ``[out, in]``, so
-        hand over its transpose.
+        give its transpose.
     dtype : "float32" or "float64".
 
     Raises
@@ -42,8 +47,6 @@ class Linear(Layer):
     TypeError, ValueError : a size is no whole number of at least 1; neither `rng` nor `weight` is given; `weight` or `bias`
         has another shape.
     """
-
-    gives_away = True
 
     def __init__(
         self,
@@ -56,7 +59,7 @@ class Linear(Layer):
         dtype: Any = "float32",
     ) -> None:
         super().__init__(dtype)
-        n_in, n_out = whole("Linear: n_in", n_in), whole("Linear: n_out", n_out)
+        n_in, n_out = positive_int("Linear: n_in", n_in), positive_int("Linear: n_out", n_out)
         self._set_weights("weight", weight, (n_in, n_out), n_in, rng)
         if bias is not False:
             self._set("bias", np.zeros(n_out) if bias is True else bias, (n_out,))
@@ -67,29 +70,37 @@ class Linear(Layer):
         layer = cls(*weight.shape, weight=weight, bias="bias" in params, dtype=dtype)
         return layer._load(params)  # type: ignore[return-value]
 
+    def made_with(self) -> tuple[Any, ...]:
+        return (self.params["weight"].shape,)
+
     def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, LinearCache]:
         """``[T, B, n_in] -> [T, B, n_out]``; `x` of the layer's dtype, or spikes (uint8, bool)."""
         weight = self.params["weight"]
-        x = as_input(x, self, weight.shape[:1])
-        rows = Rows(x.reshape(-1, x.shape[2]), self.dtype, weight.shape[1], self.backend)
+        x = as_input(x, self, weight.shape[:1], steady=True)
+        steps = x[:1] if is_steady(x) else x
+        sparse = compiled_helpers(self.backend, "spike_matmul")
+        rows = SpikeMatrix(steps.reshape(-1, x.shape[2]), self.dtype, weight.shape[1], sparse)
         y = rows @ weight  # (linear.1)
         if "bias" in self.params:
             y += self.params["bias"]  # (linear.2)
-        return y.reshape(*x.shape[:2], -1), LinearCache(x, rows, weight)
+        y = y.reshape(*steps.shape[:2], -1)
+        y = y if len(steps) == len(x) else np.broadcast_to(y, (len(x), *y.shape[1:]))
+        return y, LinearCache(self.made_with(), x.shape, rows, weight)
 
-    def backward(
-        self, d_y: Array, cache: LinearCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
+    def backward(self, d_y: Array, cache: LinearCache, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
         """Gradients of the input, and of ``weight`` and ``bias`` summed over time and batch."""
-        x, rows, weight = as_cache(cache, LinearCache, self)
+        _, shape, rows, weight = as_cache(cache, LinearCache, self)
         wanted = self._wanted(wrt)
-        d_rows = as_upstream(d_y, (*x.shape[:2], weight.shape[1]), self).reshape(-1, weight.shape[1])
+        d_y = as_upstream(d_y, (*shape[:2], weight.shape[1]), self)
+        d_all = d_y.reshape(-1, weight.shape[1])
+        once = len(rows.x) < len(d_all)
+        d_rows = d_y.sum(axis=0) if once and wanted else d_all  # (linear.6)
         grads = {}
         if "weight" in wanted:
             grads["weight"] = rows.T @ d_rows  # (linear.3)
         if "bias" in wanted:
             grads["bias"] = d_rows.sum(axis=0)  # (linear.4)
-        d_x = dense(d_rows, weight.T).reshape(x.shape) if input_grad else None  # (linear.5)
+        d_x = multiply(d_all, weight.T).reshape(shape) if input_grad else None  # (linear.5)
         return d_x, grads
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...]:

@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import neurons, resets
-from ..kernels import ScanCache
-from ..kernels.contract import Array
+from ..files import find
+from ..kernels import ScanCache, Twin
+from ..kernels.arrays import Array
 from ..surrogates import Surrogate
-from .base import Config, Grads, Names, as_cache, as_upstream
-from .stateful import Asked, Stateful, find, formula
+from .base import Back, Config, Names, as_cache, as_upstream
+from .stateful import Stateful, formula
 
 __all__ = ["MembraneReadout", "ReadoutCache"]
 
@@ -32,6 +33,7 @@ def membrane_slope(x, k):
 class ReadoutCache(NamedTuple):
     """``u``: the membrane over time ``[T, B, *shape]``; ``at``: the step that was read, ``[B, *shape]``; ``state``."""
 
+    made_with: tuple[Any, ...]
     u: Array
     at: Array
     state: dict[str, Array]
@@ -79,22 +81,23 @@ class MembraneReadout(Stateful):
         """The base run's choice of steps is held: silent neurons have equal membranes, between which a maximum may jump."""
         return self._forward(x, state, base.at)
 
+    def made_with(self) -> tuple[Any, ...]:
+        return *super().made_with(), self.over
+
     def _forward(self, x: Array, state: Mapping[str, Array] | None, at: Array | None) -> tuple[Array, ReadoutCache]:
-        flat, after, scan = self._run(x, state, None, "smooth", None)
+        flat, after, scan = self._run(x, state, None, Twin("smooth"))
         u = flat.reshape(*flat.shape[:2], *self.shape)
         if at is None:
             at = u.argmax(axis=0) if self.over == "max" else np.zeros_like(u[0], int) + (len(u) - 1)  # (readouts.4)
         scores = np.take_along_axis(u, at[None], axis=0)[0]
-        return scores, ReadoutCache(u, at, after, scan, state is not None)
+        return scores, ReadoutCache(self.made_with(), u, at, after, scan, state is not None)
 
-    def backward(
-        self, d_y: Array, cache: ReadoutCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
+    def backward(self, d_y: Array, cache: ReadoutCache, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
         """The gradient enters at the step that was read, and goes back through the leak from there."""
         d_u = np.zeros_like(as_cache(cache, ReadoutCache, self).u)
         d_scores = as_upstream(d_y, cache.u.shape[1:], self)
         np.put_along_axis(d_u, cache.at[None], d_scores[None], axis=0)  # (readouts.5)
-        d_x, grads = self._back(d_u, d_state, cache.scan, Asked(self._wanted(wrt), input_grad, cache.state_given))
+        d_x, grads = self._back(d_u, d_state, cache.scan, self._wanted(wrt), input_grad, cache.state_given)
         return None if d_x is None else d_x.reshape(cache.u.shape), grads
 
     def config(self) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.contract import Array, whole
-from .base import Grads, Layer, Names, as_cache, as_input, as_upstream
+from ..kernels import compiled_helpers
+from ..kernels.arrays import Array, positive_int
+from .base import Back, Layer, Names, as_cache, as_input, as_upstream
 
 __all__ = ["AvgPool2d", "MaxPool2d", "PoolCache"]
 
@@ -17,6 +18,7 @@ __all__ = ["AvgPool2d", "MaxPool2d", "PoolCache"]
 class PoolCache(NamedTuple):
     """Kept: the shape of the input, and for a maximum its place in the window, ``at = row * k + column``."""
 
+    made_with: tuple[Any, ...]
     shape: tuple[int, ...]
     at: Array | None
 
@@ -26,7 +28,7 @@ class _Pool2d(Layer):
 
     def __init__(self, k: int, dtype: Any = "float32") -> None:
         super().__init__(dtype)
-        self.k = whole(f"{type(self).__name__}: k", k)
+        self.k = positive_int(f"{type(self).__name__}: k", k)
 
     def _places(self, x: Array) -> Iterator[Array]:
         """For each place in a window, row by row, a view of its values over all whole windows ``[T, B, C, H', W']``."""
@@ -34,21 +36,22 @@ class _Pool2d(Layer):
         for row, column in np.ndindex(self.k, self.k):
             yield x[..., row : height : self.k, column : width : self.k]
 
+    def made_with(self) -> tuple[Any, ...]:
+        return type(self).__name__, self.k
+
     def _check(self, x: Array) -> Array:
         x = as_input(x, self, ("C", "H", "W"))
         self._out_shape(x)
         return x
 
-    def backward(
-        self, d_y: Array, cache: PoolCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
+    def backward(self, d_y: Array, cache: PoolCache, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
         """``[T, B, C, H // k, W // k] -> [T, B, C, H, W]``: to each window its gradient; what no window covers gets none."""
         self._wanted(wrt)
         cache = as_cache(cache, PoolCache, self)
         d_y = as_upstream(d_y, (*cache.shape[:-2], *(n // self.k for n in cache.shape[-2:])), self)
-        return self._hand_back(d_y, cache) if input_grad else None, {}
+        return self._spread(d_y, cache) if input_grad else None, {}
 
-    def _hand_back(self, d_y: Array, cache: PoolCache) -> Array:
+    def _spread(self, d_y: Array, cache: PoolCache) -> Array:
         raise NotImplementedError
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
@@ -75,11 +78,10 @@ class MaxPool2d(_Pool2d):
         """``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``, of the dtype of `x`."""
         x = self._check(x)
         place_dtype = np.uint8 if self.k < 16 else np.int32
-        if self.backend == "numba":
-            from ..kernels import maps
-
-            y, at = maps.max_pool(x.reshape(-1, *x.shape[3:]), self.k, place_dtype)
-            return y.reshape(*x.shape[:3], *y.shape[1:]), PoolCache(x.shape, at.reshape(*x.shape[:3], *y.shape[1:]))
+        if compiled := compiled_helpers(self.backend, "maxpool"):
+            y, at = compiled.max_pool(x.reshape(-1, *x.shape[3:]), self.k, place_dtype)
+            y, at = (a.reshape(*x.shape[:3], *a.shape[1:]) for a in (y, at))
+            return y, PoolCache(self.made_with(), x.shape, at)
         views = self._places(x)
         y = next(views).copy()
         at = np.zeros(y.shape, place_dtype, like=x)
@@ -89,15 +91,13 @@ class MaxPool2d(_Pool2d):
                 larger |= np.isnan(values)  # a NaN must not hide
             np.copyto(y, values, where=larger)
             at[larger] = place  # (pool.1)
-        return y, PoolCache(x.shape, at)
+        return y, PoolCache(self.made_with(), x.shape, at)
 
-    def _hand_back(self, d_y: Array, cache: PoolCache) -> Array:
+    def _spread(self, d_y: Array, cache: PoolCache) -> Array:
         """Each gradient goes to where its maximum was; all else gets nothing."""
-        if self.backend == "numba":
-            from ..kernels import maps
-
+        if compiled := compiled_helpers(self.backend, "maxpool"):
             images = (math.prod(cache.shape[:3]), *cache.shape[3:])
-            return maps.max_pool_back(d_y, cache.at, images, self.k).reshape(cache.shape)
+            return compiled.max_pool_back(d_y, cache.at, images, self.k).reshape(cache.shape)
         d_x = np.zeros(cache.shape, self.dtype, like=d_y)
         for place, values in enumerate(self._places(d_x)):
             np.copyto(values, d_y, where=cache.at == place)  # (pool.2)
@@ -111,13 +111,11 @@ class MaxPool2d(_Pool2d):
         y = np.empty(base.at.shape, x.dtype, like=x)  # type: ignore[union-attr]
         for place, values in enumerate(self._places(x)):
             np.copyto(y, values, where=base.at == place)
-        return y, PoolCache(x.shape, base.at)
+        return y, PoolCache(self.made_with(), x.shape, base.at)
 
 
 class AvgPool2d(_Pool2d):
     """The mean of each window, ``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``."""
-
-    gives_away = True
 
     def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, PoolCache]:
         """``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``, of the layer's dtype."""
@@ -127,9 +125,9 @@ class AvgPool2d(_Pool2d):
         for values in rest:
             y += values
         y *= self.dtype.type(1 / self.k**2)  # (pool.3)
-        return y, PoolCache(x.shape, None)
+        return y, PoolCache(self.made_with(), x.shape, None)
 
-    def _hand_back(self, d_y: Array, cache: PoolCache) -> Array:
+    def _spread(self, d_y: Array, cache: PoolCache) -> Array:
         """Each value of a window gets an equal share."""
         d_x = np.zeros(cache.shape, self.dtype, like=d_y)
         share = d_y * self.dtype.type(1 / self.k**2)

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.contract import Array, whole
-from .base import Grads, Layer, Names, as_cache, as_input, as_upstream
+from ..kernels.arrays import Array, positive_int
+from .base import Back, Layer, Names, as_cache, as_input, as_upstream
 
 __all__ = ["Flatten", "PopulationVote", "Rate"]
 
@@ -16,6 +16,7 @@ __all__ = ["Flatten", "PopulationVote", "Rate"]
 class ShapeCache(NamedTuple):
     """Kept: the shape of the input, which is all that a mean or a reshape needs to go back."""
 
+    made_with: tuple[Any, ...]
     shape: tuple[int, ...]
 
 
@@ -28,11 +29,9 @@ class Flatten(Layer):
     def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, ShapeCache]:
         """``[T, B, ...] -> [T, B, n]``."""
         x = as_input(x, self)
-        return x.reshape(*x.shape[:2], -1), ShapeCache(x.shape)
+        return x.reshape(*x.shape[:2], -1), ShapeCache(self.made_with(), x.shape)
 
-    def backward(
-        self, d_y: Array, cache: ShapeCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
+    def backward(self, d_y: Array, cache: ShapeCache, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
         """``[T, B, n] -> [T, B, ...]``."""
         self._wanted(wrt)
         shape = as_cache(cache, ShapeCache, self).shape
@@ -54,11 +53,9 @@ class _Mean(Layer):
         x = as_input(x, self, ("n",))
         members = self._members(x.shape[2])
         total = x.sum(axis=0, dtype=self.dtype).reshape(x.shape[1], -1, members).sum(axis=2)
-        return total / self.dtype.type(len(x) * members), ShapeCache(x.shape)  # (readouts.1)
+        return total / self.dtype.type(len(x) * members), ShapeCache(self.made_with(), x.shape)  # (readouts.1)
 
-    def backward(
-        self, d_y: Array, cache: ShapeCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
+    def backward(self, d_y: Array, cache: ShapeCache, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
         """``[B, scores] -> [T, B, n]``: the same share for every step and member."""
         self._wanted(wrt)
         steps, batch, n = as_cache(cache, ShapeCache, self).shape
@@ -94,7 +91,10 @@ class PopulationVote(_Mean):
 
     def __init__(self, n_classes: int, dtype: Any = "float32") -> None:
         super().__init__(dtype)
-        self.n_classes = whole("PopulationVote: n_classes", n_classes)
+        self.n_classes = positive_int("PopulationVote: n_classes", n_classes)
+
+    def made_with(self) -> tuple[Any, ...]:
+        return (self.n_classes,)
 
     def _members(self, n: int) -> int:
         if n % self.n_classes:

@@ -2,49 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import neurons, resets, surrogates
-from ..kernels import Base, Dynamics
-from ..kernels.contract import Array, state_after
-from ..kernels.place import moved
-from .base import Config, Grads, Layer, Names, as_cache, as_upstream
-from .stateful import DEFAULT_DECAY, Asked, Stateful, by_name, find, formula
-from .thresholds import CONSTRAINTS, Constraint, Normal
+from ..files import find
+from ..kernels import Base, ScanCache, Twin
+from ..kernels.arrays import Array, to_device
+from ..thresholds import CONSTRAINTS, Constraint, Normal
+from .base import Back, Config, Names, as_cache, as_upstream
+from .stateful import DEFAULT_DECAY, Stateful, formula
 
 __all__ = ["LIF", "Spiking", "SpikingCache"]
-
-REMEMBER = ("all", "chunks")
 
 
 class SpikingCache(NamedTuple):
     """What `backward` needs, and what there is to look at after a forward run.
 
     ``spikes`` and ``u`` (the membrane after the charge and before the reset) are ``[T, B, *shape]``; ``state`` is the
-    state after the last step, ready to be handed to the next call: ``{"v": [B, *shape], ...}``.
+    state after the last step, for the next call: ``{"v": [B, *shape], ...}``.
     """
 
+    made_with: tuple[Any, ...]
     spikes: Array
-    scan: Any
+    state: dict[str, Array]
+    scan: ScanCache
     state_given: bool
-    dynamics: Dynamics
-    after: dict[str, Array] | None  #: the state, if the loop was asked for it
 
     @property
     def u(self) -> Array:
-        """The membrane; a layer that remembers chunks computes it again."""
+        """The membrane.  A compiled loop does not keep it: each look runs the layer forward again."""
         return self.scan.u[0].reshape(self.spikes.shape)
-
-    @property
-    def state(self) -> dict[str, Array]:
-        """The state after the last step; where few ask for it, it is made when they do."""
-        if self.after is not None:
-            return self.after
-        return by_name(self.dynamics.neuron.state, state_after(self.dynamics, self.scan), self.spikes.shape[2:])
 
 
 class Spiking(Stateful):
@@ -62,9 +53,6 @@ class Spiking(Stateful):
     constraint : ``ms.thresholds.LowerBound(0.1)`` or ``ms.thresholds.Softplus()``; none by default.  Then ``params`` hold
         the raw value that learns, and ``layer.threshold`` is the effective one.
     dtype : "float32" or "float64".   backend : "numba", "numpy", "cupy", or ``None`` for this machine's default.
-    remember : what a run keeps for its gradient: "all" membranes, or, for many steps, the states at the borders of "chunks"
-        of time, whose steps are run again on the way back: besides input and spikes memory as sqrt(T), for about one more
-        forward run.  For ``forward`` and ``backward``: ``vjp`` and ``net.loss_and_grads`` need little memory anyway.
     **params : the neuron's other parameters by their names, e.g. ``decay_syn=0.8``.
 
     Raises
@@ -87,13 +75,9 @@ class Spiking(Stateful):
         constraint: Constraint | None = None,
         dtype: Any = "float32",
         backend: str | None = None,
-        remember: str = "all",
         **params: Any,
     ) -> None:
         super().__init__(dtype, backend)
-        if remember not in REMEMBER:
-            raise ValueError(f"{type(self).__name__}: remember must be one of {REMEMBER}, got {remember!r}")
-        self.remember = remember
         self._set_up(shape, neuron, reset, surrogates.atan(2.0) if surrogate is None else surrogate)
         if constraint is not None and type(constraint) not in CONSTRAINTS.values():
             raise TypeError(f"{type(self).__name__}: constraint must be one of {list(CONSTRAINTS)}, got {constraint!r}")
@@ -102,7 +86,7 @@ class Spiking(Stateful):
             threshold = threshold.draw(self.shape)
         effective = self._spread("threshold", threshold)
         raw = effective if constraint is None else constraint.raw(effective)
-        self.params["threshold"] = moved(raw, self._backend)
+        self.params["threshold"] = to_device(raw, self.backend)
         self.roles["threshold"] = "threshold"
         self._add_neuron_params(params if decay is None else {**params, "decay": decay})
 
@@ -128,12 +112,12 @@ class Spiking(Stateful):
         spikes : ``[T, B, *shape]``, uint8 0 or 1 (of the layer's dtype in a smooth twin).
         cache : :class:`SpikingCache`.
         """
-        return self._forward(x, state, self.fire, None)
+        return self._forward(x, state, Twin(self.fire))
 
     def twin(  # type: ignore[override]
         self, x: Array, base: SpikingCache, fire: str, *, state: Mapping[str, Array] | None = None
     ) -> tuple[Array, SpikingCache]:
-        return self._forward(x, state, fire, Base(base.scan.u[0], base.scan.spikes, base.scan.theta))
+        return self._forward(x, state, Twin(fire, Base(base.scan.u[0], base.scan.spikes, base.scan.theta)))
 
     def sides(self, cache: SpikingCache) -> Array:
         above = cache.scan.u[0] - cache.scan.theta
@@ -141,30 +125,15 @@ class Spiking(Stateful):
         kinks = surrogate.kinks if self.fire == "smooth" else ()
         return np.stack([above >= kink / surrogate.k for kink in (0.0, *kinks)])
 
-    def _forward(
-        self,
-        x: Array,
-        state: Mapping[str, Array] | None,
-        fire: str,
-        base: Base | None,
-        consume: bool = False,
-        last: bool = True,
-    ) -> tuple[Array, SpikingCache]:
-        # A run that goes on from a state, or for one step, has a next one: its loop is asked for the state.
-        later = self._plain and base is None and state is None and np.shape(x)[:1] != (1,)
-        spikes, after, scan = self._run(x, state, self._lanes(self.threshold), fire, base, consume, last and not later)
-        shape = (*spikes.shape[:2], *self.shape)
-        cache = SpikingCache(spikes.reshape(shape), scan, state is not None, self.dynamics, None if later else after)
-        return cache.spikes, cache
+    def made_with(self) -> tuple[Any, ...]:
+        return *super().made_with(), self.fire
 
-    @property
-    def _plain(self) -> bool:
-        """Whether one loop runs through all of time, and keeps all of it; in a recurrent layer each step has its own."""
-        return type(self)._scan is Stateful._scan and self.remember == "all"
+    def _forward(self, x: Array, state: Mapping[str, Array] | None, twin: Twin) -> tuple[Array, SpikingCache]:
+        spikes, after, scan = self._run(x, state, self._lanes(self.threshold), twin)
+        spikes = spikes.reshape(*spikes.shape[:2], *self.shape)
+        return spikes, SpikingCache(self.made_with(), spikes, after, scan, state is not None)
 
-    def backward(
-        self, d_y: Array, cache: SpikingCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
+    def backward(self, d_y: Array, cache: SpikingCache, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
         """Backpropagation through time, the spikes' jump replaced by the surrogate's slope.
 
         Parameters
@@ -181,50 +150,11 @@ class Spiking(Stateful):
         grads : ``"threshold"`` and the neuron's parameters, each in its parameter's shape; and
             ``"state": {"v": [B, *shape], ...}`` if the forward was given a state.
         """
-        return self._backward(d_y, cache, d_state, wrt, input_grad)
-
-    def _backward(
-        self, d_y: Array, cache: SpikingCache, d_state: Any, wrt: Any, input_grad: bool, consume: bool = False
-    ) -> tuple[Array | None, Grads]:
         d_spikes = as_upstream(d_y, as_cache(cache, SpikingCache, self).spikes.shape, self)
-        asked = Asked(self._wanted(wrt), input_grad, cache.state_given)
-        d_x, grads = self._back(d_spikes, d_state, cache.scan, asked, consume)
-        return self._finished(d_x, grads, d_spikes.shape)
-
-    def _finished(self, d_x: Array | None, grads: Grads, shape: tuple[int, ...]) -> tuple[Array | None, Grads]:
+        d_x, grads = self._back(d_spikes, d_state, cache.scan, self._wanted(wrt), input_grad, cache.state_given)
         if self.constraint is not None and "threshold" in grads:
             grads["threshold"] = self.constraint.adjoint(grads["threshold"], self.params["threshold"])
-        return None if d_x is None else d_x.reshape(shape), grads
-
-    def vjp(  # type: ignore[override]
-        self,
-        x: Array,
-        d_y: Array,
-        *,
-        consume: Iterable[str] = (),
-        state: Mapping[str, Array] | None = None,
-        d_state: Mapping[str, Array] | None = None,
-        wrt: Names = None,
-        input_grad: bool = True,
-    ) -> tuple[Array | None, Grads]:
-        """As in the base; where the backend can, each part of the layer goes there and back before the next begins."""
-        if not self._as_its_class:
-            return Layer.vjp(self, x, d_y, consume=consume, state=state, d_state=d_state, wrt=wrt, input_grad=input_grad)
-        spent = self._spent(consume)
-        if not self._plain:
-            _, cache = self._forward(x, state, self.fire, None, "x" in spent, last=False)
-            return self._backward(d_y, cache, d_state, wrt, input_grad, "d_y" in spent)
-        d_spikes = as_upstream(d_y, np.shape(x), self)
-        asked, theta = Asked(self._wanted(wrt), input_grad, state is not None), self._lanes(self.threshold)
-        d_x, grads = self._there_and_back(x, state, theta, self.fire, d_spikes, d_state, asked, "d_y" in spent)
-        return self._finished(d_x, grads, d_spikes.shape)
-
-    def forward_once(self, x: Array, spent: bool, **options: Any) -> tuple[Array, SpikingCache]:
-        return self._forward(x, options.get("state"), self.fire, None, spent)
-
-    def backward_once(self, d_y: Array, cache: Any, spent: bool, **options: Any) -> tuple[Array | None, Grads]:
-        asked = options.get("d_state"), options.get("wrt"), options.get("input_grad", True)
-        return self._backward(d_y, cache, *asked, spent)
+        return None if d_x is None else d_x.reshape(d_spikes.shape), grads
 
     def smoothed(self) -> Spiking:
         """The smooth twin: spikes are the surrogate's curve.  It shares its parameter arrays with this layer."""
@@ -232,8 +162,7 @@ class Spiking(Stateful):
 
     def config(self) -> dict[str, Any]:
         bound = self.constraint
-        found = super().config() | {"constraint": None if bound is None else [type(bound).__name__, vars(bound)]}
-        return found if self.remember == "all" else found | {"remember": self.remember}  # files of older versions have none
+        return super().config() | {"constraint": None if bound is None else [type(bound).__name__, vars(bound)]}
 
     @classmethod
     def rebuild(cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config) -> Spiking:
@@ -244,7 +173,7 @@ class Spiking(Stateful):
         bound = config["constraint"]
         shape, own = cls._own(config, params)
         layer = cls(  # small stand-ins for the arrays, which need not keep a constructor's bounds after training
-            shape, neuron=neuron, reset=reset, surrogate=surrogate, dtype=dtype, remember=config.get("remember", "all"),
+            shape, neuron=neuron, reset=reset, surrogate=surrogate, dtype=dtype,
             constraint=None if bound is None else CONSTRAINTS[bound[0]](**bound[1]),
             threshold=np.array(1e9), **dict.fromkeys(neuron.params, np.array(0.5)),  # type: ignore[arg-type]
             **own,

@@ -5,29 +5,20 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .. import neurons, resets, surrogates
-from ..kernels import Base, Dynamics, ScanCache, Wanted, kernel_of
-from ..kernels.chunks import ChunkedScan, adjoint_in_chunks, scan_in_chunks
-from ..kernels.contract import Array, there_and_back
-from ..kernels.place import moved
+from ..files import name_in_file
+from ..kernels import HARD, Dynamics, Kernel, Needs, ScanCache, Twin, kernel_of
+from ..kernels.arrays import Array, to_device
 from .base import Layer, as_input, as_upstream
 
-__all__ = ["DEFAULT_DECAY", "Stateful", "by_name", "find", "formula", "out_of_bounds"]
+__all__ = ["DEFAULT_DECAY", "Stateful", "by_name", "formula", "out_of_bounds"]
 
 #: Leak of a parameter called ``decay...`` that was not given: the STL-SNN authors' value.
 DEFAULT_DECAY = 0.5
-
-
-class Asked(NamedTuple):
-    """What a walk back is asked for: the parameters' names, and whether the input's and the initial state's gradients."""
-
-    params: set[str]
-    x: bool
-    state: bool
 
 
 class Stateful(Layer):
@@ -37,8 +28,6 @@ class Stateful(Layer):
     """
 
     has_state = True
-    #: What a run keeps for its gradient: "all" membranes, or the states at the borders of "chunks" of time.
-    remember: str = "all"
     shape: tuple[int, ...]
     dynamics: Dynamics
 
@@ -69,7 +58,7 @@ class Stateful(Layer):
             self._add(param, given.get(param, DEFAULT_DECAY), "neuron")
 
     def _add(self, name: str, value: Any, role: str) -> None:
-        self.params[name], self.roles[name] = moved(self._spread(name, value), self._backend), role
+        self.params[name], self.roles[name] = to_device(self._spread(name, value), self.backend), role
 
     def _spread(self, name: str, value: Any) -> Array:
         """A parameter's array: a number is one value for every neuron, an array keeps its shape."""
@@ -98,103 +87,57 @@ class Stateful(Layer):
         """Names of what is carried from step to step."""
         return self.dynamics.neuron.state
 
-    def _run(
-        self, x: Array, state: Any, theta: Array | None, fire: str, base: Base | None, consume: bool = False,
-        last: bool = True,
-    ) -> tuple[Array, dict[str, Array], ScanCache]:  # fmt: skip
-        """``(spikes [T, B, N], state after the last step, cache of the loop)``; no `theta`: 0.
+    def made_with(self) -> tuple[Any, ...]:
+        return type(self).__name__, self.shape, self.dynamics
 
-        Without `last` nobody asks for the state, and where time is cut into chunks not for the spikes either.
-        """
+    @property
+    def kernel(self) -> Kernel:
+        """The time loop of these dynamics."""
+        return kernel_of(self.dynamics, self.backend)
+
+    def _run(
+        self, x: Array, state: Any, theta: Array | None, twin: Twin = HARD
+    ) -> tuple[Array, dict[str, Array], ScanCache]:
+        """``(spikes [T, B, N], state after the last step, cache of the loop)``; no `theta`: 0."""
         x, state0, params = self._ready(x, state)
         theta = np.zeros(x.shape[2:], self.dtype, like=x) if theta is None else theta
-        spikes, state_last, scan = self._scan(x, state0, theta, params, fire, base, consume, last)
-        return spikes, self._by_name(state_last), scan
+        spikes, state_last, scan = self.kernel.scan(x, state0, theta, params, self.dynamics.surrogate.k, twin)
+        return spikes, by_name(self.state_names, state_last, self.shape), scan
 
     def _ready(self, x: Array, state: Any) -> tuple[Array, Array | None, Array]:
         """``(input current [T, B, N], state [K, B, N], parameters [Q, N])``, checked."""
-        x = as_input(x, self, self.shape).astype(self.dtype, copy=False)
+        x = as_input(x, self, self.shape, steady=True).astype(self.dtype, copy=False)
         lanes = (*x.shape[:2], math.prod(self.shape))
         rest = [self._lanes(self.params[n]) for n in self.dynamics.neuron.params]
         params = np.concatenate(rest).reshape(-1, lanes[2]) if rest else np.empty((0, lanes[2]), self.dtype, like=x)
         return x.reshape(lanes), self._stacked(state, x.shape[1], "state"), params
 
-    def _there_and_back(
-        self, x: Array, state: Any, theta: Array, fire: str, d_spikes: Array, d_state: Any, asked: Asked, consume: bool
-    ) -> tuple[Array | None, dict[str, Any]]:
-        """`_run` and `_back` in one, where nothing but gradients is wanted; ``consume`` is for ``d_spikes``."""
-        x, state0, params = self._ready(x, state)
-        d_last = self._stacked(d_state, x.shape[1], "d_state")
-        kernel = kernel_of(self.dynamics, self.backend)
-        wanted, k = self._wanted_of(asked), self.dynamics.surrogate.k
-        d_lanes = d_spikes.reshape(x.shape)
-        found = there_and_back(kernel, x, state0, theta, params, k, fire, d_lanes, d_last, wanted, consume)
-        return self._named(self._summed(found, asked), asked)
-
     def _back(
-        self, d_spikes: Array, d_state: Any, scan: Any, asked: Asked, consume: bool = False
+        self, d_spikes: Array, d_state: Any, scan: ScanCache, wanted: set[str], input_grad: bool, state_given: bool
     ) -> tuple[Array | None, dict[str, Any]]:
-        """``(d_x [T, B, N], gradients of the parameters, and of the initial state as "state" if asked for)``."""
+        """``(d_x [T, B, N], gradients of the parameters, and of the initial state as "state" if one was given)``."""
         d_last = self._stacked(d_state, scan.x.shape[1], "d_state")
-        return self._named(self._scan_adjoint(d_spikes.reshape(scan.x.shape), d_last, scan, asked, consume), asked)
+        needs = self._needs(wanted, input_grad, state_given)
+        found = self.kernel.scan_adjoint(d_spikes.reshape(scan.x.shape), d_last, scan, needs)
+        d_x, d_state0, d_theta, d_params = found
+        grads: dict[str, Any] = self._summed(d_theta, d_params, wanted)
+        return d_x, grads | ({"state": by_name(self.state_names, d_state0, self.shape)} if state_given else {})
 
-    def _named(
-        self, found: tuple[Array | None, Array | None, dict[str, Array]], asked: Asked
-    ) -> tuple[Array | None, dict[str, Any]]:
-        d_x, d_state0, grads = found
-        named: dict[str, Any] = {n: grads[n] for n in self.params if n in grads}
-        return d_x, named | {"state": self._by_name(d_state0)} if asked.state else named
+    def _needs(self, wanted: set[str], x: bool, state: bool) -> Needs:
+        return Needs(x, "threshold" in wanted, not wanted.isdisjoint(self.dynamics.neuron.params), state)
+
+    def _summed(self, d_theta: Array | None, d_params: Array | None, wanted: set[str]) -> dict[str, Array]:
+        """Partial sums of a kernel added up to the parameters' shapes."""
+        sums: dict[str, Array] = {} if d_theta is None else {"threshold": d_theta}
+        if d_params is not None:
+            sums |= zip(self.dynamics.neuron.params, d_params, strict=True)
+        return {n: self._of_shape(sums[n], self.params[n]) for n in self.params if n in sums and n in wanted}
 
     def _stacked(self, state: Any, batch: int, what: str) -> Array | None:
         """A state given by name as ``[K, B, N]``; ``None``, for zeros, if none was."""
         if state is None:
             return None
         return np.stack(self._state_arrays(state, batch, what)).reshape(-1, batch, math.prod(self.shape))
-
-    def _by_name(self, states: Array | None) -> dict[str, Array]:
-        """The opposite of `_stacked`."""
-        return {} if states is None else by_name(self.state_names, states, self.shape)
-
-    def _scan(
-        self,
-        x: Array,
-        state0: Array | None,
-        theta: Array,
-        params: Array,
-        fire: str,
-        base: Base | None,
-        consume: bool = False,
-        last: bool = True,
-    ) -> tuple[Array, Array | None, Any]:
-        kernel, k = kernel_of(self.dynamics, self.backend), self.dynamics.surrogate.k
-        if self.remember == "chunks" and base is None:
-            return scan_in_chunks(kernel, x, state0, theta, params, k, fire, keep=last)
-        return kernel.scan(x, state0, theta, params, k, fire, base, consume, last)
-
-    def _scan_adjoint(
-        self, d_spikes: Array, d_last: Array | None, scan: Any, asked: Asked, consume: bool = False
-    ) -> tuple[Array | None, Array | None, dict[str, Array]]:
-        wanted = self._wanted_of(asked)
-        if isinstance(scan, ChunkedScan):
-            found = adjoint_in_chunks(d_spikes, d_last, scan, wanted, consume)
-        else:
-            found = kernel_of(self.dynamics, self.backend).scan_adjoint(d_spikes, d_last, scan, wanted, consume)
-        return self._summed(found, asked)
-
-    def _wanted_of(self, asked: Asked) -> Wanted:
-        names = self.dynamics.neuron.params
-        return Wanted(asked.x, "threshold" in asked.params, not asked.params.isdisjoint(names), asked.state)
-
-    def _summed(
-        self, found: tuple[Array | None, Array | None, Array | None, Array | None], asked: Asked
-    ) -> tuple[Array | None, Array | None, dict[str, Array]]:
-        """What a kernel found, its partial sums added up to the parameters' shapes."""
-        d_x, d_state0, d_theta, d_params = found
-        names = self.dynamics.neuron.params
-        sums: dict[str, Array] = {} if d_theta is None else {"threshold": d_theta}
-        if d_params is not None:
-            sums |= zip(names, d_params, strict=True)
-        return d_x, d_state0, {n: self._of_shape(sums[n], self.params[n]) for n in sums if n in asked.params}
 
     def _lanes(self, param: Array) -> Array:
         """A parameter of any shape that broadcasts, laid out as one value per neuron ``[N]``."""
@@ -226,9 +169,9 @@ class Stateful(Layer):
         neuron, reset, surrogate = self.dynamics
         return {
             "shape": list(self.shape),
-            "neuron": _registered(neuron, neurons.NEURONS, neuron.charge),
-            "reset": _registered(reset, resets.RESETS, reset.reset),
-            "surrogate": _registered(
+            "neuron": name_in_file(neuron, neurons.NEURONS, neuron.charge),
+            "reset": name_in_file(reset, resets.RESETS, reset.reset),
+            "surrogate": name_in_file(
                 surrogate, {n: make(surrogate.k) for n, make in surrogates.SURROGATES.items()}, surrogate.smooth
             ),
             "k": surrogate.k,
@@ -244,8 +187,9 @@ class Stateful(Layer):
                 yield name, problem
 
 
-def by_name(names: tuple[str, ...], states: Array, shape: tuple[int, ...]) -> dict[str, Array]:
-    """States ``[K, B, N]`` of the loop as a layer hands them out: ``{name: [B, *shape]}``."""
+def by_name(names: tuple[str, ...], states: Array | None, shape: tuple[int, ...]) -> dict[str, Array]:
+    """States ``[K, B, N]`` of the loop as a layer returns them: ``{name: [B, *shape]}``."""
+    assert states is not None
     return {n: s.reshape(-1, *shape) for n, s in zip(names, states, strict=True)}
 
 
@@ -257,22 +201,6 @@ def out_of_bounds(name: str, values: Array) -> str | None:
         worst = float(values.min() if values.min() < 0 else values.max())
         return f"{name} must lie in [0, 1], got {worst:g}: it is the share of the state kept per step, not a time constant"
     return None
-
-
-def _registered(value: Any, registry: Mapping[str, Any], function: Any) -> str:
-    """The name that a file keeps: that in the registry, or for a user's own ``"custom:"`` and its function's name."""
-    found = [name for name, one in registry.items() if one == value]
-    return found[0] if found else f"custom:{function.__name__}"
-
-
-def find(name: str, registry: Mapping[str, Any], custom: Mapping[str, Any]) -> Any:
-    """The adjoint of `_registered`, so to speak: the ingredient that a file names."""
-    if name in registry:
-        return registry[name]
-    own = name.removeprefix("custom:")
-    if own in custom:
-        return custom[own]
-    raise ValueError(f"it uses {own!r}, which is not part of minisnn; hand it over: ms.load(path, custom={{{own!r}: ...}})")
 
 
 _EXAMPLE = {"neuron": "ms.neurons.lif", "reset": "ms.resets.hard", "surrogate": "ms.surrogates.atan(2.0)"}

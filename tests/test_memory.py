@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minisnn as ms
-from minisnn.kernels import pool
+from minisnn.kernels import memory
 
 BIG = (3, 1 << 15)
 
@@ -17,7 +17,7 @@ BIG = (3, 1 << 15)
 @pytest.fixture(autouse=True)
 def nothing_kept():
     gc.collect()
-    pool.release()
+    memory.release()
 
 
 def address(array):
@@ -25,11 +25,11 @@ def address(array):
 
 
 def test_memory_comes_back_when_the_last_array_on_it_is_gone():
-    first = pool.empty(BIG, np.float32)
+    first = memory.empty(BIG, np.float32)
     at = address(first)
     del first
-    assert pool.held() > 0
-    assert address(pool.empty(BIG, np.float32)) == at
+    assert memory.kept() > 0
+    assert address(memory.empty(BIG, np.float32)) == at
 
 
 @pytest.mark.parametrize(
@@ -47,22 +47,22 @@ def test_memory_comes_back_when_the_last_array_on_it_is_gone():
     ],
 )
 def test_any_view_keeps_it(view):
-    first = pool.empty(BIG, np.float32)
+    first = memory.empty(BIG, np.float32)
     at, kept = address(first), view(first)
     del first
     gc.collect()
-    second = pool.empty(BIG, np.float32)
+    second = memory.empty(BIG, np.float32)
     assert address(second) != at
-    assert pool.held() == 0
+    assert memory.kept() == 0
     del kept
-    assert pool.held() > 0
+    assert memory.kept() > 0
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.booleans()), min_size=1, max_size=30))
 def test_arrays_at_hand_never_overlap(wishes):
     alive = []
     for i, (size, drop) in enumerate(wishes):
-        array = pool.empty((size, 1 << 14), np.float32)
+        array = memory.empty((size, 1 << 14), np.float32)
         array[...] = i
         alive.append((i, array))
         if drop:
@@ -76,7 +76,7 @@ def test_threads_never_share(seconds=0.5):
     def work(mark):
         rng = np.random.default_rng(mark)
         while not stop.is_set():
-            arrays = [pool.empty((int(rng.integers(1, 4)), 1 << 14), np.float32) for _ in range(3)]
+            arrays = [memory.empty((int(rng.integers(1, 4)), 1 << 14), np.float32) for _ in range(3)]
             for a in arrays:
                 a[...] = mark
             if any((a != mark).any() for a in arrays):
@@ -93,30 +93,14 @@ def test_threads_never_share(seconds=0.5):
 
 
 def test_what_is_kept_is_bounded(monkeypatch):
-    monkeypatch.setattr(pool, "KEPT", 1 << 20)
-    arrays = [pool.empty((1 << 16,), np.float32) for _ in range(10)]
+    monkeypatch.setattr(memory, "MOST", 1 << 20)
+    arrays = [memory.empty((1 << 16,), np.float32) for _ in range(10)]
     del arrays
-    assert 0 < pool.held() <= 1 << 20
-
-
-def test_memory_of_another_size_makes_way_for_what_is_needed(monkeypatch):
-    """Kept and lent together never exceed what was in use at once: a step that fits in memory goes on to fit."""
-    pool.release()
-    monkeypatch.setattr(pool, "FREELY", 1 << 20)
-    monkeypatch.setattr(pool, "_most", 0)
-    large = [pool.empty((8 << 20,), np.uint8) for _ in range(2)]
-    del large
-    assert pool.held() == 16 << 20  # all that was in use stays, although it is more than is kept freely
-    other = pool.empty((5 << 20,), np.uint8)
-    assert pool.held() == 8 << 20
-    more = pool.empty((5 << 20,), np.uint8)
-    assert pool.held() == 0
-    del other, more
-    assert pool.held() == 10 << 20
+    assert 0 < memory.kept() <= 1 << 20
 
 
 def test_results_of_a_layer_outlive_later_runs(backend):
-    """The contract: a cache and results of an earlier run are never written, pool or not."""
+    """The contract: a cache and results of an earlier run are never written, memory used again or not."""
     rng = np.random.default_rng(0)
     layer = ms.LIF(512, backend=backend)
     x = rng.standard_normal((20, 16, 512), np.float32)
@@ -129,12 +113,3 @@ def test_results_of_a_layer_outlive_later_runs(backend):
         layer.backward(x + 1, layer.forward(2 * x)[1])
     assert np.array_equal(spikes, copies[0]) and np.array_equal(d_x, copies[3])
     assert np.array_equal(u_and_state.u, copies[1]) and np.array_equal(u_and_state.state["v"], copies[2])
-
-
-@pytest.mark.parametrize("n_bytes", [pool.LARGE_PAGE, 5 * pool.LARGE_PAGE])
-def test_a_large_array_begins_with_a_large_page_and_is_all_there(n_bytes):
-    array = pool.empty((n_bytes // 4,), np.float32)
-    assert address(array) % pool.LARGE_PAGE == 0
-    _, buffer = next(iter(pool._lent.values()))
-    assert buffer.size == n_bytes
-    array[...] = 1

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels.contract import Array, whole
+from ..kernels import compiled_helpers
+from ..kernels.arrays import Array, positive_int
 from ..kernels.normal import scale_and_shift, standardise, standardise_adjoint
-from ..kernels.place import writeable
-from .base import Config, Grads, Layer, Names, as_cache, as_input, as_upstream
+from .base import Back, Config, Layer, Names, as_cache, as_input, as_upstream
 
 __all__ = ["BatchNorm2d", "NormCache"]
 
@@ -23,6 +23,7 @@ class NormCache(NamedTuple):
     statistics; and the running statistics as they would be after this run (``net.commit`` applies them).
     """
 
+    made_with: tuple[Any, ...]
     x_hat: Array
     inverse: Array
     gamma: Array
@@ -52,14 +53,12 @@ class BatchNorm2d(Layer):
         single value, whose variance is 0.
     """
 
-    gives_away = True
-
     def __init__(
         self, c: int, *, over: str = "step", scale: float = 1.0, momentum: float = 0.1, eps: float = 1e-5,
         dtype: Any = "float32",
     ) -> None:  # fmt: skip
         super().__init__(dtype)
-        c = whole("BatchNorm2d: c, the channels,", c)
+        c = positive_int("BatchNorm2d: c, the channels,", c)
         if over not in OVER:
             raise ValueError(f"BatchNorm2d: over must be one of {', '.join(map(repr, OVER))}, got {over!r}")
         for name, value, most in (("scale", scale, math.inf), ("momentum", momentum, 1), ("eps", eps, math.inf)):
@@ -70,67 +69,54 @@ class BatchNorm2d(Layer):
         self.roles = dict.fromkeys(self.params, "synapse")
         self.buffers = {"running_mean": np.zeros(c, self.dtype), "running_var": np.ones(c, self.dtype)}
 
+    def made_with(self) -> tuple[Any, ...]:
+        return len(self.params["gamma"]), self.over, self.scale
+
     def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, NormCache]:
         """``[T, B, c, H, W]``, the same shape out; `train`: statistics of the batch instead of the running ones."""
-        return self._forward(x, train, False)
-
-    def forward_once(self, x: Array, spent: bool, **options: Any) -> tuple[Array, NormCache]:
-        return self._forward(x, options.get("train", False), spent)
-
-    def _forward(self, x: Array, train: bool, spent: bool) -> tuple[Array, NormCache]:
         gamma, number = self.params["gamma"], self.dtype.type
-        given = as_input(x, self, (len(gamma), "H", "W"))
-        x = given.astype(self.dtype, copy=False)
-        if self.backend == "numba":
-            return self._forward_compiled(x, train, spent or x is not given)
-        buffers = self.buffers
+        x = as_input(x, self, (len(gamma), "H", "W")).astype(self.dtype, copy=False)
+        compiled, grouped, buffers = compiled_helpers(self.backend, "batchnorm"), self._grouped(x), self.buffers
         if train:
-            axes = OVER[self.over]
-            mean, var = x.mean(axis=axes, keepdims=True), x.var(axis=axes, keepdims=True)  # (norm.1)
+            if compiled is None:
+                mean, var = grouped.mean(axis=(1, 3)), grouped.var(axis=(1, 3))  # (norm.1)
+            else:
+                mean, var = compiled.statistics(grouped)
             buffers = self._updated(mean, var, x.size // mean.size)
-        else:
-            mean, var = (_per_channel(buffers[n]) for n in ("running_mean", "running_var"))
-        inverse = 1 / np.sqrt(var + number(self.eps))
-        x_hat = standardise(x, mean, inverse)
-        y = scale_and_shift(x_hat, _per_channel(gamma * number(self.scale)), _per_channel(self.params["beta"]))
-        return y, NormCache(x_hat, inverse, gamma, train, buffers)
-
-    # -- the same, compiled: minisnn.kernels.maps sees [G, R, C, M], statistics for each of G groups over R and M
-
-    def _grouped(self, x: Array) -> Array:
-        steps, batch, c, *size = x.shape
-        return x.reshape(*((steps, batch) if self.over == "step" else (1, steps * batch)), c, math.prod(size))
-
-    def _forward_compiled(self, x: Array, train: bool, spent: bool) -> tuple[Array, NormCache]:
-        from ..kernels import maps
-
-        grouped, number, buffers = self._grouped(x), self.dtype.type, self.buffers
-        if train:
-            mean, var = maps.statistics(grouped)
-            buffers = self._updated(mean[:, None], var[:, None], grouped.shape[1] * grouped.shape[3])
         else:
             mean, var = buffers["running_mean"][None], buffers["running_var"][None]
         inverse = 1 / np.sqrt(var + number(self.eps))
-        gain = self.params["gamma"] * number(self.scale)
-        x_hat, y = maps.normalise(grouped, mean, inverse, gain, self.params["beta"], spent and writeable(grouped))
-        return y.reshape(x.shape), NormCache(x_hat.reshape(x.shape), inverse, self.params["gamma"], train, buffers)
+        gain, beta = gamma * number(self.scale), self.params["beta"]
+        if compiled is None:
+            x_hat = standardise(grouped, _per_channel(mean), _per_channel(inverse))
+            y = scale_and_shift(x_hat, _per_channel(gain), _per_channel(beta))
+        else:
+            x_hat, y = compiled.normalise(grouped, mean, inverse, gain, beta)
+        cache = NormCache(self.made_with(), x_hat.reshape(x.shape), inverse, gamma, train, buffers)
+        return y.reshape(x.shape), cache
 
-    def backward_once(self, d_y: Array, cache: NormCache, spent: bool, **options: Any) -> tuple[Array | None, Grads]:
-        return self._backward(d_y, cache, options.get("wrt"), options.get("input_grad", True), spent)
-
-    def _backward(
-        self, d_y: Array, cache: NormCache, wrt: Names, input_grad: bool, spent: bool
-    ) -> tuple[Array | None, Grads]:
-        x_hat, inverse, gamma, train, _ = as_cache(cache, NormCache, self)
-        if self.backend != "numba":
-            return self._backward_arrays(d_y, cache, wrt, input_grad)
-        from ..kernels import maps
-
+    def backward(self, d_y: Array, cache: NormCache, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
+        """Through the statistics too, where the batch gave them."""
+        _, x_hat, inverse, gamma, train, _ = as_cache(cache, NormCache, self)
         wanted, scale = self._wanted(wrt), self.dtype.type(self.scale)
-        d_y = self._grouped(as_upstream(d_y, x_hat.shape, self))
-        d_x, along, sums = maps.normalise_back(d_y, self._grouped(x_hat), inverse, gamma * scale, train, input_grad, spent)
-        found = {"gamma": scale * along.sum(axis=0), "beta": sums.sum(axis=0)}
+        d_y, x_hat_grouped = self._grouped(as_upstream(d_y, x_hat.shape, self)), self._grouped(x_hat)
+        compiled = compiled_helpers(self.backend, "batchnorm")
+        if compiled is None:
+            along, sums = (d_y * x_hat_grouped).sum(axis=(1, 3)), d_y.sum(axis=(1, 3))
+            d_x = None
+            if input_grad:
+                n = d_y.shape[1] * d_y.shape[3] if train else math.inf  # running statistics are constants
+                means = (_per_channel(total / d_y.dtype.type(n)) for total in (sums, along))
+                d_x = standardise_adjoint(d_y, x_hat_grouped, _per_channel(inverse * (gamma * scale)), *means)
+        else:
+            d_x, along, sums = compiled.normalise_back(d_y, x_hat_grouped, inverse, gamma * scale, train, input_grad)
+        found = {"gamma": scale * along.sum(axis=0), "beta": sums.sum(axis=0)}  # (norm.4) (norm.5)
         return None if d_x is None else d_x.reshape(x_hat.shape), {n: d for n, d in found.items() if n in wanted}
+
+    def _grouped(self, x: Array) -> Array:
+        """``[G, R, c, M]``: statistics for each of G groups and c channels, over R repetitions and M positions."""
+        steps, batch, c, *size = x.shape
+        return x.reshape(*((steps, batch) if self.over == "step" else (1, steps * batch)), c, math.prod(size))
 
     def _updated(self, mean: Array, var: Array, n: int) -> dict[str, Array]:
         """The running statistics after these, a step at a time."""
@@ -138,33 +124,10 @@ class BatchNorm2d(Layer):
             raise ValueError("BatchNorm2d: training needs more than one value per channel: a variance of one value is 0")
         keep, new = self.dtype.type(1 - self.momentum), self.dtype.type(self.momentum)
         found = dict(self.buffers)
-        for m, v in zip(mean.reshape(-1, mean.shape[2]), var.reshape(-1, var.shape[2]), strict=True):
+        for m, v in zip(mean, var, strict=True):
             found["running_mean"] = keep * found["running_mean"] + new * m
             found["running_var"] = keep * found["running_var"] + new * (v * self.dtype.type(n / (n - 1)))
         return found
-
-    def backward(
-        self, d_y: Array, cache: NormCache, *, d_state: Any = None, wrt: Names = None, input_grad: bool = True
-    ) -> tuple[Array | None, Grads]:
-        """Through the statistics too, where the batch gave them."""
-        return self._backward(d_y, cache, wrt, input_grad, False)
-
-    def _backward_arrays(self, d_y: Array, cache: NormCache, wrt: Names, input_grad: bool) -> tuple[Array | None, Grads]:
-        x_hat, inverse, gamma, train, _ = cache
-        wanted, scale = self._wanted(wrt), self.dtype.type(self.scale)
-        d_y = as_upstream(d_y, x_hat.shape, self)
-        grads: Grads = {}
-        if "gamma" in wanted:
-            grads["gamma"] = scale * (d_y * x_hat).sum(axis=(0, 1, 3, 4))  # (norm.4)
-        if "beta" in wanted:
-            grads["beta"] = d_y.sum(axis=(0, 1, 3, 4))  # (norm.5)
-        if not input_grad:
-            return None, grads
-        mean, mean_along = scale * 0, scale * 0  # running statistics are constants
-        if train:
-            axes = OVER[self.over]
-            mean, mean_along = d_y.mean(axis=axes, keepdims=True), (d_y * x_hat).mean(axis=axes, keepdims=True)
-        return standardise_adjoint(d_y, x_hat, inverse * _per_channel(gamma * scale), mean, mean_along), grads
 
     def twin(  # type: ignore[override]
         self, x: Array, base: NormCache, fire: str, *, state: Any = None
@@ -186,4 +149,5 @@ class BatchNorm2d(Layer):
 
 
 def _per_channel(values: Array) -> Array:
-    return values[:, None, None]
+    """``[c]`` or ``[G, c]``, to meet ``[G, R, c, M]``."""
+    return values[..., None, :, None] if values.ndim > 1 else values[:, None]

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..kernels.contract import Array
+from .kernels.arrays import Array
 
 __all__ = ["CONSTRAINTS", "Constraint", "LowerBound", "Normal", "Softplus"]
 

@@ -1,0 +1,186 @@
+"""Products with spikes by adding up rows: where few inputs are active, ``x @ weight`` is the sum of the active rows.
+
+The active entries are found once and used twice: row by row for the forward product ``x @ weight``, column by column
+for the gradient ``x.T @ d_y``.  Both add rows of a table.  Sums run in the order of the entries, so results do not depend
+on threads; a dense product adds in another order, and differs in the last bits.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import memory
+from .arrays import Array
+from .jit import Loop, U, helper, inlined, read_only
+from .threads import share
+
+__all__ = ["ActiveEntries", "active_entries", "add_rows", "add_table_rows", "transposed", "worth_it"]
+
+#: Rows with a larger share of active entries are no case for adding rows, whatever their length.
+MOST = 0.25
+#: Smaller inputs are not worth looking at.
+LEAST = 1 << 14
+
+
+class ActiveEntries(NamedTuple):
+    """The active entries of a matrix, row by row: row r has the columns ``columns[starts[r]:ends[r]]``.
+
+    All of them have the value `scale`: 1 for spikes, 1 / (1 - p) after dropout.
+    """
+
+    starts: Array
+    ends: Array
+    columns: Array
+    n_columns: int
+    scale: float
+
+
+def worth_it(density: float, n: int) -> bool:
+    """Whether adding rows of `n` values beats a dense product; measured by ``minisnn bench events``."""
+    return density < 0.24 * n / (n + 190)
+
+
+def active_entries(x: Array, n: int, anyway: bool = False) -> ActiveEntries | None:
+    """The active entries of ``[R, K]``; ``None`` where a dense product with tables of `n` columns is faster.
+
+    Also ``None`` if they have several values or an infinite one, or are more than there is room for.  With `anyway` these
+    are the only reasons.
+    """
+    n_rows, n_columns = x.shape
+    flat = read_only(x.ravel().view(np.uint8 if x.dtype == bool else x.dtype))
+    sample = flat[:: max(1, flat.size // 4096)]  # shows at little cost that an input is dense
+    if not anyway and (x.size < LEAST or not worth_it(0.7 * np.count_nonzero(sample) / sample.size, n)):
+        return None
+    scale = flat[np.argmax(flat != 0)]
+    if not np.isfinite(scale):  # sums are multiplied by it, those of no spikes too
+        return None
+    chunk = 8 * max(1, -(-n_rows // 256))  # rows; a multiple of 8, so that each chunk begins at a whole word
+    room, n_chunks = int(MOST * chunk * n_columns) + 8, -(-n_rows // chunk)
+    starts, ends = np.empty((2, n_rows), np.int64)
+    columns, fits = memory.empty((n_chunks * room,), np.int32), np.zeros(n_chunks, np.uint8)
+    words = np.require(flat.view(np.uint8)[: flat.nbytes // 8 * 8].view(np.uint64), requirements="A")
+    given = read_only(words), tuple(range(8 // flat.itemsize)), flat, scale, n_columns, chunk, room
+    share(lambda first, last: find_loop(*given, starts, ends, columns, fits, first, last), n_chunks, 2 * x.size)
+    if not fits.all() or not (anyway or worth_it((ends - starts).sum() / x.size, n)):
+        return None
+    return ActiveEntries(starts, ends, columns, n_columns, float(scale))
+
+
+def transposed(entries: ActiveEntries) -> ActiveEntries:
+    """The same entries column by column."""
+    starts, ends = np.zeros((2, entries.n_columns), np.int64)
+    rows = memory.empty((int((entries.ends - entries.starts).sum()),), np.int32)
+    transpose_loop(*map(read_only, entries[:3]), starts, ends, rows)
+    return ActiveEntries(starts, ends, rows, len(entries.starts), entries.scale)
+
+
+def add_rows(entries: ActiveEntries, table: Array) -> Array:
+    """``x @ table`` for a table ``[n_columns, n]``; a table of another length raises ValueError."""
+    if table.ndim != 2 or len(table) != entries.n_columns:
+        raise ValueError(f"add_rows: the table is {list(table.shape)}, expected [{entries.n_columns}, n]")
+    out = memory.empty((len(entries.starts), table.shape[1]), table.dtype)
+    given, scale = [*map(read_only, entries[:3]), read_only(table.ravel())], table.dtype.type(entries.scale)
+    flat, n = out.reshape(-1), table.shape[1]
+    share(lambda first, last: add_loop(*given, scale, flat, n, first, last), len(out), out.size * 8)
+    return out
+
+
+# -- the loops
+
+
+@Loop
+def find_loop(words, slots, flat, scale, n_columns, chunk, room, starts, ends, columns, fits, first, last):
+    """A tile is a chunk of rows.
+
+    `slots` : a tuple with one item for each entry in a word: its length is part of its type, so LLVM knows it.
+    """
+    found = np.empty(room + len(slots), np.int64)
+    for number in range(first, last):
+        begin, end = number * chunk, min(number * chunk + chunk, len(starts))
+        count = find_active(words, slots, flat, U(begin * n_columns), U(end * n_columns), U(room), found)
+        if count > room:
+            continue
+        found[count] = end * n_columns  # the loop over the last row's entries stops here
+        k, base, same = U(0), U(number * room), True
+        for row in range(begin, end):
+            at = row * n_columns
+            starts[row] = base + k
+            while found[k] < at + n_columns:
+                columns[base + k] = found[k] - at
+                same &= flat[U(found[k])] == scale
+                k += U(1)
+            ends[row] = base + k
+        fits[number] = same
+
+
+@helper
+def find_active(words, slots, flat, begin, end, room, found):
+    """Write the positions of active entries from `begin` to `end` into `found`; return how many.
+
+    The search stops when there are more than `room`: one word later at most, and `found` has space for that.
+    """
+    k, per_word = U(0), U(len(slots))
+    for word in range(begin // per_word, end // per_word):
+        if words[word] != 0 and k <= room:
+            at = word * per_word
+            for i in range(U(len(slots))):  # write each; the next overwrites it if it is not active: no branch
+                found[k] = at + i
+                k += U(flat[at + i] != 0)
+    for i in range(end // per_word * per_word, end):  # the last entries are no whole word
+        if k <= room:
+            found[k] = i
+            k += U(flat[i] != 0)
+    return k
+
+
+@Loop
+def transpose_loop(starts, ends, columns, new_starts, new_ends, rows):
+    for row in range(len(starts)):
+        for k in range(U(starts[row]), U(ends[row])):
+            new_starts[U(columns[k])] += 1
+    total = 0
+    for c in range(len(new_starts)):
+        total += new_starts[c]
+        new_starts[c] = new_ends[c] = total - new_starts[c]
+    for row in range(len(starts)):
+        for k in range(U(starts[row]), U(ends[row])):
+            column = U(columns[k])
+            rows[U(new_ends[column])] = row
+            new_ends[column] += 1
+
+
+@Loop
+def add_loop(starts, ends, columns, table, scale, out, n, first, last):
+    """A tile is one row of `out`."""
+    n = U(n)
+    for row in range(first, last):
+        to = U(row) * n
+        for i in range(n):
+            out[to + i] = 0
+        add_table_rows(out, to, table, U(0), columns, U(starts[row]), U(ends[row]), n)
+        if scale != 1:
+            for i in range(n):
+                out[to + i] *= scale
+
+
+@inlined  # a call would count references to its arrays: a tenth of the time for short rows
+def add_table_rows(out, to, table, base, numbers, first, last, n):
+    """Add rows of `table` to the `n` entries of `out` from `to` on; all three arrays are flat.
+
+    The rows have the numbers ``numbers[first:last]``, counted from `base`.  Four are added at a time, so that `out` is read
+    and written a fourth as often.
+    """
+    j = first
+    while j + U(4) <= last:
+        a, b = base + U(numbers[j]) * n, base + U(numbers[j + U(1)]) * n
+        c, d = base + U(numbers[j + U(2)]) * n, base + U(numbers[j + U(3)]) * n
+        for i in range(n):
+            out[to + i] += (table[a + i] + table[b + i]) + (table[c + i] + table[d + i])
+        j += U(4)
+    while j < last:
+        a = base + U(numbers[j]) * n
+        for i in range(n):
+            out[to + i] += table[a + i]
+        j += U(1)
