@@ -16,7 +16,7 @@ from ..neurons import Neuron
 from . import memory
 from .arrays import Array, is_steady
 from .contract import ALL, HARD, Base, Dynamics, Needs, ScanCache, Twin, base_of, check_adjoint_arrays, check_scan_arrays
-from .jit import Loop, digest, read_only
+from .jit import Loop, digest, flat_read_only
 from .lanes import LANES, LoopSpec
 from .loops import SPAN, Gradients, Outputs, Run, Tiles, adjoint_loop, scan_loop
 from .threads import share
@@ -74,9 +74,9 @@ class CompiledKernel:
         out: Outputs,
     ) -> None:  # fmt: skip
         loop = self._loop(scan_loop, x.dtype, twin.fire, self.dynamics.reset.stop if base else (), base is not None)
-        run = _run(x, state0, out.borders, theta, params, k)
-        touched = Base(*map(read_only, base)) if base else Base(run.x, run.x, run.lane_params)
-        run, touched, out, tiles = _flat(run), _flat(touched), _flat(out), plan(*x.shape[1:])
+        run, tiles = _run(x, state0, out.borders, theta, params, k), plan(*x.shape[1:])
+        touched = Base(*map(flat_read_only, base)) if base else Base(run.x, run.x, run.lane_params)
+        out = Outputs(*(a.reshape(-1) for a in out))
         n_tiles = tiles.pieces * tiles.chunks
         share(lambda first, last: loop(run, touched, out, x.shape, tiles, first, last), n_tiles, x.size)
 
@@ -86,13 +86,14 @@ class CompiledKernel:
         check_adjoint_arrays(self.dynamics, d_spikes, d_state_last, cache)
         x, theta, params = cache.x, cache.theta, cache.params
         n_states, tiles = len(self.dynamics.neuron.state), plan(*x.shape[1:])
-        nothing = np.empty((0, 0, 0), x.dtype)
+        nothing = np.empty(0, x.dtype)
         d_x = memory.empty_like(x) if needs.x else nothing
         d_state0 = memory.empty((n_states, *x.shape[1:]), x.dtype) if needs.state else nothing
         through_params = needs.params and len(params) > 0
         d_sums = np.empty((1 + len(params) * through_params, tiles.chunks, len(theta)), x.dtype)
-        given = nothing if d_state_last is None else d_state_last
-        gradients = Gradients(read_only(d_spikes), read_only(given), d_x, d_state0, d_sums)
+        given = flat_read_only(nothing if d_state_last is None else d_state_last)
+        written = (a.reshape(-1) for a in (d_x, d_state0, d_sums))
+        gradients = Gradients(flat_read_only(d_spikes), given, *written)
         borders: Any = cache.borders
         if borders is None:  # another backend made the cache
             borders = self.scan(x, cache.state0, theta, params, cache.k, cache.twin)[2].borders
@@ -100,7 +101,6 @@ class CompiledKernel:
             raise ValueError(f"cache: borders {list(borders.shape)}, expected {list(_borders(n_states, x))}: changed since")
         run = _run(x, cache.state0, borders, theta, params, cache.k)
         loop = self._loop(adjoint_loop, x.dtype, cache.twin.fire, needs=needs._replace(params=through_params, state=True))
-        run, gradients = _flat(run), _flat(gradients)
         n_tiles = tiles.pieces * tiles.chunks
         share(lambda first, last: loop(run, gradients, x.shape, tiles, first, last), n_tiles, 2 * x.size)
         return (
@@ -149,15 +149,10 @@ def _borders(n_states: int, x: Array) -> tuple[int, ...]:
 
 
 def _run(x: Array, state0: Array | None, borders: Array, theta: Array, params: Array, k: float) -> Run:
-    before = np.empty((0, 0, 0), x.dtype) if state0 is None else state0
-    lane_params = np.concatenate([theta[None], params])
-    x = x[0] if is_steady(x) else x
-    return Run(read_only(x), read_only(before), read_only(borders), read_only(lane_params), x.dtype.type(k))
-
-
-def _flat(record: Any) -> Any:
-    """A record with its arrays in one row each: positions are then sums of a few numbers."""
-    return type(record)(*(a.reshape(-1) if isinstance(a, np.ndarray) else a for a in record))
+    before = np.empty(0, x.dtype) if state0 is None else state0
+    lane_params = np.concatenate([theta, params.reshape(-1)])
+    arrays = (x[0] if is_steady(x) else x, before, borders, lane_params)
+    return Run(*map(flat_read_only, arrays), x.dtype.type(k))  # type: ignore[call-arg]
 
 
 def problem() -> None:

@@ -43,7 +43,7 @@ from .arrays import Array, get_array_module, in_one_piece, is_steady
 
 __all__ = [
     "ALL", "HARD", "Base", "Dynamics", "Kernel", "Needs", "ScanCache", "Twin", "base_of", "check_adjoint_arrays",
-    "check_scan_arrays"
+    "check_scan_arrays",
 ]  # fmt: skip
 
 

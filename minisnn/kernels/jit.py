@@ -23,7 +23,10 @@ from numba.extending import intrinsic, register_jitable
 from .arrays import Array
 from .threads import undisturbed
 
-__all__ = ["ALL", "BLOCK", "Loop", "U", "ahead", "ahead_to_write", "digest", "helper", "inlined", "read_only"]
+__all__ = [
+    "ALL", "BLOCK", "Loop", "U", "ahead", "ahead_to_write", "digest", "flat_read_only", "helper", "inlined",
+    "read_only",
+]  # fmt: skip
 
 #: Positions are unsigned: a signed one might count from the end, and LLVM then goes lane by lane.
 U = np.uint64
@@ -42,18 +45,21 @@ class Loop:
     Parameters
     ----------
     function : the loop in Python; as a decorator ``@Loop`` on a function at module level nothing else is needed.
-    mark : what tells it from other loops of its name, e.g. the formulas that it is built from.
+    mark : for a loop that is built inside a function, for arguments of one kind: what tells it from others of its name, e.g.
+        the formulas that it is built from.
     """
 
     def __init__(self, function: Callable[..., Any], mark: Any = "") -> None:
         # Numba's cache looks at the loop's own file and name, not at what is compiled into it: so that is in the name.
         function.__qualname__ = f"{function.__name__}_{digest((SOURCES, mark))}"
-        self.function = function
+        self.function, self.one_kind = function, bool(mark)
         self.compiled: dict[tuple, Callable[..., None]] = {}
         ALL.append(self)
 
     def __call__(self, *arguments: Any) -> None:
-        kind = tuple([(a.dtype, a.flags.writeable) if isinstance(a, np.ndarray) else None for a in arguments])
+        kind: tuple = ()
+        if not self.one_kind:
+            kind = tuple([(a.dtype, a.flags.writeable) if isinstance(a, np.ndarray) else None for a in arguments])
         (self.compiled.get(kind) or self._compile(kind, arguments))(*arguments)
 
     def _compile(self, kind: tuple, arguments: tuple[Any, ...]) -> Callable[..., None]:
@@ -87,6 +93,13 @@ def helper(function: Callable[..., Any], *mark: Any) -> Callable[..., Any]:
 
 #: As :func:`helper`, for a short one: Numba copies it into the loop, and counts no references to its arrays at every call.
 inlined = register_jitable(inline="always")
+
+
+def flat_read_only(array: Array) -> Array:
+    """As :func:`read_only`, in one row."""
+    view = array.reshape(-1)
+    view.flags.writeable = False
+    return view
 
 
 def read_only(array: Array) -> Array:

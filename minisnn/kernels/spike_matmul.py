@@ -13,7 +13,7 @@ import numpy as np
 
 from . import memory
 from .arrays import Array
-from .jit import Loop, U, helper, inlined, read_only
+from .jit import Loop, U, inlined, read_only
 from .threads import share
 
 __all__ = ["ActiveEntries", "active_entries", "add_rows", "add_table_rows", "transposed", "worth_it"]
@@ -49,20 +49,20 @@ def active_entries(x: Array, n: int, anyway: bool = False) -> ActiveEntries | No
     are the only reasons.
     """
     n_rows, n_columns = x.shape
-    flat = read_only(x.ravel().view(np.uint8 if x.dtype == bool else x.dtype))
+    x = read_only(np.ascontiguousarray(x).view(np.uint8 if x.dtype == bool else x.dtype))
+    flat = x.reshape(-1)
     sample = flat[:: max(1, flat.size // 4096)]  # shows at little cost that an input is dense
     if not anyway and (x.size < LEAST or not worth_it(0.7 * np.count_nonzero(sample) / sample.size, n)):
         return None
     scale = flat[np.argmax(flat != 0)]
     if not np.isfinite(scale):  # sums are multiplied by it, those of no spikes too
         return None
-    chunk = 8 * max(1, -(-n_rows // 256))  # rows; a multiple of 8, so that each chunk begins at a whole word
-    room, n_chunks = int(MOST * chunk * n_columns) + 8, -(-n_rows // chunk)
+    chunk = 8 * max(1, -(-n_rows // 256))  # rows
+    room, n_chunks = int(MOST * chunk * n_columns) + n_columns, -(-n_rows // chunk)
     starts, ends = np.empty((2, n_rows), np.int64)
     columns, fits = memory.empty((n_chunks * room,), np.int32), np.zeros(n_chunks, np.uint8)
-    words = np.require(flat.view(np.uint8)[: flat.nbytes // 8 * 8].view(np.uint64), requirements="A")
-    given = read_only(words), tuple(range(8 // flat.itemsize)), flat, scale, n_columns, chunk, room
-    share(lambda first, last: find_loop(*given, starts, ends, columns, fits, first, last), n_chunks, 2 * x.size)
+    found = starts, ends, columns, fits
+    share(lambda first, last: find_loop(x, scale, chunk, room, *found, first, last), n_chunks, 3 * x.size)
     if not fits.all() or not (anyway or worth_it((ends - starts).sum() / x.size, n)):
         return None
     return ActiveEntries(starts, ends, columns, n_columns, float(scale))
@@ -91,48 +91,24 @@ def add_rows(entries: ActiveEntries, table: Array) -> Array:
 
 
 @Loop
-def find_loop(words, slots, flat, scale, n_columns, chunk, room, starts, ends, columns, fits, first, last):
-    """A tile is a chunk of rows.
-
-    `slots` : a tuple with one item for each entry in a word: its length is part of its type, so LLVM knows it.
-    """
-    found = np.empty(room + len(slots), np.int64)
+def find_loop(x, scale, chunk, room, starts, ends, columns, fits, first, last):
+    """A tile is a chunk of rows, with `room` for its entries; it is given up if it has more, or one that is not `scale`."""
+    n_columns = U(x.shape[1])
     for number in range(first, last):
-        begin, end = number * chunk, min(number * chunk + chunk, len(starts))
-        count = find_active(words, slots, flat, U(begin * n_columns), U(end * n_columns), U(room), found)
-        if count > room:
-            continue
-        found[count] = end * n_columns  # the loop over the last row's entries stops here
-        k, base, same = U(0), U(number * room), True
-        for row in range(begin, end):
-            at = row * n_columns
-            starts[row] = base + k
-            while found[k] < at + n_columns:
-                columns[base + k] = found[k] - at
-                same &= flat[U(found[k])] == scale
-                k += U(1)
-            ends[row] = base + k
+        base, same = U(number * room), True
+        k, full = base, base + U(room) - n_columns
+        for row in range(number * chunk, min(number * chunk + chunk, len(x))):
+            starts[row] = k
+            if k <= full:
+                for i in range(n_columns):  # write each; the next overwrites it if it is not active: no branch
+                    columns[k] = i
+                    k += U(x[row, i] != 0)
+                for j in range(U(starts[row]), k):
+                    same &= x[row, U(columns[j])] == scale
+            else:
+                same = False
+            ends[row] = k
         fits[number] = same
-
-
-@helper
-def find_active(words, slots, flat, begin, end, room, found):
-    """Write the positions of active entries from `begin` to `end` into `found`; return how many.
-
-    The search stops when there are more than `room`: one word later at most, and `found` has space for that.
-    """
-    k, per_word = U(0), U(len(slots))
-    for word in range(begin // per_word, end // per_word):
-        if words[word] != 0 and k <= room:
-            at = word * per_word
-            for i in range(U(len(slots))):  # write each; the next overwrites it if it is not active: no branch
-                found[k] = at + i
-                k += U(flat[at + i] != 0)
-    for i in range(end // per_word * per_word, end):  # the last entries are no whole word
-        if k <= room:
-            found[k] = i
-            k += U(flat[i] != 0)
-    return k
 
 
 @Loop

@@ -24,7 +24,7 @@ __all__ = ["blas_is_limited", "get_threads", "one_blas_thread", "set_threads", "
 #: Elements of a forward loop that take one thread as long as another takes to wake, and back: some 100 microseconds.
 WORTH_A_THREAD = 300_000
 #: Parts for each thread: so many that none waits long for the last, so few that taking them costs nothing.
-PARTS_EACH = 3
+PARTS_EACH = 4
 MOST_THREADS = 256
 #: Where Linux says how much CPU time a container may take, in its newer way or its older one.
 LIMITS = Path("/sys/fs/cgroup")

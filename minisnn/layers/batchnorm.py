@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels import compiled_helpers
+from ..kernels import compiled_helpers, normal
 from ..kernels.arrays import Array, positive_int
-from ..kernels.normal import scale_and_shift, standardise, standardise_adjoint
 from .base import Back, Config, Layer, Names, as_cache, as_input, as_upstream
 
 __all__ = ["BatchNorm2d", "NormCache"]
@@ -76,41 +76,29 @@ class BatchNorm2d(Layer):
         """``[T, B, c, H, W]``, the same shape out; `train`: statistics of the batch instead of the running ones."""
         gamma, number = self.params["gamma"], self.dtype.type
         x = as_input(x, self, (len(gamma), "H", "W")).astype(self.dtype, copy=False)
-        compiled, grouped, buffers = compiled_helpers(self.backend, "batchnorm"), self._grouped(x), self.buffers
+        grouped, buffers = self._grouped(x), self.buffers
         if train:
-            if compiled is None:
-                mean, var = grouped.mean(axis=(1, 3)), grouped.var(axis=(1, 3))  # (norm.1)
-            else:
-                mean, var = compiled.statistics(grouped)
+            mean, var = self._passes.statistics(grouped)
             buffers = self._updated(mean, var, x.size // mean.size)
         else:
             mean, var = buffers["running_mean"][None], buffers["running_var"][None]
-        inverse = 1 / np.sqrt(var + number(self.eps))
-        gain, beta = gamma * number(self.scale), self.params["beta"]
-        if compiled is None:
-            x_hat = standardise(grouped, _per_channel(mean), _per_channel(inverse))
-            y = scale_and_shift(x_hat, _per_channel(gain), _per_channel(beta))
-        else:
-            x_hat, y = compiled.normalise(grouped, mean, inverse, gain, beta)
+        inverse, gain = 1 / np.sqrt(var + number(self.eps)), gamma * number(self.scale)
+        x_hat, y = self._passes.normalise(grouped, mean, inverse, gain, self.params["beta"])
         cache = NormCache(self.made_with(), x_hat.reshape(x.shape), inverse, gamma, train, buffers)
         return y.reshape(x.shape), cache
+
+    @property
+    def _passes(self) -> ModuleType:
+        """The passes over the maps, compiled or in NumPy."""
+        return compiled_helpers(self.backend, "batchnorm") or normal
 
     def backward(self, d_y: Array, cache: NormCache, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
         """Through the statistics too, where the batch gave them."""
         _, x_hat, inverse, gamma, train, _ = as_cache(cache, NormCache, self)
-        wanted, scale = self._wanted(wrt), self.dtype.type(self.scale)
-        d_y, x_hat_grouped = self._grouped(as_upstream(d_y, x_hat.shape, self)), self._grouped(x_hat)
-        compiled = compiled_helpers(self.backend, "batchnorm")
-        if compiled is None:
-            along, sums = (d_y * x_hat_grouped).sum(axis=(1, 3)), d_y.sum(axis=(1, 3))
-            d_x = None
-            if input_grad:
-                n = d_y.shape[1] * d_y.shape[3] if train else math.inf  # running statistics are constants
-                means = (_per_channel(total / d_y.dtype.type(n)) for total in (sums, along))
-                d_x = standardise_adjoint(d_y, x_hat_grouped, _per_channel(inverse * (gamma * scale)), *means)
-        else:
-            d_x, along, sums = compiled.normalise_back(d_y, x_hat_grouped, inverse, gamma * scale, train, input_grad)
-        found = {"gamma": scale * along.sum(axis=0), "beta": sums.sum(axis=0)}  # (norm.4) (norm.5)
+        wanted, gain = self._wanted(wrt), gamma * self.dtype.type(self.scale)
+        d_maps, x_hat_maps = self._grouped(as_upstream(d_y, x_hat.shape, self)), self._grouped(x_hat)
+        d_x, along, sums = self._passes.normalise_back(d_maps, x_hat_maps, inverse, gain, train, input_grad)
+        found = {"gamma": self.dtype.type(self.scale) * along.sum(axis=0), "beta": sums.sum(axis=0)}  # (norm.4) (norm.5)
         return None if d_x is None else d_x.reshape(x_hat.shape), {n: d for n, d in found.items() if n in wanted}
 
     def _grouped(self, x: Array) -> Array:
@@ -146,8 +134,3 @@ class BatchNorm2d(Layer):
     def _describe(self) -> str:
         scale = "" if self.scale == 1 else f", scale {self.scale:g}"
         return f"{len(self.params['gamma'])} channels, statistics over {'T, ' * (self.over != 'step')}B, H, W{scale}"
-
-
-def _per_channel(values: Array) -> Array:
-    """``[c]`` or ``[G, c]``, to meet ``[G, R, c, M]``."""
-    return values[..., None, :, None] if values.ndim > 1 else values[:, None]

@@ -69,11 +69,8 @@ class Conv2d(Layer):
         if len(size) != 2:
             raise ValueError(f"Conv2d: k must be a whole number or two, (height, width), got {k!r}")
         self.stride, self.padding = positive_int("Conv2d: stride", stride), positive_int("Conv2d: padding", padding, 0)
-        shape = (
-            positive_int("Conv2d: c_out", c_out),
-            positive_int("Conv2d: c_in", c_in),
-            *(positive_int("Conv2d: k", n) for n in size),
-        )
+        sizes = {"c_out": c_out, "c_in": c_in, "k": size[0], "k (width)": size[1]}
+        shape = tuple(positive_int(f"Conv2d: {name}", n) for name, n in sizes.items())
         self._set_weights("weight", weight, shape, math.prod(shape[1:]), rng)
         if bias is not False:
             self._set("bias", np.zeros(c_out) if bias is True else bias, shape[:1])
@@ -89,7 +86,9 @@ class Conv2d(Layer):
         steps, entries = x[:1] if is_steady(x) else x, None
         images = steps.reshape(-1, *x.shape[2:])
         if compiled := self._compiled:
-            entries = self._active_entries(steps)
+            sparse = compiled_helpers(self.backend, "spike_matmul")
+            # Each entry is used for every place of the window.
+            entries = sparse and sparse.active_entries(images.reshape(-1, math.prod(x.shape[3:])), weight[:, 0].size)
             y = compiled.forward(self._grid(compiled, steps), images, entries, weight)
         else:
             y = self._forward_unfolded(images, weight, out)
@@ -101,10 +100,9 @@ class Conv2d(Layer):
 
     def _forward_unfolded(self, images: Array, weight: Array, out: tuple[int, ...]) -> Array:
         """``[n, c_out, H', W']``: windows unfolded, a few images at a time."""
-        flat = weight.reshape(len(weight), -1)
         y = np.empty((len(images), len(weight), *out), self.dtype, like=images)
         for some, windows in self._windows(images, out):
-            product = flat @ windows  # (conv.1)
+            product = weight.reshape(len(weight), -1) @ windows  # (conv.1)
             y[some] = product.reshape(len(weight), -1, *out).swapaxes(0, 1)
         return y
 
@@ -152,11 +150,6 @@ class Conv2d(Layer):
 
     def _grid(self, compiled: ModuleType, x: Array) -> Any:
         return compiled.Grid(math.prod(x.shape[:2]), *x.shape[2:], self.params["weight"].shape[2], self.padding)
-
-    def _active_entries(self, x: Array) -> Any:
-        """The index of the active entries of an input in which they are few; each is used for every place of the window."""
-        weight, sparse = self.params["weight"], compiled_helpers(self.backend, "spike_matmul")
-        return sparse and sparse.active_entries(x.reshape(-1, math.prod(x.shape[3:])), weight.size // weight.shape[1])
 
     def _windows(self, images: Array, out: tuple[int, ...]) -> Iterator[tuple[slice, Array]]:
         """Pieces of the images with every window unfolded into a column: ``[c_in * k * k, n * H' * W']``, floats."""

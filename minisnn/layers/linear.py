@@ -79,7 +79,7 @@ class Linear(Layer):
         x = as_input(x, self, weight.shape[:1], steady=True)
         steps = x[:1] if is_steady(x) else x
         sparse = compiled_helpers(self.backend, "spike_matmul")
-        rows = SpikeMatrix(steps.reshape(-1, x.shape[2]), self.dtype, weight.shape[1], sparse)
+        rows = SpikeMatrix(steps.reshape(-1, x.shape[2]), weight.shape[1], sparse)
         y = rows @ weight  # (linear.1)
         if "bias" in self.params:
             y += self.params["bias"]  # (linear.2)

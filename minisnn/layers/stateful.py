@@ -92,8 +92,12 @@ class Stateful(Layer):
 
     @property
     def kernel(self) -> Kernel:
-        """The time loop of these dynamics."""
-        return kernel_of(self.dynamics, self.backend)
+        """The time loop of these dynamics, looked up once."""
+        dynamics, backend, kernel = self.__dict__.get("_kernel", (None, None, None))
+        if dynamics is not self.dynamics or backend != self.backend:
+            kernel = kernel_of(self.dynamics, self.backend)
+            self._kernel = self.dynamics, self.backend, kernel
+        return kernel
 
     def _run(
         self, x: Array, state: Any, theta: Array | None, twin: Twin = HARD
