@@ -98,7 +98,7 @@ def test_training_survives_two_hundred_interruptions():
         fc1=ms.Linear(64, 512, rng=rng), lif1=ms.LIF(512), fc2=ms.Linear(512, 100, rng=rng), lif2=ms.LIF(100),
         vote=ms.PopulationVote(10),
     ).using("numba")  # fmt: skip
-    x, labels = (rng.random((16, 128, 64)) < 0.5).view(np.uint8), rng.integers(0, 10, 128)
+    x, labels = (rng.random((8, 160, 64)) < 0.5).view(np.uint8), rng.integers(0, 10, 160)
     ms.set_threads(3)
 
     def grads():
@@ -110,7 +110,7 @@ def test_training_survives_two_hundred_interruptions():
     try:
         while interruptions < 200:
             try:
-                signal.setitimer(signal.ITIMER_REAL, float(rng.uniform(1e-4, 0.02)))
+                signal.setitimer(signal.ITIMER_REAL, float(rng.uniform(1e-4, 0.005)))
                 for _ in range(1000):
                     grads()
             except KeyboardInterrupt:
