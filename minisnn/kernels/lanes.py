@@ -41,8 +41,9 @@ class Steps(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Rows of the scratch: states, or their gradients, come first; then what is named here."""
+    """Rows of the scratch: states come first; then what is named here."""
 
+    d_state: int  #: gradients of the states
     theta: int  #: threshold, and after it the parameters
     base_theta: int
     sums: int  #: gradients of threshold and parameters
@@ -65,15 +66,16 @@ class LoopSpec(NamedTuple):
     @property
     def layout(self) -> Layout:
         """Where everything stands in the scratch."""
-        base = self.n_states + 1 + self.n_params
-        return Layout(self.n_states, base, base + 1, base + 2 + self.n_params)
+        theta = 2 * self.n_states
+        base = theta + 1 + self.n_params
+        return Layout(self.n_states, theta, base, base + 1, base + 2 + self.n_params)
 
 
 def forward_steps(spec: LoopSpec) -> Callable:
-    """Charge, fire and reset: ``walk(w, k, x, steps, u, to, u_pitch, spikes, u0, s0)``.
+    """Charge, fire and reset: ``walk(w, k, x, steps, u, to, spikes, u0, s0)``.
 
-    Membranes are written into `u` from `to` on, step by step `u_pitch` apart (0: not kept).  While the loop works on a block
-    of lanes, the same block of the next step is on its way from memory.
+    The membrane of each step is written into `u`, from `to` on, over that of the step before.  While the loop works on a
+    block of lanes, the same block of the next step is on its way from memory.
     """
     layout, number, based = spec.layout, spec.number, spec.based
     charge, fire, as_number = helper(spec.f["charge"]), _fire(spec), _as_number(spec)
@@ -82,7 +84,7 @@ def forward_steps(spec: LoopSpec) -> Callable:
     params_of, as_tuple = _gather(spec.n_params, layout.theta + 1), _as_tuple(spec.n_states)
     theta_at, base_at = U(layout.theta * PITCH), U(layout.base_theta * PITCH)
 
-    def walk(w, k, x, steps, u, to, u_pitch, spikes, u0, s0):
+    def walk(w, k, x, steps, u, to, spikes, u0, s0):
         at, x_at, m = steps.at, steps.x_at, steps.lanes
         for t in range(steps.n):
             x_next = x_at + steps.x_pitch if t + U(1) < steps.n else steps.x_after
@@ -104,7 +106,6 @@ def forward_steps(spec: LoopSpec) -> Callable:
                     w[n] = reset(membrane, s, theta, base_u, base_s, base_theta)
             at += steps.pitch
             x_at += steps.x_pitch
-            to += u_pitch
 
     return helper(walk, "forward", spec.mark)
 
@@ -157,7 +158,8 @@ def back_steps(spec: LoopSpec, needs: Needs) -> Callable:
     n_states, layout, number, pitch = spec.n_states, spec.layout, spec.number, U((1 + spec.n_states) * PITCH)
     charge_adjoint, reset_adjoint, slope = (helper(spec.f[name]) for name in ("charge_adjoint", "reset_adjoint", "slope"))
     fire, as_number = _fire(spec), _as_number(spec)
-    states_of, put_states, before_of = _gather(n_states, 0), _put(n_states, 0), _gather(n_states, 1)
+    d_states_of, put_d_states = _gather(n_states, layout.d_state), _put(n_states, layout.d_state)
+    before_of = _gather(n_states, 1)
     params_of, add_params = _gather(spec.n_params, layout.theta + 1), _put(spec.n_params, layout.sums + 1, add=True)
     theta_at, sum_at, looks_back = U(layout.theta * PITCH), U(layout.sums * PITCH), spec.looks_back
     want_x, want_theta, want_params = needs.x, needs.theta, needs.params
@@ -175,13 +177,13 @@ def back_steps(spec: LoopSpec, needs: Needs) -> Callable:
                 elif want_x:
                     ahead_to_write(d_x, at - steps.pitch + block, end - block)
                 for n in range(block, end):
-                    membrane, theta, d_after = history[to + n], w[theta_at + n], states_of(w, n)
+                    membrane, theta, d_after = history[to + n], w[theta_at + n], d_states_of(w, n)
                     before = before_of(history, to + n) if looks_back else d_after  # nobody looks at the second
                     s = as_number(fire(membrane, theta, k, membrane, number(0), theta))
                     d_u, d_s, d_theta = reset_adjoint(d_after[0], membrane, s, theta)
                     g = (d_s + d_spikes[at + n]) * slope(membrane - theta, k)  # (lif.7)
                     found = charge_adjoint(*((d_u + g,) + d_after[1:] + before + (x[x_at + n],) + params_of(w, n)))
-                    put_states(w, n, found)
+                    put_d_states(w, n, found)
                     if want_x:
                         d_x[at + n] = found[n_states]
                     if want_theta:

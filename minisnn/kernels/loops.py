@@ -3,8 +3,8 @@
 A *tile* is a piece of the lanes over a chunk of the batch's rows; time runs inside it.  Its states, thresholds and sums
 stand in a scratch (:mod:`minisnn.kernels.lanes`).
 
-The adjoint keeps no membranes: it takes time in *spans*, the last first, runs each span forward once more from the states
-before it, remembers the states before each step in a scratch that stays in the cache, and walks back.
+No membranes are kept between the two: the adjoint takes time in *spans*, the last first, runs each span forward once more
+from the states before it, with its membranes in a scratch that stays in the cache, and walks back.
 """
 
 from __future__ import annotations
@@ -72,23 +72,12 @@ def scan_loop(spec: LoopSpec) -> Callable:
     walk, layout, n_states, number = forward_steps(spec), spec.layout, spec.n_states, spec.number
     theta, base_theta, n_rows, constants, based = layout.theta, layout.base_theta, layout.rows, 1 + spec.n_params, spec.based
 
-    def kept(w, run, steps, out, base, n_steps):
-        """Step by step, with all states before the reset."""
-        for t in range(steps.n):
-            at = steps.at + t * steps.pitch
-            x_at = steps.x_at + t * steps.x_pitch
-            one = Steps(at, steps.pitch, x_at, steps.x_pitch, x_at, U(1), steps.lanes)
-            walk(w, run.k, run.x, one, out.u, at, U(0), out.spikes, base.u, base.spikes)
-            for i in range(1, n_states):
-                copy(out.u, U(i) * n_steps * steps.pitch + at, w, U(i * PITCH), steps.lanes)
-
-    keep_steps = helper(kept, spec.mark)
-
     def scan(run, base, out, shape, tiles, first, last):
         n_steps, batch, n_lanes = shape
         pitch, keep = U(batch * n_lanes), out.u.size > 0
         x_pitch = pitch if run.x.size == n_steps * batch * n_lanes else U(0)
         w, unkept = np.empty(n_rows * PITCH, number), np.empty(PITCH, number)
+        u, at_once = (out.u, 1) if keep else (unkept, SPAN)
         for tile in range(first, last):
             n0, begin = tile % tiles.pieces * tiles.width, tile // tiles.pieces * tiles.chunk
             width, end = min(tiles.width, n_lanes - n0), min(begin + tiles.chunk, batch)
@@ -97,19 +86,19 @@ def scan_loop(spec: LoopSpec) -> Callable:
                 spread(w, base_theta, base.theta, 1, n_lanes, n0, width, tiles.group)
             for row in range(begin, end, tiles.group):
                 lo, m = U(row * n_lanes + n0), U(width * min(tiles.group, end - row))
-                load(w, n_states, run.state0, pitch, lo, m)
-                for start in range(0, n_steps, SPAN):
-                    if start > 0:
-                        store(out.borders, w, n_states, pitch, U((start // SPAN - 1) * n_states) * pitch + lo, m)
-                    stop = min(start + SPAN, n_steps)
+                load(w, 0, n_states, run.state0, U(0), pitch, lo, m)
+                for start in range(0, n_steps, at_once):
+                    if start > 0 and start % SPAN == 0:
+                        store(out.borders, U((start // SPAN - 1) * n_states), w, 0, n_states, pitch, lo, m)
+                    stop = min(start + at_once, n_steps)
                     x_after = U(stop) * x_pitch + lo if stop < n_steps else lo + U(tiles.group * n_lanes)
                     at, x_at = U(start) * pitch + lo, U(start) * x_pitch + lo
                     steps = Steps(at, pitch, x_at, x_pitch, x_after, U(stop - start), m)
+                    walk(w, run.k, run.x, steps, u, at if keep else U(0), out.spikes, base.u, base.spikes)
                     if keep:
-                        keep_steps(w, run, steps, out, base, U(n_steps))
-                    else:
-                        walk(w, run.k, run.x, steps, unkept, U(0), U(0), out.spikes, base.u, base.spikes)
-                store(out.state_last, w, n_states, pitch, lo, m)
+                        for i in range(1, n_states):
+                            copy(u, U(i * n_steps) * pitch + at, w, U(i * PITCH), m)
+                store(out.state_last, U(0), w, 0, n_states, pitch, lo, m)
 
     return scan
 
@@ -117,14 +106,14 @@ def scan_loop(spec: LoopSpec) -> Callable:
 def adjoint_loop(spec: LoopSpec, needs: Needs) -> Callable:
     """``adjoint(run, gradients, shape, tiles, first, last)``: back over the steps of the tiles from `first` to `last`."""
     forward, back, layout = history_steps(spec), back_steps(spec, needs), spec.layout
-    n_states, number, theta, sums, n_rows = spec.n_states, spec.number, layout.theta, layout.sums, layout.rows
-    constants, n_sums, all_states = 1 + spec.n_params, 1 + spec.n_params if needs.params else 1, U(spec.n_states * PITCH)
+    n_states, number, d_state, theta, sums = spec.n_states, spec.number, layout.d_state, layout.theta, layout.sums
+    n_rows, constants, n_sums = layout.rows, 1 + spec.n_params, 1 + spec.n_params if needs.params else 1
 
     def adjoint(run, gradients, shape, tiles, first, last):
         n_steps, batch, n_lanes = shape
         pitch = U(batch * n_lanes)
         x_pitch = pitch if run.x.size == n_steps * batch * n_lanes else U(0)
-        w, waiting = np.empty(n_rows * PITCH, number), np.empty(n_states * PITCH, number)
+        w = np.empty(n_rows * PITCH, number)
         history = np.empty(min(n_steps, SPAN) * (1 + n_states) * PITCH, number)
         for tile in range(first, last):
             n0, begin = tile % tiles.pieces * tiles.width, tile // tiles.pieces * tiles.chunk
@@ -133,21 +122,19 @@ def adjoint_loop(spec: LoopSpec, needs: Needs) -> Callable:
             w[sums * PITCH : (sums + n_sums) * PITCH] = 0
             for row in range(begin, end, tiles.group):
                 lo, m = U(row * n_lanes + n0), U(width * min(tiles.group, end - row))
-                load(waiting, n_states, gradients.d_state_last, pitch, lo, m)
+                load(w, d_state, n_states, gradients.d_state_last, U(0), pitch, lo, m)
                 for span in range((n_steps - 1) // SPAN, -1, -1):
                     start, stop = span * SPAN, min(span * SPAN + SPAN, n_steps)
                     x_after = U(start - SPAN) * x_pitch + lo if span > 0 else lo + U(tiles.group * n_lanes)
                     at, x_at = U(start) * pitch + lo, U(start) * x_pitch + lo
                     steps = Steps(at, pitch, x_at, x_pitch, x_after, U(stop - start), m)
                     if span > 0:
-                        load(w, n_states, run.borders, pitch, U((span - 1) * n_states) * pitch + lo, m)
+                        load(w, 0, n_states, run.borders, U((span - 1) * n_states), pitch, lo, m)
                     else:
-                        load(w, n_states, run.state0, pitch, lo, m)
+                        load(w, 0, n_states, run.state0, U(0), pitch, lo, m)
                     forward(w, run.k, run.x, steps, history, gradients.d_spikes, gradients.d_x)
-                    copy(w, U(0), waiting, U(0), all_states)
                     back(w, run.k, run.x, steps, history, gradients.d_spikes, gradients.d_x)
-                    copy(waiting, U(0), w, U(0), all_states)
-                store(gradients.d_state0, waiting, n_states, pitch, lo, m)
+                store(gradients.d_state0, U(0), w, d_state, n_states, pitch, lo, m)
             collect(gradients.d_sums, n_sums, tiles, tile, n_lanes, n0, width, w, sums)
 
     return adjoint
@@ -163,21 +150,22 @@ def copy(target, to, source, at, m):
 
 
 @helper
-def load(w, n_states, states, pitch, lo, m):
-    """Lanes from `lo` on of states ``[K, B * N]`` into the first rows of the scratch; zeros if there are none."""
+def load(w, first, n_states, states, row, pitch, lo, m):
+    """Lanes from `lo` on of the rows ``[.., B * N]`` from `row` on into the scratch, from its row `first` on; or zeros."""
     for i in range(n_states):
+        at = (first + i) * PITCH
         if states.size > 0:
-            copy(w, U(i * PITCH), states, U(i) * pitch + lo, m)
+            copy(w, U(at), states, (row + U(i)) * pitch + lo, m)
         else:
-            w[i * PITCH : (i + 1) * PITCH] = 0
+            w[at : at + PITCH] = 0
 
 
 @helper
-def store(states, w, n_states, pitch, lo, m):
+def store(states, row, w, first, n_states, pitch, lo, m):
     """The opposite of `load`; nothing if there is no array."""
     if states.size > 0:
         for i in range(n_states):
-            copy(states, U(i) * pitch + lo, w, U(i * PITCH), m)
+            copy(states, (row + U(i)) * pitch + lo, w, U((first + i) * PITCH), m)
 
 
 @helper
