@@ -115,8 +115,8 @@ def share(work: Callable[[int, int], object], n_tiles: int, n_elements: int) -> 
 def one_blas_thread() -> Iterator[None]:
     """While this lasts, BLAS has one thread, for the whole process, and minisnn shares large products among its own.
 
-    ``fit``, ``evaluate`` and the commands do this by themselves.  Around a training loop of your own it is worth a third of
-    the time of small networks, more on a busy machine::
+    ``fit``, ``evaluate`` and the commands do this by themselves.  Around a training loop of your own it saves a quarter
+    of the time of small networks, more on a busy machine::
 
         with ms.one_blas_thread():
             loss, grads = net.loss_and_grads(x, labels, ms.losses.mse)
