@@ -260,10 +260,11 @@ def as_cache(cache: Any, kind: Any, layer: Layer) -> Any:
         elif hasattr(cache, "ndim"):
             hint = ": y, cache = layer.forward(x), then layer.backward(d_y, cache)"
         raise TypeError(f"{name}: cache must be the {kind.__name__} that forward returned, got {type(cache).__name__}{hint}")
-    if cache.made_with != layer.made_with():
+    if cache.made_with != (now := layer.made_with()):
+        differ = [(a, b) for a, b in zip(cache.made_with, now, strict=False) if a != b] or [(cache.made_with, now)]
         raise ValueError(
             f"{type(layer).__name__}: the cache is that of another layer, or the layer was changed after forward: "
-            f"it was made with {cache.made_with}, the layer has {layer.made_with()}"
+            + ", ".join(f"made with {a!r}, the layer has {b!r}" for a, b in differ)
         )
     return cache
 

@@ -88,7 +88,7 @@ class Stateful(Layer):
         return self.dynamics.neuron.state
 
     def made_with(self) -> tuple[Any, ...]:
-        return type(self).__name__, self.shape, self.dynamics
+        return type(self).__name__, self.shape, *self.dynamics
 
     @property
     def kernel(self) -> Kernel:
