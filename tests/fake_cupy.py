@@ -23,8 +23,7 @@ import numpy as np
 import pytest
 
 from minisnn import kernels
-from minisnn.kernels import HARD, Base, Needs, ScanCache
-from minisnn.kernels.contract import base_of, check_adjoint_arrays, check_scan_arrays
+from minisnn.kernels import Base
 from minisnn.kernels.cuda import CudaKernel
 from minisnn.kernels.reference import ReferenceKernel
 
@@ -245,9 +244,6 @@ def module():
 
 # -- a backend for it
 
-ALL = Needs()
-
-
 class OnReference(CudaKernel):
     """What the kernel on a card looks at before it runs is looked at; then the reference runs."""
 
@@ -255,20 +251,17 @@ class OnReference(CudaKernel):
         super().__init__(dynamics)
         self.reference = ReferenceKernel(dynamics)
 
-    def scan(self, x, state0, theta, params, k, twin=HARD):
+    def _scan(self, x, state0, theta, params, k, twin):
         self._check_place(x)
-        check_scan_arrays(self.dynamics, x, state0, theta, params, base_of(twin, x.dtype))
         within = twin._replace(base=twin.base and Base(*map(inside, twin.base)))
-        spikes, last, cache = self.reference.scan(*map(inside, (x, state0, theta, params)), k, within)
-        spikes, last, u = map(outside, (spikes, last, cache.u))
-        return spikes, last, ScanCache(self.dynamics, x, spikes, state0, theta, params, k, twin, membranes=u)
+        found = self.reference._scan(*map(inside, (x, state0, theta, params)), k, within)
+        return *map(outside, found[:2]), {"membranes": outside(found[2]["membranes"])}
 
-    def scan_adjoint(self, d_spikes, d_state_last, cache, needs=ALL):
+    def _scan_adjoint(self, d_spikes, d_state_last, cache, needs):
         self._check_place(d_spikes)
-        check_adjoint_arrays(self.dynamics, d_spikes, d_state_last, cache)
         kept = {n: inside(getattr(cache, n)) for n in ("x", "spikes", "state0", "theta", "params", "membranes")}
-        within = replace(cache, **kept)
-        return outside(self.reference.scan_adjoint(inside(d_spikes), inside(d_state_last), within, needs))
+        within = inside(d_spikes), inside(d_state_last), replace(cache, **kept), needs
+        return outside(self.reference._scan_adjoint(*within))
 
 
 @contextlib.contextmanager

@@ -398,7 +398,7 @@ def test_wrong_arrays_are_refused(field, change, machine):
 def test_a_cache_that_was_changed_is_refused(change, machine):
     p, kernel = problem(PLANTED, dtype="float32"), KernelOnCPU(PLANTED, machine)
     cache = dataclasses.replace(kernel.scan(*p[:5])[2], **change)
-    with pytest.raises(ValueError, match="cache: .*one was changed since"):
+    with pytest.raises(ValueError, match="^cache(: its membranes are not|.spikes (is|lies))"):
         kernel.scan_adjoint(p.d_spikes, p.d_state_last, cache)
-    with pytest.raises(TypeError, match="got a builtins.list, expected an array on the GPU"):
+    with pytest.raises(TypeError, match="cache.spikes is a builtins.list, x a numpy.ndarray"):
         kernel.scan_adjoint(p.d_spikes, p.d_state_last, dataclasses.replace(cache, spikes=cache.spikes.tolist()))

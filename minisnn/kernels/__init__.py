@@ -1,4 +1,4 @@
-"""Backends: the time loops that run the formulas.  A backend is a value looked up here, by its name."""
+"""Backends: the time loops that run the formulas, looked up here by their names."""
 
 from __future__ import annotations
 
@@ -11,10 +11,7 @@ from typing import Any
 from .contract import HARD, Base, Dynamics, Kernel, Needs, ScanCache, Twin
 from .threads import undisturbed
 
-__all__ = [
-    "BACKENDS", "HARD", "ON_CPU", "BackendUnavailable", "Base", "Dynamics", "Kernel", "Needs", "ScanCache", "Twin",
-    "backend_problem", "check_backend", "compiled_helpers", "default_backend", "kernel_of",
-]  # fmt: skip
+__all__ = ["HARD", "Base", "Dynamics", "Kernel", "Needs", "ScanCache", "Twin", "kernel_of"]
 
 #: Name of a backend -> the module with its ``kernel``, and how to install what it needs.
 BACKENDS = {
@@ -27,7 +24,7 @@ ON_CPU = tuple(name for name in BACKENDS if name != "cupy")
 
 
 class BackendUnavailable(ImportError):
-    """A backend was named that cannot be used here; the message holds the true cause and the cure."""
+    """A backend was named that cannot be used here; the message has the true cause and the cure."""
 
 
 @cache
@@ -36,7 +33,7 @@ def _load(name: str) -> tuple[Any, str | None]:
     try:
         found = undisturbed(lambda: importlib.import_module(module))
         return found, found.problem() if hasattr(found, "problem") else None
-    except Exception as error:  # whatever hinders it, an import error deep inside included, is what the user must see
+    except Exception as error:  # whatever hinders it is what the user must see
         return None, f"{type(error).__name__}: {error} (install it with: {cure})"
 
 
@@ -48,7 +45,8 @@ def backend_problem(name: str) -> str | None:
 def check_backend(name: str, where: str = "backend") -> str:
     """`name` if it can be used; else a clear error."""
     if name not in BACKENDS:
-        raise ValueError(f"{where}: unknown backend {name!r}, expected one of {', '.join(map(repr, BACKENDS))}")
+        expected = ", ".join(map(repr, BACKENDS))
+        raise ValueError(f"{where}: unknown backend {name!r}, expected one of {expected}")
     if problem := backend_problem(name):
         raise BackendUnavailable(f"{where}: backend {name!r} cannot be used: {problem}")
     return name
@@ -69,5 +67,5 @@ def kernel_of(dynamics: Dynamics, backend: str) -> Kernel:
 
 
 def compiled_helpers(backend: str, name: str) -> ModuleType | None:
-    """What else is compiled, by the name of its file, e.g. "conv"; ``None`` if that backend has the NumPy form alone."""
+    """What else is compiled, by the name of its file, e.g. "conv"; ``None``: NumPy's form alone."""
     return importlib.import_module(f"{__name__}.{name}") if backend == "numba" else None

@@ -1,17 +1,19 @@
-"""Batch normalisation, compiled: a few passes over the memory instead of ten.
+"""Batch normalisation, compiled: two passes over the memory instead of ten.
 
-Maps are ``[G, R, C, M]``: each pair of a group and a channel has its own statistics, over R repetitions and M places.
-A tile is one such pair: its numbers stay in the cache from one pass to the next.
+Maps are ``[G, R, C, M]``: each pair of a group and a channel has its own statistics, over R
+repetitions and M places.  A tile is one such pair: its numbers stay in the cache between passes.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 
 from . import memory
 from .arrays import Array
 from .jit import Loop, U, helper, read_only
-from .normal import scale_and_shift, standardise, standardise_adjoint
+from .normal import scale_and_shift, standardise, standardise_adjoint, statistics
 from .threads import share
 
 __all__ = ["normalise", "normalise_back", "statistics"]
@@ -21,23 +23,17 @@ for formula in (scale_and_shift, standardise, standardise_adjoint):
     helper(formula)
 
 
-def statistics(x: Array) -> tuple[Array, Array]:
-    """Mean and (biased) variance ``[G, C]`` of maps ``[G, R, C, M]``."""
-    x = _given(x)
-    mean, var = np.empty((2, len(x), x.shape[2]), x.dtype)
-    share(lambda first, last: statistics_loop(x, mean, var, first, last), mean.size, x.size)
-    return mean, var
-
-
-def normalise(x: Array, mean: Array, inverse: Array, gain: Array, beta: Array) -> tuple[Array, Array]:
-    """``x_hat = (x - mean) * inverse`` and ``y = gain * x_hat + beta``, each ``[G, R, C, M]`` as `x`.
+def normalise(
+    x: Array, mean: Array, inverse: Array, gain: Array, beta: Array
+) -> tuple[Array, Array]:
+    """``x_hat = (x - mean) * inverse`` and ``y = gain * x_hat + beta``, each shaped as `x`.
 
     Raises ValueError if one of the others is no array that fits ``[G, C]``.
     """
-    x, x_hat, y = _given(x), memory.empty_like(x), memory.empty_like(x)
-    per_pair = [_given(np.broadcast_to(a, (len(x), x.shape[2]))) for a in (mean, inverse, gain, beta)]
-    n_pairs, work = len(x) * x.shape[2], 2 * x.size
-    share(lambda first, last: normalise_loop(x, *per_pair, x_hat, y, first, last), n_pairs, work)
+    pairs, x_hat, y = (len(x), x.shape[2]), memory.empty_like(x), memory.empty_like(x)
+    values = [_given(np.broadcast_to(a, pairs)) for a in (mean, inverse, gain, beta)]
+    given = _given(x), *values, x_hat, y
+    share(lambda first, last: normalise_loop(*given, first, last), math.prod(pairs), 2 * x.size)
     return x_hat, y
 
 
@@ -46,18 +42,17 @@ def normalise_back(
 ) -> tuple[Array | None, Array, Array]:
     """``(d_x, sums of d_y * x_hat, sums of d_y)``, maps ``[G, R, C, M]`` and sums ``[G, C]``.
 
-    `through` : also through the statistics, where the batch gave them.  `want_x` : else d_x is ``None``.
+    `through` : also through the statistics, if of the batch.   `want_x` : else d_x is ``None``.
 
     Raises ValueError if an array does not fit the others.
     """
-    d_y, x_hat = _given(d_y), _given(x_hat)
     if d_y.shape != x_hat.shape:
         raise ValueError(f"normalise_back: d_y is {list(d_y.shape)}, x_hat {list(x_hat.shape)}")
     d_x = memory.empty_like(d_y) if want_x else np.empty((0, 0, 0, 0), d_y.dtype)
     along, sums = np.empty((2, len(d_y), d_y.shape[2]), d_y.dtype)
     factor = _given(np.broadcast_to(inverse * gain, along.shape))
-    work = 3 * d_y.size
-    share(lambda first, last: back_loop(d_y, x_hat, factor, through, d_x, along, sums, first, last), along.size, work)
+    given = _given(d_y), _given(x_hat), factor, through, d_x, along, sums
+    share(lambda first, last: back_loop(*given, first, last), along.size, 3 * d_y.size)
     return d_x if want_x else None, along, sums
 
 
@@ -66,27 +61,8 @@ def _given(array: Array) -> Array:
     return read_only(np.ascontiguousarray(array))
 
 
-# -- the loops.  Totals are first added up for each place over the repetitions, which LLVM turns into vector code, and then
-# -- over the places in float64.
-
-
-@Loop
-def statistics_loop(x, mean, var, first, last):
-    n_channels, repetitions, n_places = x.shape[2], x.shape[1], U(x.shape[3])
-    n, by_place = x.shape[1] * x.shape[3], np.empty(x.shape[3], x.dtype)
-    for pair in range(first, last):
-        g, c = pair // n_channels, pair % n_channels
-        by_place[:] = 0
-        for r in range(repetitions):
-            for i in range(n_places):
-                by_place[i] += x[g, r, c, i]
-        mean[g, c] = by_place.astype(np.float64).sum() / n
-        m = mean[g, c]  # of the dtype of x
-        by_place[:] = 0
-        for r in range(repetitions):
-            for i in range(n_places):
-                by_place[i] += (x[g, r, c, i] - m) * (x[g, r, c, i] - m)
-        var[g, c] = by_place.astype(np.float64).sum() / n
+# -- the loops.  Totals add up for each place over the repetitions, which LLVM turns into vector
+# -- code, and then over the places in float64.
 
 
 @Loop
@@ -105,7 +81,7 @@ def normalise_loop(x, mean, inverse, gain, beta, x_hat, y, first, last):
 @Loop
 def back_loop(d_y, x_hat, factor, through, d_x, along, sums, first, last):
     n_channels, repetitions, n_places = d_y.shape[2], d_y.shape[1], U(d_y.shape[3])
-    n, by_place = d_y.shape[1] * d_y.shape[3], np.empty(d_y.shape[3], d_y.dtype)
+    n, by_place = repetitions * d_y.shape[3], np.empty(d_y.shape[3], d_y.dtype)
     by_place_along = np.empty_like(by_place)
     for pair in range(first, last):
         g, c = pair // n_channels, pair % n_channels
@@ -115,7 +91,8 @@ def back_loop(d_y, x_hat, factor, through, d_x, along, sums, first, last):
             for i in range(n_places):
                 by_place[i] += d_y[g, r, c, i]
                 by_place_along[i] += d_y[g, r, c, i] * x_hat[g, r, c, i]
-        total, total_along = by_place.astype(np.float64).sum(), by_place_along.astype(np.float64).sum()
+        total = by_place.astype(np.float64).sum()
+        total_along = by_place_along.astype(np.float64).sum()
         sums[g, c], along[g, c] = total, total_along
         f, mean, mean_along = factor[g, c], 0.0, 0.0  # running statistics are constants
         if through:
@@ -123,4 +100,5 @@ def back_loop(d_y, x_hat, factor, through, d_x, along, sums, first, last):
         if d_x.size > 0:
             for r in range(repetitions):
                 for i in range(n_places):
-                    d_x[g, r, c, i] = standardise_adjoint(d_y[g, r, c, i], x_hat[g, r, c, i], f, mean, mean_along)
+                    d, standard = d_y[g, r, c, i], x_hat[g, r, c, i]
+                    d_x[g, r, c, i] = standardise_adjoint(d, standard, f, mean, mean_along)

@@ -1,108 +1,74 @@
 """The Numba backend: the same formulas as the reference, compiled into loops over tiles of lanes.
 
-Nothing is kept but the input and the spikes: the adjoint runs forward again (:mod:`minisnn.kernels.loops`).
+The cache keeps the input and the spikes: the adjoint runs forward again
+(:mod:`minisnn.kernels.loops`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any
+from functools import cache, lru_cache
 
 import numpy as np
 
-from ..neurons import Neuron
+from ..formula import Formula
 from . import memory
-from .arrays import Array, is_steady
-from .contract import ALL, HARD, Base, Dynamics, Needs, ScanCache, Twin, base_of, check_adjoint_arrays, check_scan_arrays
-from .jit import Loop, digest, flat_read_only
+from .arrays import is_steady
+from .contract import Base, Dynamics, Kernel, Needs
+from .jit import Loop, digest, flat
 from .lanes import LANES, LoopSpec
-from .loops import SPAN, Gradients, Outputs, Run, Tiles, adjoint_loop, scan_loop
+from .loops import SPAN, Gradients, Run, Tiles, adjoint_loop, scan_loop
 from .threads import share
 
 __all__ = ["CompiledKernel", "kernel", "plan", "problem"]
 
 
-@lru_cache
-def plan(batch: int, n_lanes: int) -> Tiles:
-    """Tiles for B rows of N lanes: from the shapes alone, so that sums never depend on the threads."""
-    width = min(n_lanes, LANES)
-    pieces = -(-n_lanes // width)
-    group = min(max(1, LANES // n_lanes), batch)
-    wanted_chunks = min(16, max(1, 32 // pieces))  # each makes a partial sum; some 32 tiles are enough for any machine
-    chunk = group * -(-batch // (group * wanted_chunks))
-    return Tiles(width, group, chunk, pieces, -(-batch // chunk))
-
-
-class CompiledKernel:
+class CompiledKernel(Kernel):
     """Time loop and adjoint compiled by Numba.  See :mod:`minisnn.kernels.contract`."""
 
     def __init__(self, dynamics: Dynamics) -> None:
-        self.dynamics = dynamics
+        super().__init__(dynamics)
+        self.sizes = len(dynamics.neuron.state), len(dynamics.neuron.params)
         self._loops: dict[tuple, Loop] = {}
 
-    def scan(
-        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float, twin: Twin = HARD
-    ) -> tuple[Array, Array, ScanCache]:
-        base = base_of(twin, x.dtype)
-        check_scan_arrays(self.dynamics, x, state0, theta, params, base)
-        n_states = len(self.dynamics.neuron.state)
+    def _scan(self, x, state0, theta, params, k, twin):
+        held, (states, borders) = self.dynamics.reset.stop if twin.base else (), self._shapes(x)
+        loop = self._loop(x.dtype, twin.fire, held, twin.base is not None, None)
         spikes = memory.empty(x.shape, np.uint8 if twin.fire == "step" else x.dtype)
-        state_last = memory.empty((n_states, *x.shape[1:]), x.dtype)
-        borders = memory.empty(_borders(n_states, x), x.dtype)
-        out = Outputs(spikes, state_last, borders, np.empty((0, 0, 0, 0), x.dtype))
-        self._scan(x, state0, theta, params, k, twin, base, out)
-        return (
-            spikes,
-            state_last,
-            ScanCache(self.dynamics, x, spikes, state0, theta, params, k, twin, borders, self._membranes),
+        state_last, before_spans = np.empty(states, x.dtype), np.empty(borders, x.dtype)
+        run, tiles = _run(x, state0, before_spans, theta, params, k), plan(*x.shape[1:])
+        base = Base(*map(flat, twin.base)) if twin.base else Base(run.x, run.x, run.lane_params)
+        written = spikes.reshape(-1), state_last.reshape(-1), before_spans.reshape(-1)
+        given, n_tiles = (run, base, *written, x.shape, tiles), tiles.pieces * tiles.chunks
+        share(lambda first, last: loop(*given, first, last), n_tiles, x.size)
+        return spikes, state_last, {"borders": before_spans, "membranes": self._membranes}
+
+    def _scan_adjoint(self, d_spikes, d_state_last, cache, needs):
+        x, params, dtype, (states, shape) = (
+            cache.x,
+            cache.params,
+            cache.x.dtype,
+            self._shapes(cache.x),
         )
-
-    def _membranes(self, cache: ScanCache) -> Array:
-        """The states before the reset, ``[K, T, B, N]``, of a run that did not keep them."""
-        n_states = len(self.dynamics.neuron.state)
-        base = base_of(cache.twin, cache.x.dtype)
-        states = (n_states, *cache.x.shape[1:])
-        u = np.empty((n_states, *cache.x.shape), cache.x.dtype)
-        out = Outputs(np.empty_like(cache.spikes), np.empty(states, u.dtype), np.empty_like(cache.borders), u)
-        self._scan(cache.x, cache.state0, cache.theta, cache.params, cache.k, cache.twin, base, out)
-        return u
-
-    def _scan(
-        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float, twin: Twin, base: Base | None,
-        out: Outputs,
-    ) -> None:  # fmt: skip
-        loop = self._loop(scan_loop, x.dtype, twin.fire, self.dynamics.reset.stop if base else (), base is not None)
-        run, tiles = _run(x, state0, out.borders, theta, params, k), plan(*x.shape[1:])
-        touched = Base(*map(flat_read_only, base)) if base else Base(run.x, run.x, run.lane_params)
-        out = Outputs(*(a.reshape(-1) for a in out))
-        n_tiles = tiles.pieces * tiles.chunks
-        share(lambda first, last: loop(run, touched, out, x.shape, tiles, first, last), n_tiles, x.size)
-
-    def scan_adjoint(
-        self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, needs: Needs = ALL
-    ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
-        check_adjoint_arrays(self.dynamics, d_spikes, d_state_last, cache)
-        x, theta, params = cache.x, cache.theta, cache.params
-        n_states, tiles = len(self.dynamics.neuron.state), plan(*x.shape[1:])
-        nothing = np.empty(0, x.dtype)
-        d_x = memory.empty_like(x) if needs.x else nothing
-        d_state0 = memory.empty((n_states, *x.shape[1:]), x.dtype) if needs.state else nothing
-        through_params = needs.params and len(params) > 0
-        d_sums = np.empty((1 + len(params) * through_params, tiles.chunks, len(theta)), x.dtype)
-        given = flat_read_only(nothing if d_state_last is None else d_state_last)
-        written = (a.reshape(-1) for a in (d_x, d_state0, d_sums))
-        gradients = Gradients(flat_read_only(d_spikes), given, *written)
-        borders: Any = cache.borders
+        given = cache.theta, params, cache.k
+        borders, tiles = cache.borders, plan(*x.shape[1:])
         if borders is None:  # another backend made the cache
-            borders = self.scan(x, cache.state0, theta, params, cache.k, cache.twin)[2].borders
-        if borders.shape != _borders(n_states, x):
-            raise ValueError(f"cache: borders {list(borders.shape)}, expected {list(_borders(n_states, x))}: changed since")
-        run = _run(x, cache.state0, borders, theta, params, cache.k)
-        loop = self._loop(adjoint_loop, x.dtype, cache.twin.fire, needs=needs._replace(params=through_params, state=True))
-        n_tiles = tiles.pieces * tiles.chunks
-        share(lambda first, last: loop(run, gradients, x.shape, tiles, first, last), n_tiles, 2 * x.size)
+            borders = self._scan(x, cache.state0, *given, cache.twin)[2]["borders"]
+        if borders.shape != shape:
+            came = f"borders {list(borders.shape)}, expected {list(shape)}"
+            raise ValueError(f"cache: {came}: changed since")
+        n_sums = 1 + self.sizes[1] * needs.params
+        used = needs._replace(params=n_sums > 1, state=True)
+        loop = self._loop(dtype, cache.twin.fire, (), False, used)
+        d_x = memory.empty(x.shape if needs.x else (0,), dtype)
+        d_state0 = np.empty(states if needs.state else 0, dtype)
+        d_sums = np.empty((n_sums, tiles.chunks, x.shape[2]), dtype)
+        d_last = np.empty(0, dtype) if d_state_last is None else d_state_last
+        written = d_x.reshape(-1), d_state0.reshape(-1), d_sums.reshape(-1)
+        gradients = Gradients(flat(d_spikes), flat(d_last), *written)
+        read = _run(x, cache.state0, borders, *given), gradients, x.shape, tiles
+        n_tiles, work = tiles.pieces * tiles.chunks, 2 * x.size
+        share(lambda first, last: loop(*read, first, last), n_tiles, work)
         return (
             d_x if needs.x else None,
             d_state0 if needs.state else None,
@@ -110,49 +76,72 @@ class CompiledKernel:
             d_sums[1:] if needs.params else None,
         )
 
-    def _loop(self, build: Any, dtype: np.dtype, *fires: Any, needs: Needs | None = None) -> Loop:
-        """The loop that `build` makes of these dynamics; `fires` : how neurons fire, what is held, if there is a base."""
-        key = build, dtype.char, *fires, needs
+    def _membranes(self, cache):
+        """The states before the reset, ``[K, T, B, N]``, of a run that did not keep them."""
+        x, params, dtype, (states, _) = cache.x, cache.params, cache.x.dtype, self._shapes(cache.x)
+        charge = self.dynamics.formulas()["charge"].python(dtype)
+        state = np.zeros(states, dtype) if cache.state0 is None else cache.state0
+        u, base = np.empty((states[0], *x.shape), dtype), cache.twin.base
+        for t in range(len(x)):
+            charged = charge(*state, x[t], *params)
+            u[:, t] = np.stack(charged) if isinstance(charged, tuple) else charged
+            now = slice(t, t + 1)
+            at_t = base and Base(base.u[now], base.spikes[now], base.theta)
+            twin = cache.twin._replace(base=at_t)
+            state = self._scan(x[now], state, cache.theta, params, cache.k, twin)[1]
+        return u
+
+    def _shapes(self, x):
+        """Of states, ``[K, B, N]``, and of those before each span of time but the first."""
+        states = self.sizes[0], *x.shape[1:]
+        return states, (max(len(x) - 1, 0) // SPAN, *states)
+
+    def _loop(self, dtype: np.dtype, fire: str, held, based, needs: Needs | None) -> Loop:
+        """The loop of these dynamics, forward, or the adjoint that computes what it `needs`."""
+        key = dtype.char, fire, held, based, needs
         if key not in self._loops:
-            neuron, used = self.dynamics.neuron, self.dynamics.formulas()
-            if needs is None and fires[0] == "step":  # training's forward does not know the surrogate: one loop for all
+            used = self.dynamics.formulas()
+            if needs is None and fire == "step":  # training's forward does not read the surrogate
                 used = {name: used[name] for name in ("charge", "reset")}
-            python = {name: f.python(dtype) for name, f in used.items()}
-            spec = LoopSpec(python, len(neuron.state), len(neuron.params), dtype.type, *fires)
-            mark = *used.values(), len(neuron.state), len(neuron.params), key[1:]
-            spec = spec._replace(mark=digest(mark), looks_back=needs is not None and _looks_back(neuron, needs))
-            self._loops[key] = _shared(build.__name__, mark, lambda: build(spec) if needs is None else build(spec, needs))
+            self._loops[key] = _built(tuple(used.items()), self.sizes, *key)
         return self._loops[key]
 
 
-_loops: dict[tuple, Loop] = {}
+@cache
+def _built(formulas: tuple[tuple[str, Formula], ...], sizes, char: str, *how) -> Loop:
+    """One loop for all dynamics that compute the same, as a notebook's cell that ran once more."""
+    (fire, held, based, needs), (n_states, n_params) = how, sizes
+    f, dtype = dict(formulas), np.dtype(char)
+    looks_back = needs is not None and _looks_back(f["charge_adjoint"].depends, n_states, needs)
+    mark = *f.values(), sizes, char, *how
+    python = {name: formula.python(dtype) for name, formula in f.items()}
+    number, known = dtype.type, digest(mark)
+    spec = LoopSpec(python, n_states, n_params, number, fire, held, based, looks_back, known)
+    return Loop(scan_loop(spec) if needs is None else adjoint_loop(spec, needs), mark)
 
 
-def _shared(name: str, mark: tuple, build: Callable[[], Callable]) -> Loop:
-    """One loop for all dynamics that compute the same, e.g. a notebook's cell that was run once more."""
-    if (name, mark) not in _loops:
-        _loops[name, mark] = Loop(build(), mark)
-    return _loops[name, mark]
-
-
-def _looks_back(neuron: Neuron, needs: Needs) -> bool:
+def _looks_back(depends, n_states: int, needs: Needs) -> bool:
     """Whether any gradient that is needed depends on the states before the step."""
-    k = len(neuron.state)
-    needed = [*range(k), *([k] if needs.x else []), *(range(k + 1, k + 1 + len(neuron.params)) if needs.params else [])]
-    depends = neuron.formulas[1].depends
-    return any(k <= argument < 2 * k for result in needed for argument in depends[result])
+    needed = [*depends[: n_states + needs.x], *(depends[n_states + 1 :] if needs.params else ())]
+    return any(n_states <= argument < 2 * n_states for one in needed for argument in one)
 
 
-def _borders(n_states: int, x: Array) -> tuple[int, ...]:
-    """The shape of the states before each span of time but the first."""
-    return max(len(x) - 1, 0) // SPAN, n_states, *x.shape[1:]
+@lru_cache
+def plan(batch: int, n_lanes: int) -> Tiles:
+    """Tiles for B rows of N lanes; from the shapes alone, so that sums do not depend on threads."""
+    width = min(n_lanes, LANES)
+    pieces = -(-n_lanes // width)
+    group = min(max(1, LANES // n_lanes), batch)
+    # Each chunk makes a partial sum; some 32 tiles are enough for any machine.
+    wanted_chunks = min(16, max(1, 32 // pieces))
+    chunk = group * -(-batch // (group * wanted_chunks))
+    return Tiles(width, group, chunk, pieces, -(-batch // chunk))
 
 
-def _run(x: Array, state0: Array | None, borders: Array, theta: Array, params: Array, k: float) -> Run:
+def _run(x, state0, borders, theta, params, k) -> Run:
     before = np.empty(0, x.dtype) if state0 is None else state0
-    lane_params = np.concatenate([theta, params.reshape(-1)])
-    arrays = (x[0] if is_steady(x) else x, before, borders, lane_params)
-    return Run(*map(flat_read_only, arrays), x.dtype.type(k))  # type: ignore[call-arg]
+    lane_params, x = np.concatenate([theta, params.ravel()]), x[0] if is_steady(x) else x
+    return Run(flat(x), flat(before), flat(borders), flat(lane_params), x.dtype.type(k))
 
 
 def problem() -> None:

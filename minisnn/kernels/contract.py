@@ -1,39 +1,43 @@
-"""The contract that every backend keeps: what a time loop takes, what it returns, and what its cache holds.
+"""The contract that every backend keeps: what a time loop takes and returns, and its cache.
 
 A *kernel* is the time loop of one neuron, one reset and one surrogate, in two directions::
 
-    kernel.scan(x, state0, theta, params, k)                    -> (spikes, state_last, cache)
-    kernel.scan_adjoint(d_spikes, d_state_last, cache, needs)   -> (d_x, d_state0, d_theta, d_params)
+    kernel.scan(x, state0, theta, params, k)                  -> spikes, state_last, cache
+    kernel.scan_adjoint(d_spikes, d_state_last, cache, needs) -> d_x, d_state0, d_theta, d_params
 
 Shapes, for T steps, B samples, N lanes (neurons), K states and Q parameters:
 
-==================  ==============  ======================================================================
+==================  ==============  ==========================================================
 x, d_x              ``[T, B, N]``   input current
-spikes, d_spikes    ``[T, B, N]``   ``uint8`` 0 or 1, of the net's float dtype in a twin; ``d_spikes`` always of that dtype
-state0, state_last  ``[K, B, N]``   before the first step, and after the reset of the last; ``None`` for zeros
+spikes, d_spikes    ``[T, B, N]``   ``uint8`` 0 or 1, floats in a twin; ``d_spikes`` floats
+state0, state_last  ``[K, B, N]``   before the first step, and after the reset of the last;
+                                    ``None`` for zeros
 theta               ``[N]``         threshold of each lane
 params              ``[Q, N]``      parameters of each lane, in the order of ``neuron.params``
 d_theta             ``[P, N]``      P partial sums over batch rows: add them up
 d_params            ``[Q, P, N]``   likewise
-==================  ==============  ======================================================================
+==================  ==============  ==========================================================
 
-Everything is C-contiguous and of one float dtype; `x` may be the same memory at every step (``arrays.is_steady``).  Calls
-are pure: no input, cache or earlier result is written.  P depends on the shapes alone, never on the number of threads.
-Gradients that are not needed come back as ``None``.
+Everything is C-contiguous and of one float dtype; `x` may be the same memory at every step
+(``arrays.is_steady``).  Calls are pure: they write no input, cache or earlier result.  P depends
+on the shapes alone, never on the number of threads.  Gradients that are not needed are ``None``.
 
 One step, as in ``docs/derivations/lif``::
 
-    u, *others = charge(*state, x[t], *params)           s = fire(u, theta)           v = reset(u, s, theta)
+    u, *others = charge(*state, x[t], *params)     s = fire(u, theta)     v = reset(u, s, theta)
 
-A *twin* is the same loop with another ``fire``: the surrogate's curve ``smooth``, or the ``tangent`` to it at the spikes of
-a base run.  If a base run is given, the arguments that ``reset.stop`` names keep its values.
+A *twin* is the same loop with another ``fire``: the surrogate's curve ``smooth``, or the
+``tangent`` to it at the spikes of a base run.  If a base run is given, the arguments that
+``reset.stop`` names keep its values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..formula import Formula
 from ..neurons import Neuron
@@ -41,10 +45,7 @@ from ..resets import Reset
 from ..surrogates import Surrogate
 from .arrays import Array, get_array_module, in_one_piece, is_steady
 
-__all__ = [
-    "ALL", "HARD", "Base", "Dynamics", "Kernel", "Needs", "ScanCache", "Twin", "base_of", "check_adjoint_arrays",
-    "check_scan_arrays",
-]  # fmt: skip
+__all__ = ["ALL", "HARD", "Base", "Dynamics", "Kernel", "Needs", "ScanCache", "Twin"]
 
 
 class Dynamics(NamedTuple):
@@ -61,7 +62,7 @@ class Dynamics(NamedTuple):
 
 
 class Base(NamedTuple):
-    """A run whose values a twin holds on to: membrane ``u`` and ``spikes`` (``[T, B, N]``), ``theta`` (``[N]``)."""
+    """The run that a twin holds on to: membrane and spikes ``[T, B, N]``, threshold ``[N]``."""
 
     u: Array
     spikes: Array
@@ -95,9 +96,10 @@ ALL = Needs()
 class ScanCache:
     """What the adjoint needs of a forward run, and what it was made with.
 
-    Kept: the input ``x``, the ``spikes``, the initial state (``None`` for zeros), and thresholds, parameters and steepness
-    as they were.  Everything else follows from these: a compiled kernel keeps no membranes, but the states before each span
-    of time (``borders``), and `membranes` is the function that runs forward again.
+    Kept are the input ``x``, the ``spikes``, the initial state (``None`` for zeros), thresholds,
+    parameters and steepness.  Everything else follows from these: a compiled kernel keeps no
+    membranes, but the states before each span of time (``borders``), and `membranes` is the
+    function that runs forward again.
     """
 
     dynamics: Dynamics  #: of the kernel that made it
@@ -113,88 +115,102 @@ class ScanCache:
 
     @property
     def u(self) -> Array:
-        """Every state after the charge and before the reset, ``[K, T, B, N]``; ``u[0]`` is the membrane."""
+        """Every state between charge and reset, ``[K, T, B, N]``; ``u[0]`` is the membrane."""
         return self.membranes(self) if callable(self.membranes) else self.membranes
 
 
-class Kernel(Protocol):
-    """The time loop of one neuron, reset and surrogate, and its adjoint."""
+class Kernel:
+    """The time loop of one neuron, reset and surrogate, and its adjoint.
 
-    dynamics: Dynamics
+    The checks stand here: compiled loops see memory and sizes, and would read and write beside an
+    array that does not fit.  A backend adds ``_scan`` and ``_scan_adjoint``.
+    """
+
+    def __init__(self, dynamics: Dynamics) -> None:
+        self.dynamics = dynamics
 
     def scan(
-        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float, twin: Twin = HARD
+        self, x: Array, state0: Array, theta: Array, params: Array, k: float, twin: Twin = HARD
     ) -> tuple[Array, Array, ScanCache]:
         """Run T steps: ``(spikes, state_last, cache)``; `k` is the steepness of the surrogate.
 
         Raises
         ------
-        TypeError, ValueError : an array has another dtype or shape than the others ask for; "tangent" is given no base.
+        TypeError, ValueError : an array has another dtype or shape than `x` asks for; the twin is
+            "tangent" and has no base.
         """
+        if twin.base is not None:  # formulas take no uint8
+            spikes = twin.base.spikes.astype(x.dtype, copy=False)
+            twin = twin._replace(base=twin.base._replace(spikes=spikes))
+        elif twin.fire == "tangent":
+            raise ValueError("twin: 'tangent' needs the base run that it touches, got no base")
+        self._check(x, state0, theta, params, twin)
+        spikes, state_last, kept = self._scan(x, state0, theta, params, k, twin)
+        cache = ScanCache(self.dynamics, x, spikes, state0, theta, params, k, twin, **kept)
+        return spikes, state_last, cache
 
     def scan_adjoint(
-        self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, needs: Needs = ALL
-    ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
+        self, d_spikes: Array, d_state_last: Array, cache: ScanCache, needs: Needs = ALL
+    ) -> tuple[Array, Array, Array, Array]:
         """Go back over the T steps: ``(d_x, d_state0, d_theta, d_params)``.
 
         Raises
         ------
-        TypeError, ValueError : an array does not fit; the cache is that of other dynamics, or of a run with a base.
+        TypeError, ValueError : an array does not fit; the cache belongs to other dynamics or to a
+            run with a base, or one of its arrays was changed.
         """
+        if cache.dynamics != self.dynamics:
+            raise ValueError(f"cache: made by {cache.dynamics}, this kernel runs {self.dynamics}")
+        if cache.twin.base is not None:
+            raise ValueError("cache: of a twin that holds on to a base run: it has no adjoint")
+        given = cache.x, cache.state0, cache.theta, cache.params, cache.twin
+        self._check(*given, cache.spikes, d_spikes, d_state_last)
+        return self._scan_adjoint(d_spikes, d_state_last, cache, needs)
 
+    def _scan(self, x, state0, theta, params, k, twin) -> tuple[Array, Array, dict[str, Any]]:
+        """``(spikes, state_last, what else the cache keeps)``."""
+        raise NotImplementedError
 
-def base_of(twin: Twin, dtype: Any) -> Base | None:
-    """The base run of a twin, its spikes in the dtype that the loop computes in: nothing may be computed from uint8."""
-    if twin.base is None and twin.fire == "tangent":
-        raise ValueError("twin: 'tangent' needs the base run that it touches, got no base")
-    return twin.base and twin.base._replace(spikes=twin.base.spikes.astype(dtype, copy=False))
+    def _scan_adjoint(self, d_spikes, d_state_last, cache, needs) -> tuple[Any, Any, Any, Any]:
+        raise NotImplementedError
 
-
-# -- at the kernel's door: a compiled loop sees memory and sizes, and would read and write beside an array that does not fit
-
-
-def check_scan_arrays(
-    dynamics: Dynamics, x: Array, state0: Array | None, theta: Array, params: Array, base: Base | None
-) -> None:
-    """Raise unless all arrays of a run fit `x`, ``[T, B, N]``."""
-    if x.ndim != 3:
-        raise ValueError(f"x has shape {list(x.shape)}, expected [T, B, N]")
-    _, batch, n = x.shape
-    fitting = {
-        "state0": (state0, (len(dynamics.neuron.state), batch, n)), "theta": (theta, (n,)),
-        "params": (params, (len(dynamics.neuron.params), n)),
-    }  # fmt: skip
-    if base is not None:
-        fitting |= {"base.u": (base.u, x.shape), "base.spikes": (base.spikes, x.shape), "base.theta": (base.theta, (n,))}
-    _check(x, fitting | {"x": (x, x.shape)})
-
-
-def check_adjoint_arrays(dynamics: Dynamics, d_spikes: Array, d_state_last: Array | None, cache: ScanCache) -> None:
-    """Raise unless the cache is one of these dynamics, still whole, and the gradients fit it."""
-    if cache.dynamics != dynamics:
-        raise ValueError(f"cache: made by {cache.dynamics}, this kernel runs {dynamics}")
-    if cache.twin.base is not None:
-        raise ValueError("cache: of a twin that holds on to a base run, which has no adjoint of its own")
-    check_scan_arrays(dynamics, cache.x, cache.state0, cache.theta, cache.params, None)
-    if cache.spikes.shape != cache.x.shape:
-        shapes = f"spikes {list(cache.spikes.shape)} of an input {list(cache.x.shape)}"
-        raise ValueError(f"cache: {shapes}: one was changed since")
-    states = len(dynamics.neuron.state), *cache.x.shape[1:]
-    _check(cache.x, {"d_spikes": (d_spikes, cache.x.shape), "d_state_last": (d_state_last, states)})
-
-
-def _check(x: Array, arrays: dict[str, tuple[Array | None, tuple[int, ...]]]) -> None:
-    kind = get_array_module(x).ndarray
-    for name, (array, shape) in arrays.items():
-        if array is None:
-            continue
-        if not isinstance(array, kind):
-            got = f"{type(array).__module__}.{type(array).__name__}"
-            raise TypeError(f"{name} is a {got}, x a {kind.__module__}.{kind.__name__}: both must be in one place")
-        if array.dtype != x.dtype or array.shape != shape:
-            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}, expected {x.dtype} {list(shape)} to fit x")
-        if not (in_one_piece(array) or (name == "x" and is_steady(array))):
-            cure = f"np.require({name}, requirements='CA')"
-            raise ValueError(
-                f"{name} lies in pieces or begins in the middle of a number; expected C-contiguous, aligned: {cure}"
-            )
+    def _check(
+        self, x, state0, theta, params, twin, spikes=None, d_spikes=None, d_state_last=None
+    ) -> None:
+        """Raise unless all arrays fit `x`, ``[T, B, N]``, and lie where it lies."""
+        if x.ndim != 3:
+            raise ValueError(f"x has shape {list(x.shape)}, expected [T, B, N]")
+        kind, (_, batch, n), neuron = get_array_module(x).ndarray, x.shape, self.dynamics.neuron
+        arrays = {
+            "x": (x, x.shape),
+            "state0": (state0, (len(neuron.state), batch, n)),
+            "theta": (theta, (n,)),
+            "params": (params, (len(neuron.params), n)),
+            "cache.spikes": (spikes, x.shape),
+            "d_spikes": (d_spikes, x.shape),
+            "d_state_last": (d_state_last, (len(neuron.state), batch, n)),
+        }
+        if twin.base is not None:
+            arrays |= {
+                "base.u": (twin.base.u, x.shape),
+                "base.spikes": (twin.base.spikes, x.shape),
+                "base.theta": (twin.base.theta, (n,)),
+            }
+        for name, (array, shape) in arrays.items():
+            if array is None:
+                continue
+            if not isinstance(array, kind):
+                got = f"{type(array).__module__}.{type(array).__name__}"
+                expected = f"{kind.__module__}.{kind.__name__}"
+                raise TypeError(f"{name} is a {got}, x a {expected}: both must be in one place")
+            dtype = x.dtype
+            if name == "cache.spikes" and twin.fire == "step":
+                dtype = np.dtype(np.uint8)
+            if array.dtype != dtype or array.shape != shape:
+                came = f"{array.dtype} {list(array.shape)}"
+                raise ValueError(f"{name} is {came}, expected {dtype} {list(shape)} to fit x")
+            if not (in_one_piece(array) or (name == "x" and is_steady(array))):
+                raise ValueError(
+                    f"{name} lies in pieces or begins in the middle of a number; expected "
+                    f"C-contiguous, aligned: np.require({name}, requirements='CA')"
+                )

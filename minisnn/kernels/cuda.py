@@ -1,12 +1,15 @@
-"""The loop on a GPU: one CUDA C++ text for the time loop and its adjoint, with the formulas' C printed into it.
+"""The loop on a GPU: one CUDA C++ text for scan and adjoint, with the formulas' C printed into it.
 
-**Lanes.**  One thread a lane, time inside the thread.  Neighbouring threads are neighbouring lanes of ``[T, B, N]``, so that
-a group of threads reads and writes whole lines of memory.  State stays in registers; every array passes through once.
+**Lanes.**  One thread a lane, time inside the thread.  Neighbouring threads are neighbouring lanes
+of ``[T, B, N]``, so that a group of threads reads and writes whole lines of memory.  State stays in
+registers; every array passes through once.
 
-**Sums.**  Each thread writes the threshold's gradient of its own lane: P = B partial sums, no atomics, the same bits always.
+**Sums.**  Each thread writes the threshold's gradient of its own lane: P = B partial sums, no
+atomics, the same bits always.
 
-**Rounding.**  The text is compiled without fused multiply-adds, so that a step is rounded as elsewhere; the loops wait
-for memory, not for arithmetic.  An array that is not given, or a gradient that is not needed, is a null pointer.
+**Rounding.**  NVRTC compiles the text without fused multiply-adds, so that a step rounds as
+elsewhere; the loops wait for memory, not for arithmetic.  An array that is not given, or a gradient
+that is not needed, is a null pointer.
 """
 
 from __future__ import annotations
@@ -19,9 +22,8 @@ import numpy as np
 
 from .. import spikes
 from ..formula import trace
-from . import contract
 from .arrays import Array, is_steady
-from .contract import ALL, HARD, Dynamics, Needs, ScanCache, Twin
+from .contract import Dynamics, Kernel, Twin
 from .gpu_info import problem
 
 __all__ = ["OPTIONS", "CudaKernel", "cuda_text", "kernel", "problem"]
@@ -35,7 +37,8 @@ typedef $stored stored;  // spikes in memory
 typedef long long Index;  // T * B * N goes beyond 2**31
 constexpr int K = $n_states, Q = $n_params, Q1 = Q ? Q : 1;  // C++ has no array of length 0
 
-__device__ inline real maximum(real a, real b) { return a >= b || a != a ? a : b; }  // as NumPy's: NaN stays NaN
+// as NumPy's: NaN stays NaN
+__device__ inline real maximum(real a, real b) { return a >= b || a != a ? a : b; }
 __device__ inline real minimum(real a, real b) { return a <= b || a != a ? a : b; }
 
 $formulas
@@ -51,7 +54,8 @@ template <int n> __device__ inline void store(real* to, const real* from, Index 
 
 extern "C" __global__ void scan(
     const real* x, const real* state0, const real* theta, const real* params, real k,
-    const real* base_u, const real* base_s, const real* base_theta, real* u, stored* spikes, real* state_last,
+    const real* base_u, const real* base_s, const real* base_theta,
+    real* u, stored* spikes, real* state_last,
     Index n_steps, Index lanes, Index n_lanes, Index x_pitch
 ) {
     const Index lane = (Index)blockIdx.x * blockDim.x + threadIdx.x, n = lane % n_lanes;
@@ -75,14 +79,17 @@ extern "C" __global__ void scan(
 
 extern "C" __global__ void adjoint(
     const real* d_spikes, const real* d_state_last,
-    const real* x, const real* u, const stored* spikes, const real* state0, const real* theta, const real* params, real k,
+    const real* x, const real* u, const stored* spikes, const real* state0,
+    const real* theta, const real* params, real k,
     real* d_x, real* d_state0, real* d_theta, real* d_params,
     Index n_steps, Index lanes, Index n_lanes, Index x_pitch
 ) {
-    const Index lane = (Index)blockIdx.x * blockDim.x + threadIdx.x, n = lane % n_lanes, size = n_steps * lanes;
+    const Index lane = (Index)blockIdx.x * blockDim.x + threadIdx.x, n = lane % n_lanes;
+    const Index size = n_steps * lanes;
     if (lane >= lanes) return;
     const real th = theta[n];
-    real p[Q1], d_p[Q1] = {0}, d_p_t[Q1], d_v[K], charged[K], before[K], d_th = 0, d_x_t, d_u, d_s, d_theta_t, psi, s = 0;
+    real p[Q1], d_p[Q1] = {0}, d_p_t[Q1], d_v[K], charged[K], before[K];
+    real d_th = 0, d_x_t, d_u, d_s, d_theta_t, psi, s = 0;
     load<Q>(p, params, n, n_lanes);
     load<K>(d_v, d_state_last, lane, lanes);
     if (n_steps) {
@@ -95,7 +102,7 @@ extern "C" __global__ void adjoint(
         reset_adjoint(d_v[0], charged[0], s, th, d_u, d_s, d_theta_t);
         slope(charged[0] - th, k, psi);
         const real g = (d_s + d_spikes[at]) * psi;  // (lif.7)
-        if (t) {  // the step before: what the reset left of it, and its states for the next round
+        if (t) {  // what the reset left of the step before, and its states for the next round
             load<K>(before, u, at - lanes, size);
             charged[0] = before[0];
             s = spikes[at - lanes];
@@ -118,7 +125,7 @@ extern "C" __global__ void adjoint(
 
 @lru_cache(maxsize=512)
 def cuda_text(dynamics: Dynamics, dtype: Any, fire: str = "step") -> str:
-    """The CUDA C++ of the time loop of these dynamics and of its adjoint: kernels ``scan`` and ``adjoint``.
+    """The CUDA C++ of these dynamics: kernels ``scan`` and ``adjoint``.
 
     Parameters
     ----------
@@ -126,58 +133,57 @@ def cuda_text(dynamics: Dynamics, dtype: Any, fire: str = "step") -> str:
     fire : a key of ``FIRES``.  Spikes are stored as bytes for "step", else as numbers.
     """
     formulas = dynamics.formulas()
-    smooth, slope, reset = (formulas[name].python("float64") for name in ("smooth", "slope", "reset"))
-    fires = spikes.FIRES[fire](smooth, slope)
-    formulas["fire"] = trace(lambda u, theta, k, u0, s0, theta0: 1.0 * fires(u, theta, k, u0, s0, theta0), fire, 6, 1)
-    formulas["held_reset"] = trace(spikes.hold(reset, dynamics.reset.stop), "reset", 6, 1)
+    python = {name: formula.python("float64") for name, formula in formulas.items()}
+    fires = spikes.FIRES[fire](python["smooth"], python["slope"])
+
+    def spike(u, theta, k, u0, s0, theta0):
+        return 1.0 * fires(u, theta, k, u0, s0, theta0)
+
+    held_reset = spikes.hold(python["reset"], dynamics.reset.stop)
+    formulas |= {"fire": trace(spike, fire, 6, 1), "held_reset": trace(held_reset, "reset", 6, 1)}
     real = {"f": "float", "d": "double"}[np.dtype(dtype).char]
     n_states, n_params = len(dynamics.neuron.state), len(dynamics.neuron.params)
     v, d_v, before = ([f"{name}[{i}]" for i in range(n_states)] for name in ("v", "d_v", "before"))
     p, d_p = ([f"{name}[{i}]" for i in range(n_params)] for name in ("p", "d_p_t"))
+    back = "d_u + g", *d_v[1:], *before, "x_t", *p, *d_v, "d_x_t", *d_p
     return TEXT.substitute(
-        real=real, stored="unsigned char" if fire == "step" else real, n_states=n_states, n_params=n_params,
+        real=real,
+        stored="unsigned char" if fire == "step" else real,
+        n_states=n_states,
+        n_params=n_params,
         formulas="\n\n".join(formula.c(name) for name, formula in formulas.items()),
         charge=f"charge({', '.join([*v, 'x_t', *p, *v])});",
-        charge_adjoint=f"charge_adjoint({', '.join(['d_u + g', *d_v[1:], *before, 'x_t', *p, *d_v, 'd_x_t', *d_p])});",
-    )  # fmt: skip
+        charge_adjoint=f"charge_adjoint({', '.join(back)});",
+    )
 
 
-class CudaKernel:
+class CudaKernel(Kernel):
     """Time loop and adjoint on CuPy arrays.  See :mod:`minisnn.kernels.contract`."""
 
-    def __init__(self, dynamics: Dynamics) -> None:
-        self.dynamics = dynamics
-
-    def scan(
-        self, x: Array, state0: Array | None, theta: Array, params: Array, k: float, twin: Twin = HARD
-    ) -> tuple[Array, Array, ScanCache]:
+    def _scan(self, x, state0, theta, params, k, twin):
         self._check_place(x)
-        xp, dtype, n_states, base = self._arrays(), x.dtype, len(self.dynamics.neuron.state), contract.base_of(twin, x.dtype)
-        contract.check_scan_arrays(self.dynamics, x, state0, theta, params, base)
+        xp, dtype, n_states = self._arrays(), x.dtype, len(self.dynamics.neuron.state)
         u = xp.empty((n_states, *x.shape), dtype)
         spikes = xp.empty(x.shape, np.uint8 if twin.fire == "step" else dtype)
         state_last = xp.empty((n_states, *x.shape[1:]), dtype)
-        self._launch("scan", twin, x, x, state0, theta, params, dtype.type(k), *(base or [None] * 3), u, spikes, state_last)
-        return spikes, state_last, ScanCache(self.dynamics, x, spikes, state0, theta, params, k, twin, membranes=u)
+        read = x, state0, theta, params, dtype.type(k), *(twin.base or [None] * 3)
+        self._launch("scan", twin, x, *read, u, spikes, state_last)
+        return spikes, state_last, {"membranes": u}
 
-    def scan_adjoint(
-        self, d_spikes: Array, d_state_last: Array | None, cache: ScanCache, needs: Needs = ALL
-    ) -> tuple[Array | None, Array | None, Array | None, Array | None]:
-        for array in (d_spikes, cache.u, cache.spikes):
-            self._check_place(array)
-        contract.check_adjoint_arrays(self.dynamics, d_spikes, d_state_last, cache)
-        x, u, spikes, dtype, xp = cache.x, cache.u, cache.spikes, cache.x.dtype, self._arrays()
-        states, stored = (len(self.dynamics.neuron.state), *x.shape[1:]), np.uint8 if cache.twin.fire == "step" else dtype
-        whole = spikes.dtype == stored and u.dtype == dtype and u.shape == (states[0], *x.shape)
-        if not (whole and u.flags.c_contiguous and spikes.flags.c_contiguous):
-            raise ValueError(f"cache: no spikes or membranes of an input {dtype} {list(x.shape)}: one was changed since")
+    def _scan_adjoint(self, d_spikes, d_state_last, cache, needs):
+        self._check_place(d_spikes)
+        x, u, dtype, xp = cache.x, cache.u, cache.x.dtype, self._arrays()
+        states = len(self.dynamics.neuron.state), *x.shape[1:]
+        if (u.dtype, u.shape) != (dtype, (states[0], *x.shape)) or not u.flags.c_contiguous:
+            raise ValueError(f"cache: its membranes are not those of {dtype} {list(x.shape)}")
         d_x = xp.empty(x.shape, dtype) if needs.x else None
         d_state0 = xp.empty(states, dtype) if needs.state else None
         d_theta = xp.empty(x.shape[1:], dtype) if needs.theta else None
         d_params = xp.empty((len(cache.params), *x.shape[1:]), dtype) if needs.params else None
-        read = d_spikes, d_state_last, x, u, spikes, cache.state0, cache.theta, cache.params, dtype.type(cache.k)
-        self._launch("adjoint", cache.twin, x, *read, d_x, d_state0, d_theta, d_params)
-        return d_x, d_state0, d_theta, d_params
+        read = d_spikes, d_state_last, x, u, cache.spikes, cache.state0, cache.theta, cache.params
+        written = d_x, d_state0, d_theta, d_params
+        self._launch("adjoint", cache.twin, x, *read, dtype.type(cache.k), *written)
+        return written
 
     def _arrays(self) -> Any:
         import cupy
@@ -187,7 +193,9 @@ class CudaKernel:
     def _check_place(self, x: Array) -> None:
         if not isinstance(x, self._arrays().ndarray):
             kind = f"{type(x).__module__}.{type(x).__name__}"
-            raise TypeError(f"backend 'cupy': got a {kind}, expected an array on the GPU (cupy.asarray)")
+            raise TypeError(
+                f"backend 'cupy': got a {kind}, expected an array on the GPU (cupy.asarray)"
+            )
 
     def _launch(self, name: str, twin: Twin, x: Array, *arguments: Any) -> None:
         """One thread a lane."""
@@ -195,7 +203,12 @@ class CudaKernel:
         sizes = map(np.int64, (n_steps, lanes, n_lanes, 0 if is_steady(x) else lanes))
         given = (np.int64(0) if a is None else a for a in arguments)  # a null pointer
         if lanes:
-            self._run(cuda_text(self.dynamics, x.dtype, twin.fire), name, -(-lanes // THREADS), (*given, *sizes))
+            self._run(
+                cuda_text(self.dynamics, x.dtype, twin.fire),
+                name,
+                -(-lanes // THREADS),
+                (*given, *sizes),
+            )
 
     def _run(self, text: str, name: str, blocks: int, arguments: tuple[Any, ...]) -> None:
         _compiled(text).get_function(name)((blocks,), (THREADS,), arguments)

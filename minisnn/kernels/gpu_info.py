@@ -1,4 +1,4 @@
-"""What stands between this machine and its GPU, looked at step by step, so that the message names the true cause."""
+"""Why this machine's GPU cannot be used: step by step, so that the message names the true cause."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["describe", "explain", "facts", "problem"]
 
 
 def facts() -> dict[str, str]:
-    """What was found, and in "failed" the step that went wrong and in "error" how.  Nothing is run on the GPU."""
+    """What was found; "failed" is the step that went wrong, "error" how.  The GPU runs nothing."""
     wheels = []
     for name in ("cupy-cuda11x", "cupy-cuda12x", "cupy-cuda13x", "cupy"):
         with suppress(PackageNotFoundError):
@@ -23,7 +23,9 @@ def facts() -> dict[str, str]:
 
         found["CUDA"], found["failed"] = _dotted(cupy.cuda.runtime.runtimeGetVersion()), "GPU"
         about = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.get_device_id())
-        found["GPU"] = f"{about['name'].decode()}, compute capability {about['major']}.{about['minor']}"
+        found["GPU"] = (
+            f"{about['name'].decode()}, compute capability {about['major']}.{about['minor']}"
+        )
         found["failed"] = "NVRTC"
         found["NVRTC"] = ".".join(map(str, cupy.cuda.nvrtc.getVersion()))
         del found["failed"]
@@ -34,25 +36,35 @@ def facts() -> dict[str, str]:
 
 def explain(found: dict[str, str]) -> str | None:
     """Why there is no GPU to compute on, and what helps; ``None`` if nothing is in the way."""
-    driver, has, made, failed = found["driver"], found["CuPy"] or "CuPy", found.get("CUDA", "0"), found.get("failed")
-    names, error = " ".join(w for w in has.split() if w.startswith("cupy")), found.get("error", "")
+    driver, has, made = found["driver"], found["CuPy"] or "CuPy", found.get("CUDA", "0")
+    failed, error = found.get("failed"), found.get("error", "")
     install = f"pip install 'cupy-cuda{13 if float(driver or 13) >= 13 else 12}x[ctk]'"
     if old := bool(driver) and float(driver) < 12:
         install = f"update the driver (it knows CUDA {driver}; CuPy 14 needs 12.0 or newer)"
+    again = (
+        f"pip uninstall {' '.join(w for w in has.split() if w.startswith('cupy'))}, then {install}"
+    )
     if " and " in has:
-        return f"{has} are both installed and overwrite each other: pip uninstall {names}, then {install}"
+        return f"{has} are both installed and overwrite each other: {again}"
     if failed == "import":
         absent = not found["CuPy"] and "No module named 'cupy'" in error
-        also = "" if driver else "; there is no NVIDIA driver either, which comes first (and not from pip)"
-        return f"{'CuPy is not installed' if absent else f'{has} cannot be imported: {error}'}: {install}{also}"
+        what = "CuPy is not installed" if absent else f"{has} cannot be imported: {error}"
+        also = "; there is no NVIDIA driver either, which comes first (and not from pip)"
+        return f"{what}: {install}{'' if driver else also}"
     if not driver:
-        return f"there is no NVIDIA driver: {has} is here, the driver has to be installed (not with pip)"
+        return (
+            f"there is no NVIDIA driver: {has} is here, the driver has to come too (not with pip)"
+        )
     if int(float(driver)) < int(float(made)):
-        also = "" if old else f", or pip uninstall {names}, then {install}"
-        return f"{has} is made for CUDA {made}, but the driver knows CUDA {driver} at most: update the driver{also}"
+        also = "" if old else f", or {again}"
+        older = f"the driver knows CUDA {driver} at most"
+        return f"{has} is made for CUDA {made}, but {older}: update the driver{also}"
     if failed == "GPU":
-        return f"the driver gives no GPU: {error}; CUDA_VISIBLE_DEVICES is {os.environ.get('CUDA_VISIBLE_DEVICES')!r}"
-    return f"NVRTC, which compiles the kernels, is missing: {error}: {install}" if failed == "NVRTC" else None
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return f"the driver gives no GPU: {error}; CUDA_VISIBLE_DEVICES is {visible!r}"
+    if failed == "NVRTC":
+        return f"NVRTC, which compiles the kernels, is missing: {error}: {install}"
+    return None
 
 
 def problem() -> str | None:
@@ -69,7 +81,8 @@ def describe() -> dict[str, str]:
         try:
             found["GPU kernel"] = f"compiled and run: 0 + 1 + 2 = {cupy.arange(3).sum().item()}"
         except Exception as error:
-            found["GPU kernel"] = f"FAILED: {type(error).__name__}: {' '.join(str(error).split())[:500]}"
+            text = " ".join(str(error).split())[:500]
+            found["GPU kernel"] = f"FAILED: {type(error).__name__}: {text}"
     return {"GPU": "none that can be used; backend cupy says why", **found}
 
 
@@ -78,8 +91,8 @@ def _dotted(cuda: int) -> str:
 
 
 def _driver() -> str:
-    """The newest CUDA that the driver knows, by its own answer, since CuPy may be missing; empty without a driver."""
-    number = ctypes.c_int(0)
+    """The newest CUDA that the driver knows, by its own answer; empty without one."""
+    number, name = ctypes.c_int(0), "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     with suppress(OSError, AttributeError):
-        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1").cuDriverGetVersion(ctypes.byref(number))
+        ctypes.CDLL(name).cuDriverGetVersion(ctypes.byref(number))
     return _dotted(number.value)

@@ -1,4 +1,4 @@
-"""Maximum pooling, compiled: images ``[n, H, W]``, windows k x k side by side.  A tile is one image."""
+"""Maximum pooling, compiled: images ``[n, H, W]``, windows k x k; a tile is one image."""
 
 from __future__ import annotations
 
@@ -8,14 +8,17 @@ import numpy as np
 
 from . import memory
 from .arrays import Array
-from .jit import Loop, U, helper, read_only
+from .jit import Loop, U, read_only
 from .threads import share
 
 __all__ = ["max_pool", "max_pool_back"]
 
 
 def max_pool(x: Array, k: int, place_dtype: Any) -> tuple[Array, Array]:
-    """The largest value of each window and its place in it, of equal ones the first: ``[n, H // k, W // k]`` both."""
+    """The largest value of each window and its place in it: ``[n, H // k, W // k]`` both.
+
+    Of equal values the first counts.
+    """
     n, height, width = x.shape
     y = memory.empty((n, height // k, width // k), x.dtype)
     place = memory.empty(y.shape, place_dtype)
@@ -26,9 +29,10 @@ def max_pool(x: Array, k: int, place_dtype: Any) -> tuple[Array, Array]:
 
 
 def max_pool_back(d_y: Array, place: Array, shape: tuple[int, ...], k: int) -> Array:
-    """To the place of each maximum its gradient, zero to all others: ``[n, H, W]``, which is `shape`.
+    """To the place of each maximum its gradient, zero to all others: ``[n, H, W]``, the `shape`.
 
-    Raises ValueError if `d_y` or `place` has another size than ``[n, H // k, W // k]``, or a place lies outside its window.
+    Raises ValueError if `d_y` or `place` has another size than ``[n, H // k, W // k]``, or a place
+    lies outside its window.
     """
     n, height, width = shape
     out = n, height // k, width // k
@@ -45,36 +49,27 @@ def max_pool_back(d_y: Array, place: Array, shape: tuple[int, ...], k: int) -> A
 
 @Loop
 def max_loop(x, k, y, place, first, last):
-    offsets, k, width = offsets_of(k, x.shape[2]), U(k), U(x.shape[2])
+    k = U(k)
     for n in range(first, last):
-        image = x[n].reshape(-1)
-        for row in range(U(y.shape[1])):
-            for column in range(U(y.shape[2])):
-                at = row * k * width + column * k
-                best, found = image[at], U(0)
-                for j in range(U(1), U(len(offsets))):
-                    value = image[at + offsets[j]]
-                    larger = (value > best) | (value != value)  # a NaN must not hide
-                    best, found = value if larger else best, U(j) if larger else found  # no branch to mispredict
-                y[n, row, column], place[n, row, column] = best, found
+        image = x[n]
+        for i in range(U(y.shape[1])):
+            for j in range(U(y.shape[2])):
+                best, found = image[i * k, j * k], U(0)
+                for p in range(k):
+                    for q in range(k):
+                        value = image[i * k + p, j * k + q]
+                        larger = (value > best) | (value != value)  # a NaN must not hide
+                        # no branch, which the processor could predict wrongly
+                        best, found = value if larger else best, p * k + q if larger else found
+                y[n, i, j], place[n, i, j] = best, found
 
 
 @Loop
 def back_loop(d_y, place, k, d_x, first, last):
-    offsets, k, width = offsets_of(k, d_x.shape[2]), U(k), U(d_x.shape[2])
+    k = np.uint32(k)  # whose division is three times faster than that of 64 bits
     for n in range(first, last):
-        image = d_x[n].reshape(-1)
-        image[:] = 0
-        for row in range(U(d_y.shape[1])):
-            for column in range(U(d_y.shape[2])):
-                at = row * k * width + column * k
-                image[at + offsets[U(place[n, row, column])]] = d_y[n, row, column]
-
-
-@helper
-def offsets_of(k, width):
-    """From the first entry of a window to each of its ``k * k``, row by row, in a flat image."""
-    found = np.empty(k * k, np.uint64)
-    for j in range(k * k):
-        found[j] = j // k * width + j % k
-    return found
+        d_x[n] = 0
+        for i in range(U(d_y.shape[1])):
+            for j in range(U(d_y.shape[2])):
+                at = np.uint32(place[n, i, j])
+                d_x[n, i * k + at // k, j * k + at % k] = d_y[n, i, j]

@@ -1,7 +1,7 @@
-"""Large arrays in memory that is used again: fetching fresh pages from the system takes as long as filling them.
+"""Large arrays in memory that is used again: fresh pages take as long as filling them.
 
-An array and all its views keep a *lease* on their memory alive; when it goes, nobody can see the memory any more, and only
-then it is used again.
+An array and all its views keep a *lease* on their memory alive.  When the lease goes, no array can
+see the memory any more, and the next one may have it.
 """
 
 from __future__ import annotations
@@ -16,31 +16,26 @@ from .arrays import Array, get_array_module
 
 __all__ = ["empty", "empty_like", "kept", "release"]
 
-#: Arrays of fewer bytes are left to NumPy, which is as fast for them.
+#: NumPy is as fast for arrays of fewer bytes.
 SMALL = 1 << 16
 #: Arrays begin where a line of the processor's cache does: vectors then lie in one line each.
 LINE = 64
+#: Bytes kept for later use at most: a quarter of the machine's memory, if it says how much it has.
+MOST = 1 << 30
+if hasattr(os, "sysconf") and {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= set(os.sysconf_names):
+    MOST = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
 
-
-def _most() -> int:
-    """Bytes that are kept for later use at most: a quarter of the machine's memory; beyond it the longest unused goes."""
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 4
-    except (AttributeError, ValueError, OSError):  # no such question on this system
-        return 1 << 30
-
-
-MOST = _most()
 _free: dict[int, Array] = {}  # by their id, the longest unused first
 
 
 class _Lease:
-    """Memory, seen as an array: NumPy keeps the object that has ``__array_interface__`` as the base of all its views."""
+    """Memory, seen as an array: NumPy keeps this object as the base of the array and its views."""
 
     def __init__(self, memory: Array, shape: tuple[int, ...], dtype: np.dtype) -> None:
         where = memory.__array_interface__["data"]
         self.memory = memory
-        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": where}
+        kind = {"version": 3, "shape": shape, "typestr": dtype.str}
+        self.__array_interface__ = kind | {"data": where}
 
     def __del__(self) -> None:
         if _free is None:  # the interpreter is ending
@@ -50,20 +45,19 @@ class _Lease:
             _free.pop(next(iter(_free.copy()), 0), None)
 
 
-# Memory may come back in the middle of any of these lines, from the garbage collector or another thread: each step is one
-# operation on a dictionary, which nothing interrupts.
+# Memory may come back in the middle of any of these lines, from the garbage collector or another
+# thread: each step is one operation on a dictionary, which cannot be interrupted.
 
 
 def empty(shape: tuple[int, ...], dtype: Any, like: Array | None = None) -> Array:
-    """As ``np.empty``, in memory used before if there is some; for a `like` on a GPU in CuPy's, which has its own pool."""
+    """As ``np.empty``, in memory used before if there is some; CuPy (`like`) has its own pool."""
     if like is not None and get_array_module(like) is not np:
         return np.empty(shape, dtype, like=like)
     dtype = np.dtype(dtype)
     n_bytes = math.prod(shape) * dtype.itemsize
     if n_bytes < SMALL:
         return np.empty(shape, dtype)
-    memory = _unused(n_bytes)
-    return np.asarray(_Lease(memory, shape, dtype))
+    return np.asarray(_Lease(_unused(n_bytes), shape, dtype))
 
 
 def empty_like(array: Array) -> Array:

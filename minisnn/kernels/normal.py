@@ -1,13 +1,12 @@
-"""Normalisation in NumPy: the formulas, which the compiled passes use too, and the passes over whole arrays.
+"""Normalisation in NumPy: the formulas, which the compiled passes use too, and the passes.
 
-Maps are ``[G, R, C, M]``, statistics ``[G, C]``: see :mod:`minisnn.kernels.batchnorm`, which has the same functions.
+Maps are ``[G, R, C, M]``, statistics ``[G, C]``; :mod:`minisnn.kernels.batchnorm` has the same
+functions.
 """
 
 from __future__ import annotations
 
 from .arrays import Array
-
-__all__ = ["normalise", "normalise_back", "scale_and_shift", "standardise", "standardise_adjoint", "statistics"]
 
 
 def standardise(x: Array, mean: Array, inverse: Array) -> Array:
@@ -20,8 +19,10 @@ def scale_and_shift(x_hat: Array, gain: Array, beta: Array) -> Array:
     return gain * x_hat + beta  # (norm.3)
 
 
-def standardise_adjoint(d_y: Array, x_hat: Array, factor: Array, mean: Array, mean_along: Array) -> Array:
-    """Back through both: `factor` is gain * inverse, the means are those of ``d_y`` and ``d_y * x_hat``."""
+def standardise_adjoint(
+    d_y: Array, x_hat: Array, factor: Array, mean: Array, mean_along: Array
+) -> Array:
+    """Back through both: `factor` is gain * inverse, the means are those of d_y and d_y * x_hat."""
     return factor * (d_y - mean - x_hat * mean_along)  # (norm.6)
 
 
@@ -30,7 +31,9 @@ def statistics(x: Array) -> tuple[Array, Array]:
     return x.mean(axis=(1, 3)), x.var(axis=(1, 3))  # (norm.1)
 
 
-def normalise(x: Array, mean: Array, inverse: Array, gain: Array, beta: Array) -> tuple[Array, Array]:
+def normalise(
+    x: Array, mean: Array, inverse: Array, gain: Array, beta: Array
+) -> tuple[Array, Array]:
     """``(x_hat, y)``."""
     x_hat = standardise(x, _maps(mean), _maps(inverse))
     return x_hat, scale_and_shift(x_hat, _maps(gain[None]), _maps(beta[None]))
@@ -39,15 +42,14 @@ def normalise(x: Array, mean: Array, inverse: Array, gain: Array, beta: Array) -
 def normalise_back(
     d_y: Array, x_hat: Array, inverse: Array, gain: Array, through: bool, want_x: bool
 ) -> tuple[Array | None, Array, Array]:
-    """``(d_x, sums of d_y * x_hat, sums of d_y)``; `through` the statistics, if the batch gave them."""
+    """``(d_x, sums of d_y * x_hat, sums of d_y)``; `through` the statistics, if of the batch."""
     along, sums = (d_y * x_hat).sum(axis=(1, 3)), d_y.sum(axis=(1, 3))
-    share = d_y.dtype.type(1 / (d_y.shape[1] * d_y.shape[3]) if through else 0)  # running statistics are constants
-    factor = _maps(inverse * gain)
-    return (
-        standardise_adjoint(d_y, x_hat, factor, _maps(share * sums), _maps(share * along)) if want_x else None,
-        along,
-        sums,
-    )
+    if not want_x:
+        return None, along, sums
+    # Running statistics are constants.
+    share = d_y.dtype.type(1 / (d_y.shape[1] * d_y.shape[3]) if through else 0)
+    means = _maps(share * sums), _maps(share * along)
+    return standardise_adjoint(d_y, x_hat, _maps(inverse * gain), *means), along, sums
 
 
 def _maps(values: Array) -> Array:

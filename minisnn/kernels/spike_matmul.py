@@ -1,8 +1,10 @@
-"""Products with spikes by adding up rows: where few inputs are active, ``x @ weight`` is the sum of the active rows.
+"""Products with spikes by adding up rows: if few inputs are active, ``x @ weight`` is the sum of
+the active rows.
 
-The active entries are found once and used twice: row by row for the forward product ``x @ weight``, column by column
-for the gradient ``x.T @ d_y``.  Both add rows of a table.  Sums run in the order of the entries, so results do not depend
-on threads; a dense product adds in another order, and differs in the last bits.
+The active entries are found once and used twice: row by row for the product ``x @ weight``, column
+by column for the gradient ``x.T @ d_y``.  Both add rows of a table, in the order of the entries, so
+results do not depend on threads; a dense product adds in another order, and differs in the last
+bits.
 """
 
 from __future__ import annotations
@@ -16,16 +18,16 @@ from .arrays import Array
 from .jit import Loop, U, inlined, read_only
 from .threads import share
 
-__all__ = ["ActiveEntries", "active_entries", "add_rows", "add_table_rows", "transposed", "worth_it"]
+__all__ = ["ActiveEntries", "active_entries", "add_rows", "transposed", "worth_it"]
 
-#: Rows with a larger share of active entries are no case for adding rows, whatever their length.
+#: Share of active entries above which a dense product is always faster.
 MOST = 0.25
-#: Smaller inputs are not worth looking at.
+#: Smaller inputs are not worth the search.
 LEAST = 1 << 14
 
 
 class ActiveEntries(NamedTuple):
-    """The active entries of a matrix, row by row: row r has the columns ``columns[starts[r]:ends[r]]``.
+    """The active entries of a matrix: row r has the columns ``columns[starts[r]:ends[r]]``.
 
     All of them have the value `scale`: 1 for spikes, 1 / (1 - p) after dropout.
     """
@@ -38,21 +40,22 @@ class ActiveEntries(NamedTuple):
 
 
 def worth_it(density: float, n: int) -> bool:
-    """Whether adding rows of `n` values beats a dense product; measured by ``minisnn bench events``."""
+    """Whether adding rows of `n` values beats a dense product; measured on x86."""
     return density < 0.24 * n / (n + 190)
 
 
 def active_entries(x: Array, n: int, anyway: bool = False) -> ActiveEntries | None:
-    """The active entries of ``[R, K]``; ``None`` where a dense product with tables of `n` columns is faster.
+    """The active entries of ``[R, K]``; ``None`` if a dense product with `n` columns is faster.
 
-    Also ``None`` if they have several values or an infinite one, or are more than there is room for.  With `anyway` these
-    are the only reasons.
+    Also ``None`` if they have several values or an infinite one, or are more than there is room
+    for; with `anyway` these are the only reasons.
     """
     n_rows, n_columns = x.shape
     x = read_only(np.ascontiguousarray(x).view(np.uint8 if x.dtype == bool else x.dtype))
     flat = x.reshape(-1)
     sample = flat[:: max(1, flat.size // 4096)]  # shows at little cost that an input is dense
-    if not anyway and (x.size < LEAST or not worth_it(0.7 * np.count_nonzero(sample) / sample.size, n)):
+    density = 0.7 * np.count_nonzero(sample) / max(1, sample.size)
+    if not anyway and (x.size < LEAST or not worth_it(density, n)):
         return None
     scale = flat[np.argmax(flat != 0)]
     if not np.isfinite(scale):  # sums are multiplied by it, those of no spikes too
@@ -61,8 +64,8 @@ def active_entries(x: Array, n: int, anyway: bool = False) -> ActiveEntries | No
     room, n_chunks = int(MOST * chunk * n_columns) + n_columns, -(-n_rows // chunk)
     starts, ends = np.empty((2, n_rows), np.int64)
     columns, fits = memory.empty((n_chunks * room,), np.int32), np.zeros(n_chunks, np.uint8)
-    found = starts, ends, columns, fits
-    share(lambda first, last: find_loop(x, scale, chunk, room, *found, first, last), n_chunks, 3 * x.size)
+    given = x, scale, chunk, room, starts, ends, columns, fits
+    share(lambda first, last: find_loop(*given, first, last), n_chunks, 3 * x.size)
     if not fits.all() or not (anyway or worth_it((ends - starts).sum() / x.size, n)):
         return None
     return ActiveEntries(starts, ends, columns, n_columns, float(scale))
@@ -79,11 +82,12 @@ def transposed(entries: ActiveEntries) -> ActiveEntries:
 def add_rows(entries: ActiveEntries, table: Array) -> Array:
     """``x @ table`` for a table ``[n_columns, n]``; a table of another length raises ValueError."""
     if table.ndim != 2 or len(table) != entries.n_columns:
-        raise ValueError(f"add_rows: the table is {list(table.shape)}, expected [{entries.n_columns}, n]")
+        expected = f"expected [{entries.n_columns}, n]"
+        raise ValueError(f"add_rows: the table is {list(table.shape)}, {expected}")
     out = memory.empty((len(entries.starts), table.shape[1]), table.dtype)
-    given, scale = [*map(read_only, entries[:3]), read_only(table.ravel())], table.dtype.type(entries.scale)
-    flat, n = out.reshape(-1), table.shape[1]
-    share(lambda first, last: add_loop(*given, scale, flat, n, first, last), len(out), out.size * 8)
+    scale, flat, n = table.dtype.type(entries.scale), out.reshape(-1), table.shape[1]
+    given = *map(read_only, entries[:3]), read_only(table.ravel()), scale, flat, n
+    share(lambda first, last: add_loop(*given, first, last), len(out), out.size * 8)
     return out
 
 
@@ -92,7 +96,10 @@ def add_rows(entries: ActiveEntries, table: Array) -> Array:
 
 @Loop
 def find_loop(x, scale, chunk, room, starts, ends, columns, fits, first, last):
-    """A tile is a chunk of rows, with `room` for its entries; it is given up if it has more, or one that is not `scale`."""
+    """A tile is a chunk of rows, with `room` for its entries.
+
+    It does not fit if it has more, or one that is not `scale`.
+    """
     n_columns = U(x.shape[1])
     for number in range(first, last):
         base, same = U(number * room), True
@@ -100,8 +107,8 @@ def find_loop(x, scale, chunk, room, starts, ends, columns, fits, first, last):
         for row in range(number * chunk, min(number * chunk + chunk, len(x))):
             starts[row] = k
             if k <= full:
-                for i in range(n_columns):  # write each; the next overwrites it if it is not active: no branch
-                    columns[k] = i
+                for i in range(n_columns):
+                    columns[k] = i  # the next overwrites it if it is not active: no branch
                     k += U(x[row, i] != 0)
                 for j in range(U(starts[row]), k):
                     same &= x[row, U(columns[j])] == scale
@@ -135,28 +142,28 @@ def add_loop(starts, ends, columns, table, scale, out, n, first, last):
         to = U(row) * n
         for i in range(n):
             out[to + i] = 0
-        add_table_rows(out, to, table, U(0), columns, U(starts[row]), U(ends[row]), n)
+        add_runs(out, to, table, U(0), columns, n, U(starts[row]), U(ends[row]), n)
         if scale != 1:
             for i in range(n):
                 out[to + i] *= scale
 
 
 @inlined  # a call would count references to its arrays: a tenth of the time for short rows
-def add_table_rows(out, to, table, base, numbers, first, last, n):
-    """Add rows of `table` to the `n` entries of `out` from `to` on; all three arrays are flat.
+def add_runs(out, to, table, base, numbers, pitch, first, last, n):
+    """To the `n` entries of `out` from `to` on add runs of `table`; all three arrays are flat.
 
-    The rows have the numbers ``numbers[first:last]``, counted from `base`.  Four are added at a time, so that `out` is read
-    and written a fourth as often.
+    The runs begin at ``base + numbers[first:last] * pitch``.  Four are added at a time, so that
+    `out` is read and written a fourth as often.
     """
     j = first
     while j + U(4) <= last:
-        a, b = base + U(numbers[j]) * n, base + U(numbers[j + U(1)]) * n
-        c, d = base + U(numbers[j + U(2)]) * n, base + U(numbers[j + U(3)]) * n
+        a, b = base + U(numbers[j]) * pitch, base + U(numbers[j + U(1)]) * pitch
+        c, d = base + U(numbers[j + U(2)]) * pitch, base + U(numbers[j + U(3)]) * pitch
         for i in range(n):
             out[to + i] += (table[a + i] + table[b + i]) + (table[c + i] + table[d + i])
         j += U(4)
     while j < last:
-        a = base + U(numbers[j]) * n
+        a = base + U(numbers[j]) * pitch
         for i in range(n):
             out[to + i] += table[a + i]
         j += U(1)

@@ -9,9 +9,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,11 @@ import numpy as np
 
 from .arrays import positive_int
 
-__all__ = ["blas_is_limited", "get_threads", "one_blas_thread", "set_threads", "share", "undisturbed"]
+__all__ = ["blas_is_limited", "get_threads", "one_blas_thread", "set_threads", "share"]
 
-#: Elements of a forward loop that take one thread as long as another takes to wake, and back: some 100 microseconds.
+#: Elements of a forward loop that take as long as waking a thread: some 100 microseconds.
 WORTH_A_THREAD = 300_000
-#: Parts for each thread: so many that none waits long for the last, so few that taking them costs nothing.
+#: Parts for each thread: so many that none waits long for the last, so few that they cost nothing.
 PARTS_EACH = 4
 MOST_THREADS = 256
 #: Where Linux says how much CPU time a container may take, in its newer way or its older one.
@@ -33,26 +34,29 @@ _threads: int | None = None
 
 
 def get_threads() -> int:
-    """How many threads a compiled loop may use: `set_threads`, else ``MINISNN_THREADS``, else the CPUs at hand.
+    """How many threads a compiled loop may use.
 
-    In a container these may be fewer than the machine has.
+    What `set_threads` said, else ``MINISNN_THREADS``, else the CPUs at hand, which in a container
+    may be fewer than the machine has.
     """
     if _threads is not None:
         return _threads
-    asked = os.environ.get("MINISNN_THREADS")
-    if asked is None:
-        return min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _cpu_limit())
-    if not asked.isdecimal() or int(asked) < 1:
-        raise ValueError(f"MINISNN_THREADS: got {asked!r}, expected a whole number of at least 1")
-    return int(asked)
+    given = os.environ.get("MINISNN_THREADS")
+    if given is None:
+        allowed = getattr(os, "sched_getaffinity", lambda process: range(os.cpu_count() or 1))(0)
+        return min(len(allowed), _cpu_limit())
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"MINISNN_THREADS: got {given!r}, expected a whole number of at least 1")
+    return int(given)
 
 
 @cache
 def _cpu_limit() -> int:
-    """The CPUs that Linux lets this container use: the time that it may take in a period, by the period."""
+    """The CPUs that Linux grants this container: CPU time in a period, divided by the period."""
     for names in (["cpu.max"], ["cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us"]):
         try:
-            quota, period = map(int, " ".join((LIMITS / name).read_text() for name in names).split())
+            text = " ".join((LIMITS / name).read_text() for name in names)
+            quota, period = map(int, text.split())
         except (OSError, ValueError):  # no such file, or no limit ("max")
             continue
         if quota > 0:
@@ -67,61 +71,75 @@ def set_threads(n: int | None) -> None:
 
 
 def share(work: Callable[[int, int], object], n_tiles: int, n_elements: int) -> None:
-    """Call ``work(first, last)`` on parts of ``range(n_tiles)``, in several threads where it is worth it.
+    """Call ``work(first, last)`` on parts of ``range(n_tiles)``, in threads if that is worth it.
 
-    `n_elements` measures the work: what a forward loop does for so many elements.  The caller is one of the threads; it
-    waits for no thread that has not begun, as the last parts are then its own.
+    `n_elements` measures the work: what a forward loop does for so many elements.  The caller is
+    one of the threads; it takes all parts that no other thread has begun.
     """
     n = min(n_tiles, n_elements // WORTH_A_THREAD, MOST_THREADS)
-    n = min(n, get_threads()) if n > 1 else n  # to ask takes longer than a small run
+    n = min(n, get_threads()) if n > 1 else n  # to look that up takes longer than a small run
     if n <= 1:
         work(0, n_tiles)
         return
     n_parts = min(n_tiles, PARTS_EACH * n)
-    parts = deque((n_tiles * i // n_parts, n_tiles * (i + 1) // n_parts) for i in range(n_parts))
-
-    def take() -> None:
-        while True:
-            try:
-                part = parts.popleft()
-            except IndexError:  # none is left
-                return
-            work(*part)
-
+    edges = [n_tiles * i // n_parts for i in range(n_parts + 1)]
+    parts = deque(pairwise(edges))
     warnings = np.geterr()  # NumPy warns, or does not, by thread
 
-    def help_out() -> None:
+    def take() -> None:
         with np.errstate(**warnings):
-            take()
+            while True:
+                try:
+                    part = parts.popleft()
+                except IndexError:  # none is left
+                    return
+                work(*part)
 
-    helpers = list[Future]()
-    with suppress(RuntimeError):  # the interpreter is ending, or the system allows no more threads
-        for _ in range(n - 1):
-            helpers.append(_executor(n - 1).submit(help_out))
+    helpers = []
+    with suppress(RuntimeError):  # the interpreter is ending, or there can be no more threads
+        helpers += [_pool().submit(take) for _ in range(n - 1)]
     try:
         take()
     finally:
-        parts.clear()  # after an error or an interruption nobody needs the rest
+        parts.clear()  # if this thread stopped early, the others need not go on
     for helper in helpers:
         if not helper.cancel():
             helper.result()
 
 
-# -- the matrix library has threads of its own.  After each product they keep their CPUs busy for a while, waiting for the
-# -- next, and the loops that follow take up to twice as long
+@cache
+def _pool() -> Executor:
+    """Threads, made as they are needed; they sleep while there is no work."""
+    return ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="minisnn")
+
+
+def undisturbed(work: Callable[[], Any]) -> Any:
+    """``work()`` in another thread: Ctrl-C reaches the main thread alone."""
+    if threading.current_thread() is not threading.main_thread():
+        return work()
+    with ThreadPoolExecutor(1) as one:
+        return one.submit(work).result()
+
+
+# -- the matrix library has threads of its own.  After each product they keep their CPUs busy for a
+# -- while, waiting for the next, and the loops that follow take up to twice as long
+
+_users = set[object]()
+_limit: Any = None
 
 
 @contextmanager
 def one_blas_thread() -> Iterator[None]:
-    """While this lasts, BLAS has one thread, for the whole process, and minisnn shares large products among its own.
+    """While this lasts, BLAS has one thread, and minisnn shares large products among its own.
 
-    ``fit``, ``evaluate`` and the commands do this by themselves.  Around a training loop of your own it saves a quarter
-    of the time of small networks, more on a busy machine::
+    ``fit``, ``evaluate`` and the commands do this by themselves.  Around a training loop of your
+    own it saves a quarter of the time of small networks, more on a busy machine::
 
         with ms.one_blas_thread():
             loss, grads = net.loss_and_grads(x, labels, ms.losses.mse)
 
-    What is not known to threadpoolctl (Apple's Accelerate) keeps its threads.
+    It holds for the whole process.  Apple's Accelerate, which threadpoolctl does not know, keeps
+    its threads.
     """
     me = object()
     try:
@@ -138,12 +156,8 @@ def blas_is_limited() -> bool:
     return bool(_users)
 
 
-_users = set[object]()
-_limit: Any = None
-
-
 def _follow_users() -> None:
-    """Several threads may train at once: the first limits BLAS, and after the last it has as many threads as before."""
+    """The first user limits BLAS; after the last it has as many threads as before."""
     global _limit
     if _users and _limit is None:
         _limit = _blas().limit(limits=1, user_api="blas")
@@ -153,15 +167,14 @@ def _follow_users() -> None:
 
 
 def _in_blas_thread(work: Callable[[], Any]) -> Any:
-    """In one thread, the same every time: threadpoolctl lets no other undo what one thread has set."""
-    global _blas_thread
-    if _blas_thread is None:
-        _blas_thread = ThreadPoolExecutor(1, thread_name_prefix="minisnn-blas")
+    """In the same thread every time: threadpoolctl lets a thread undo only what it has set."""
     with suppress(RuntimeError):  # the interpreter is ending
-        return _blas_thread.submit(work).result()
+        return _blas_thread().submit(work).result()
 
 
-_blas_thread: Executor | None = None
+@cache
+def _blas_thread() -> Executor:
+    return ThreadPoolExecutor(1, thread_name_prefix="minisnn-blas")
 
 
 @cache
@@ -172,31 +185,11 @@ def _blas() -> Any:
     return ThreadpoolController()
 
 
-def undisturbed(work: Callable[[], Any]) -> Any:
-    """``work()`` in a thread of its own: Ctrl-C reaches the main thread alone, and must not leave Numba half imported."""
-    if threading.current_thread() is not threading.main_thread():
-        return work()
-    with ThreadPoolExecutor(1) as one:
-        return one.submit(work).result()
-
-
-_pool: tuple[int, Executor] | None = None
-
-
-def _executor(n: int) -> Executor:
-    """A pool of at least `n` threads; they sleep while there is nothing to do."""
-    global _pool
-    found = _pool
-    if found is None or found[0] < n:
-        found = _pool = n, ThreadPoolExecutor(n, thread_name_prefix="minisnn")
-    return found[1]
-
-
-def _forget_pool() -> None:
-    """A forked child has none of its parent's threads: it makes a pool of its own."""
-    global _pool, _blas_thread
-    _pool = _blas_thread = None
+def _forget_pools() -> None:
+    """A forked child has none of its parent's threads: it makes pools of its own."""
+    _pool.cache_clear()
+    _blas_thread.cache_clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
+    os.register_at_fork(after_in_child=_forget_pools)
