@@ -25,9 +25,9 @@ def adam(param: Array, grad: Array, mean: Array, square: Array, numbers: tuple[f
             raise ValueError(f"adam: {name} must be {expected}")
         if array is not grad and not array.flags.writeable:
             raise ValueError(f"adam: {name} is read-only")
-    arrays = param.reshape(-1), flat(grad), mean.reshape(-1), square.reshape(-1)
     rounded = tuple(param.dtype.type(n) for n in numbers)
-    share(lambda first, last: adam_loop(*arrays, rounded, first, last), param.size, param.size)
+    arrays = param.reshape(-1), *flat(grad), mean.reshape(-1), square.reshape(-1)
+    share(adam_loop, param.size, param.size, *arrays, rounded)
 
 
 @Loop

@@ -33,7 +33,7 @@ def normalise(
     pairs, x_hat, y = (len(x), x.shape[2]), memory.empty_like(x), memory.empty_like(x)
     values = [_given(np.broadcast_to(a, pairs)) for a in (mean, inverse, gain, beta)]
     given = _given(x), *values, x_hat, y
-    share(lambda first, last: normalise_loop(*given, first, last), math.prod(pairs), 2 * x.size)
+    share(normalise_loop, math.prod(pairs), 2 * x.size, *given)
     return x_hat, y
 
 
@@ -52,7 +52,7 @@ def normalise_back(
     along, sums = np.empty((2, len(d_y), d_y.shape[2]), d_y.dtype)
     factor = _given(np.broadcast_to(inverse * gain, along.shape))
     given = _given(d_y), _given(x_hat), factor, through, d_x, along, sums
-    share(lambda first, last: back_loop(*given, first, last), along.size, 3 * d_y.size)
+    share(back_loop, along.size, 3 * d_y.size, *given)
     return d_x if want_x else None, along, sums
 
 

@@ -13,7 +13,6 @@ import numpy as np
 
 from ..formula import Formula
 from . import memory
-from .arrays import is_steady
 from .contract import Base, Dynamics, Kernel, Needs
 from .jit import Loop, digest, flat
 from .lanes import LANES, LoopSpec
@@ -28,47 +27,40 @@ class CompiledKernel(Kernel):
 
     def __init__(self, dynamics: Dynamics) -> None:
         super().__init__(dynamics)
-        self.sizes = len(dynamics.neuron.state), len(dynamics.neuron.params)
         self._loops: dict[tuple, Loop] = {}
 
     def _scan(self, x, state0, theta, params, k, twin):
-        held, (states, borders) = self.dynamics.reset.stop if twin.base else (), self._shapes(x)
+        states, tiles = self._states(x), plan(x.shape)
+        held = self.dynamics.reset.stop if twin.base else ()
         loop = self._loop(x.dtype, twin.fire, held, twin.base is not None, None)
         spikes = memory.empty(x.shape, np.uint8 if twin.fire == "step" else x.dtype)
-        state_last, before_spans = np.empty(states, x.dtype), np.empty(borders, x.dtype)
-        run, tiles = _run(x, state0, before_spans, theta, params, k), plan(*x.shape[1:])
-        base = Base(*map(flat, twin.base)) if twin.base else Base(run.x, run.x, run.lane_params)
-        written = spikes.reshape(-1), state_last.reshape(-1), before_spans.reshape(-1)
-        given, n_tiles = (run, base, *written, x.shape, tiles), tiles.pieces * tiles.chunks
-        share(lambda first, last: loop(*given, first, last), n_tiles, x.size)
-        return spikes, state_last, {"borders": before_spans, "membranes": self._membranes}
+        state_last = np.empty(states, x.dtype)
+        borders = np.empty((tiles.spans - 1, *states), x.dtype)
+        run = _run(x, state0, borders, theta, params, k)
+        base = Base(*flat(*twin.base)) if twin.base else Base(run.x, run.x, run.lane_params)
+        written = spikes.reshape(-1), state_last.reshape(-1), borders.reshape(-1)
+        share(loop, tiles.n, x.size, run, base, *written, x.shape, tiles)
+        return spikes, state_last, {"borders": borders, "membranes": self._membranes}
 
     def _scan_adjoint(self, d_spikes, d_state_last, cache, needs):
-        x, params, dtype, (states, shape) = (
-            cache.x,
-            cache.params,
-            cache.x.dtype,
-            self._shapes(cache.x),
-        )
-        given = cache.theta, params, cache.k
-        borders, tiles = cache.borders, plan(*x.shape[1:])
+        x, borders, given = cache.x, cache.borders, (cache.theta, cache.params, cache.k)
+        dtype, states, tiles = x.dtype, self._states(x), plan(x.shape)
         if borders is None:  # another backend made the cache
             borders = self._scan(x, cache.state0, *given, cache.twin)[2]["borders"]
-        if borders.shape != shape:
-            came = f"borders {list(borders.shape)}, expected {list(shape)}"
+        if borders.shape != (tiles.spans - 1, *states):
+            came = f"borders {list(borders.shape)}, expected {[tiles.spans - 1, *states]}"
             raise ValueError(f"cache: {came}: changed since")
-        n_sums = 1 + self.sizes[1] * needs.params
+        n_sums = 1 + len(cache.params) * needs.params
         used = needs._replace(params=n_sums > 1, state=True)
         loop = self._loop(dtype, cache.twin.fire, (), False, used)
         d_x = memory.empty(x.shape if needs.x else (0,), dtype)
         d_state0 = np.empty(states if needs.state else 0, dtype)
         d_sums = np.empty((n_sums, tiles.chunks, x.shape[2]), dtype)
-        d_last = np.empty(0, dtype) if d_state_last is None else d_state_last
+        read = flat(d_spikes, np.empty(0, dtype) if d_state_last is None else d_state_last)
         written = d_x.reshape(-1), d_state0.reshape(-1), d_sums.reshape(-1)
-        gradients = Gradients(flat(d_spikes), flat(d_last), *written)
-        read = _run(x, cache.state0, borders, *given), gradients, x.shape, tiles
-        n_tiles, work = tiles.pieces * tiles.chunks, 2 * x.size
-        share(lambda first, last: loop(*read, first, last), n_tiles, work)
+        gradients = Gradients(*read, *written)  # type: ignore[call-arg]
+        run = _run(x, cache.state0, borders, *given)
+        share(loop, tiles.n, 2 * x.size, run, gradients, x.shape, tiles)
         return (
             d_x if needs.x else None,
             d_state0 if needs.state else None,
@@ -78,7 +70,7 @@ class CompiledKernel(Kernel):
 
     def _membranes(self, cache):
         """The states before the reset, ``[K, T, B, N]``, of a run that did not keep them."""
-        x, params, dtype, (states, _) = cache.x, cache.params, cache.x.dtype, self._shapes(cache.x)
+        x, params, dtype, states = cache.x, cache.params, cache.x.dtype, self._states(cache.x)
         charge = self.dynamics.formulas()["charge"].python(dtype)
         state = np.zeros(states, dtype) if cache.state0 is None else cache.state0
         u, base = np.empty((states[0], *x.shape), dtype), cache.twin.base
@@ -91,10 +83,8 @@ class CompiledKernel(Kernel):
             state = self._scan(x[now], state, cache.theta, params, cache.k, twin)[1]
         return u
 
-    def _shapes(self, x):
-        """Of states, ``[K, B, N]``, and of those before each span of time but the first."""
-        states = self.sizes[0], *x.shape[1:]
-        return states, (max(len(x) - 1, 0) // SPAN, *states)
+    def _states(self, x):
+        return len(self.dynamics.neuron.state), *x.shape[1:]
 
     def _loop(self, dtype: np.dtype, fire: str, held, based, needs: Needs | None) -> Loop:
         """The loop of these dynamics, forward, or the adjoint that computes what it `needs`."""
@@ -103,7 +93,8 @@ class CompiledKernel(Kernel):
             used = self.dynamics.formulas()
             if needs is None and fire == "step":  # training's forward does not read the surrogate
                 used = {name: used[name] for name in ("charge", "reset")}
-            self._loops[key] = _built(tuple(used.items()), self.sizes, *key)
+            sizes = len(self.dynamics.neuron.state), len(self.dynamics.neuron.params)
+            self._loops[key] = _built(tuple(used.items()), sizes, *key)
         return self._loops[key]
 
 
@@ -127,21 +118,24 @@ def _looks_back(depends, n_states: int, needs: Needs) -> bool:
 
 
 @lru_cache
-def plan(batch: int, n_lanes: int) -> Tiles:
-    """Tiles for B rows of N lanes; from the shapes alone, so that sums do not depend on threads."""
+def plan(shape: tuple[int, int, int]) -> Tiles:
+    """Tiles of an input ``[T, B, N]``, from the shape alone: sums do not depend on threads."""
+    n_steps, batch, n_lanes = shape
     width = min(n_lanes, LANES)
     pieces = -(-n_lanes // width)
     group = min(max(1, LANES // n_lanes), batch)
     # Each chunk makes a partial sum; some 32 tiles are enough for any machine.
     wanted_chunks = min(16, max(1, 32 // pieces))
     chunk = group * -(-batch // (group * wanted_chunks))
-    return Tiles(width, group, chunk, pieces, -(-batch // chunk))
+    chunks = -(-batch // chunk)
+    return Tiles(width, group, chunk, pieces, chunks, pieces * chunks, max(1, -(-n_steps // SPAN)))
 
 
 def _run(x, state0, borders, theta, params, k) -> Run:
     before = np.empty(0, x.dtype) if state0 is None else state0
-    lane_params, x = np.concatenate([theta, params.ravel()]), x[0] if is_steady(x) else x
-    return Run(flat(x), flat(before), flat(borders), flat(lane_params), x.dtype.type(k))
+    once = x[0] if x.strides[0] == 0 and len(x) else x  # the same memory at every step
+    arrays = flat(once, before, borders, np.concatenate([theta, params.ravel()]))
+    return Run(*arrays, x.dtype.type(k))  # type: ignore[call-arg]
 
 
 def problem() -> None:

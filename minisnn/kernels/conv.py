@@ -67,7 +67,7 @@ def forward(grid: Grid, x: Array, active: ActiveEntries | None, weight: Array) -
     if active is not None:
         table = read_only(weight[..., ::-1].transpose(2, 1, 3, 0).ravel())
         given = *_entries(grid, active), table, y, weight.dtype.type(active.scale), grid
-        share(lambda first, last: add_weights(*given, first, last), grid.n, y.size * grid.k)
+        share(add_weights, grid.n, y.size * grid.k, *given)
         return y
     matrix = weight.reshape(len(weight), -1)
     rows = y.reshape(grid.n, len(weight), math.prod(grid.out))
@@ -88,7 +88,7 @@ def d_weight(grid: Grid, x: Array, active: ActiveEntries | None, d_y: Array) -> 
     if active is not None:
         d_full, total = read_only(on_full_grid(grid, d_y)), np.zeros((c, k, k, n_out), d_y.dtype)
         given = *_entries(grid, active), d_full, total, d_y.dtype.type(active.scale), grid
-        share(lambda first, last: add_gradients(*given, first, last), c * k, d_full.size * k)
+        share(add_gradients, c * k, d_full.size * k, *given)
         return np.ascontiguousarray(total[:, :, ::-1].transpose(3, 0, 1, 2))
     d_columns = d_y.reshape(grid.n, n_out, math.prod(grid.out)).swapaxes(1, 2)
     n_chunks = max(1, min(CHUNKS, SUMS // (c * k * k * n_out)))

@@ -108,11 +108,12 @@ def read_only(array: Array) -> Array:
     return view
 
 
-def flat(array: Array) -> Array:
-    """As :func:`read_only`, in one row."""
-    view = array.reshape(-1)
-    view.flags.writeable = False
-    return view
+def flat(*arrays: Array) -> list[Array]:
+    """As :func:`read_only`, each in one row."""
+    views = [array.reshape(-1) for array in arrays]
+    for view in views:
+        view.flags.writeable = False
+    return views
 
 
 # -- names in the cache

@@ -55,6 +55,8 @@ class Tiles(NamedTuple):
     chunk: int  #: rows of a tile, one group after the other; each chunk makes one partial sum
     pieces: int
     chunks: int
+    n: int  #: tiles
+    spans: int  #: of time
 
 
 def scan_loop(spec: LoopSpec) -> Callable:

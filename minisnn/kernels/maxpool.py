@@ -24,7 +24,7 @@ def max_pool(x: Array, k: int, place_dtype: Any) -> tuple[Array, Array]:
     place = memory.empty(y.shape, place_dtype)
     kind = np.uint8 if x.dtype == bool else x.dtype
     given, values = read_only(np.ascontiguousarray(x).view(kind)), y.view(kind)
-    share(lambda first, last: max_loop(given, k, values, place, first, last), n, 4 * x.size)
+    share(max_loop, n, 4 * x.size, given, k, values, place)
     return y, place
 
 
@@ -40,7 +40,7 @@ def max_pool_back(d_y: Array, place: Array, shape: tuple[int, ...], k: int) -> A
     if not (0 <= place.min(initial=0) and place.max(initial=0) < k * k):
         raise ValueError(f"max_pool_back: a place lies outside its window of {k} x {k}")
     d_x = memory.empty(shape, d_y.dtype)
-    share(lambda first, last: back_loop(d_y, place, k, d_x, first, last), n, d_x.size)
+    share(back_loop, n, d_x.size, d_y, place, k, d_x)
     return d_x
 
 

@@ -64,8 +64,8 @@ def active_entries(x: Array, n: int, anyway: bool = False) -> ActiveEntries | No
     room, n_chunks = int(MOST * chunk * n_columns) + n_columns, -(-n_rows // chunk)
     starts, ends = np.empty((2, n_rows), np.int64)
     columns, fits = memory.empty((n_chunks * room,), np.int32), np.zeros(n_chunks, np.uint8)
-    given = x, scale, chunk, room, starts, ends, columns, fits
-    share(lambda first, last: find_loop(*given, first, last), n_chunks, 3 * x.size)
+    found = starts, ends, columns, fits
+    share(find_loop, n_chunks, 3 * x.size, x, scale, chunk, room, *found)
     if not fits.all() or not (anyway or worth_it((ends - starts).sum() / x.size, n)):
         return None
     return ActiveEntries(starts, ends, columns, n_columns, float(scale))
@@ -85,9 +85,9 @@ def add_rows(entries: ActiveEntries, table: Array) -> Array:
         expected = f"expected [{entries.n_columns}, n]"
         raise ValueError(f"add_rows: the table is {list(table.shape)}, {expected}")
     out = memory.empty((len(entries.starts), table.shape[1]), table.dtype)
-    scale, flat, n = table.dtype.type(entries.scale), out.reshape(-1), table.shape[1]
-    given = *map(read_only, entries[:3]), read_only(table.ravel()), scale, flat, n
-    share(lambda first, last: add_loop(*given, first, last), len(out), out.size * 8)
+    given = *map(read_only, entries[:3]), read_only(table.ravel())
+    rest = table.dtype.type(entries.scale), out.reshape(-1), table.shape[1]
+    share(add_loop, len(out), out.size * 8, *given, *rest)
     return out
 
 

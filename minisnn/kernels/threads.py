@@ -70,8 +70,8 @@ def set_threads(n: int | None) -> None:
     _threads = None if n is None else positive_int("set_threads: n", n)
 
 
-def share(work: Callable[[int, int], object], n_tiles: int, n_elements: int) -> None:
-    """Call ``work(first, last)`` on parts of ``range(n_tiles)``, in threads if that is worth it.
+def share(work: Callable[..., object], n_tiles: int, n_elements: int, *given: Any) -> None:
+    """Call ``work(*given, first, last)`` on parts of ``range(n_tiles)``, if worth it in threads.
 
     `n_elements` measures the work: what a forward loop does for so many elements.  The caller is
     one of the threads; it takes all parts that no other thread has begun.
@@ -79,7 +79,7 @@ def share(work: Callable[[int, int], object], n_tiles: int, n_elements: int) -> 
     n = min(n_tiles, n_elements // WORTH_A_THREAD, MOST_THREADS)
     n = min(n, get_threads()) if n > 1 else n  # to look that up takes longer than a small run
     if n <= 1:
-        work(0, n_tiles)
+        work(*given, 0, n_tiles)
         return
     n_parts = min(n_tiles, PARTS_EACH * n)
     edges = [n_tiles * i // n_parts for i in range(n_parts + 1)]
@@ -93,7 +93,7 @@ def share(work: Callable[[int, int], object], n_tiles: int, n_elements: int) -> 
                     part = parts.popleft()
                 except IndexError:  # none is left
                     return
-                work(*part)
+                work(*given, *part)
 
     helpers = []
     with suppress(RuntimeError):  # the interpreter is ending, or there can be no more threads
