@@ -12,7 +12,8 @@ import numpy as np
 
 from .kernels import compiled_helpers
 from .kernels.arrays import Array, get_array_module, positive_int
-from .network import Network, Pattern, Rule
+from .layers.rules import LearningRule, Pattern
+from .network import Network
 
 __all__ = ["SGD", "Adam", "Optimizer", "cosine", "exponential", "gradient_norm", "not_finite"]
 
@@ -53,7 +54,7 @@ class Optimizer:
     ) -> None:
         if not isinstance(net, Network):
             raise TypeError(f"{type(self).__name__}: net must be a Network, got {net!r}")
-        self.rule = pattern.name if isinstance(pattern, Rule) else None
+        self.rule = pattern.name if isinstance(pattern, LearningRule) else None
         self.params = net.params(pattern)
         if not self.params:
             raise ValueError(f"{type(self).__name__}: nothing learns: the pattern {pattern!r} chooses no parameter")
