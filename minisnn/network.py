@@ -12,7 +12,7 @@ from . import files
 from .kernels.arrays import Array, positive_int
 from .layers import LAYERS, Layer
 from .layers.rules import Pattern
-from .layers.stack import Stack, check_names
+from .layers.stack import Stack, check_names, naming
 
 __all__ = ["Caches", "Network", "naming"]
 
@@ -231,8 +231,8 @@ class Network(Stack):
     def description(self) -> dict[str, Any]:
         """Architecture as plain data: what a file keeps of the network besides its arrays."""
         layers = [
-            {"name": name, "type": type(layer).__name__, "config": layer.config()}
-            | {"arrays": [*layer.params, *layer.buffers]}
+            {"name": name, "type": files.name_in_file(type(layer), LAYERS, type(layer))}
+            | {"config": layer.config(), "arrays": [*layer.params, *layer.buffers]}
             for name, layer in self.layers.items()
         ]
         return {"dtype": str(self.dtype), "layers": layers}
@@ -240,17 +240,16 @@ class Network(Stack):
     def save(self, path: str | Path, **notes: Any) -> Path:
         """Write architecture and parameters to one ``.npz`` without pickle; `ms.load` reads it.
 
-        The file is whole or not there.  `notes` are plain data to keep with it.  What a neuron of
-        your own computes is not stored: give it to `ms.load`.
+        The file is whole or not there.  `notes` are plain data to keep with it.  What a neuron or a
+        layer of your own computes is not stored: give it to `ms.load`.
 
         Raises
         ------
-        TypeError : a layer is of a class of your own, which no file could name.
+        TypeError : a layer of your own needs arguments that its ``options`` do not name.
         """
-        kinds = {name: type(layer) for name, layer in self.layers.items()}
-        if own := [name for name, kind in kinds.items() if LAYERS.get(kind.__name__) is not kind]:
-            cure = "a layer of your own cannot be rebuilt from a file; save net.params()"
-            raise TypeError(f"save: {', '.join(own)}: {cure}")
+        for name, layer in self.layers.items():
+            if type(layer) not in LAYERS.values():
+                _check_rebuilds(name, layer)
         header = {"network": self.description(), "notes": notes}
         return files.write(path, "network", header, self.arrays())
 
@@ -274,18 +273,13 @@ def _chunks(
         yield len(part) / steps, part, cut
 
 
-class naming:
-    """Puts a layer's name in front of the errors that come out of it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
-        if (
-            isinstance(error, ValueError | TypeError)
-            and error.args
-            and isinstance(error.args[0], str)
-        ):
-            error.args = (f"{self.name}: {error.args[0]}", *error.args[1:])
+def _check_rebuilds(name: str, layer: Layer) -> None:
+    """Raise if a layer of a user's own class cannot be made again of what a file keeps of it."""
+    try:
+        arrays = {**layer.params, **layer.buffers}
+        type(layer).rebuild(layer.config(), arrays, layer.dtype, {})
+    except (TypeError, AttributeError) as error:
+        cure = "`options` must name the constructor's arguments, kept as attributes"
+        raise TypeError(f"save: {name}: cannot be rebuilt from a file: {error}; {cure}") from None
+    except ValueError:  # it has a neuron of its own, which ms.load is given
+        pass

@@ -11,7 +11,7 @@ from ..thresholds import Constraint
 from .base import Layer
 from .rules import Pattern, choose
 
-__all__ = ["Stack", "check_names"]
+__all__ = ["Stack", "check_names", "naming"]
 
 
 class Stack:
@@ -163,3 +163,20 @@ def check_names(what: str, given: Iterable[str], known: Iterable[str], wrong: st
     """Raise if `given` has a name that is not `known`."""
     if unknown := set(given) - set(known):
         raise ValueError(f"{what} names {sorted(unknown)}, {wrong}")
+
+
+class naming:
+    """Puts a layer's name in front of the errors that come out of it."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
+        if (
+            isinstance(error, ValueError | TypeError)
+            and error.args
+            and isinstance(error.args[0], str)
+        ):
+            error.args = (f"{self.name}: {error.args[0]}", *error.args[1:])
