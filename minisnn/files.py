@@ -36,8 +36,6 @@ __all__ = [
 #: Grows when older versions could not read what is written.
 FORMAT = 1
 
-HEADER = "header"
-
 
 class FileError(ValueError):
     """A file is damaged, not ours, or of a newer format; the message names it and what is wrong."""
@@ -67,10 +65,9 @@ def write(
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
-    marks = {"minisnn": __version__, "format": FORMAT, "kind": kind}
-    text = json.dumps({**marks, **header}, allow_nan=True).encode()
+    text = json.dumps({"minisnn": __version__, "format": FORMAT, "kind": kind, **header})
     with replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as file:
-        for name, array in {HEADER: np.frombuffer(text, np.uint8), **arrays}.items():
+        for name, array in {"header": np.frombuffer(text.encode(), np.uint8), **arrays}.items():
             entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: a file depends on its content
             with file.open(entry, "w", force_zip64=True) as stream:
                 whole = np.asarray(to_numpy(array))
@@ -86,51 +83,44 @@ def read(path: str | Path, kinds: tuple[str, ...]) -> tuple[dict[str, Any], dict
     FileNotFoundError, OSError : it is not there or may not be read.
     FileError : anything else that is wrong with it.
     """
-    path = Path(path)
     with open(path, "rb") as file:
-        start = file.read(4)
-        if start[:1] == b"\x80":
-            danger = "loading one runs the code in it, so it is refused"
-            raise FileError(f"{path} is a pickle, not a minisnn file; {danger}")
-        if start[:2] != b"PK":
-            ours = "(an .npz that begins with 'PK')"
-            raise FileError(f"{path} is not a minisnn file {ours}, it begins with {start!r}")
         try:
-            arrays = _members(file, path.stat().st_size)
-            header = json.loads(bytes(arrays.pop(HEADER)))
-            marks = [header.pop(name) for name in ("kind", "format", "minisnn")]
+            kind, header, arrays = _content(file, os.fstat(file.fileno()).st_size)
         except FileError as error:
             raise FileError(f"{path}: {error}") from None
         except Exception as error:  # a damaged file can fail in any way there is
             damage = f"{type(error).__name__}: {error}"
             raise FileError(f"{path} is damaged or not a minisnn file: {damage}") from None
-    if not all(isinstance(m, t) for m, t in zip(marks, (str, int, str), strict=True)):
-        raise FileError(f"{path}: the header does not say what the file is")
-    kind, number, version = marks
-    if number > FORMAT:
-        raise FileError(
-            f"{path} has format {number}, written by minisnn {version}; this is minisnn "
-            f"{__version__}, which reads up to format {FORMAT}: pip install -U minisnn"
-        )
     if kind not in kinds:
         raise FileError(f"{path} holds a {kind}, expected a {' or a '.join(kinds)}")
     return header, arrays
 
 
-def _members(file: Any, size: int) -> dict[str, np.ndarray]:
+def _content(file: Any, size: int) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
+    """The kind, the header and the arrays of a file of `size` bytes."""
+    start = file.read(4)
+    if start[:1] == b"\x80":
+        raise FileError("it is a pickle, refused since loading one runs the code in it")
+    if start[:2] != b"PK":
+        raise FileError(f"it is not a minisnn file, an .npz: it begins with {start!r}, not b'PK'")
     arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(file) as archive:
         for entry in archive.infolist():
             if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size:
-                raise FileError(
-                    "its arrays are compressed or claim to be larger than the file; "
-                    "minisnn stores them as they are"
-                )
+                raise FileError("its arrays are compressed or claim to be larger than the file")
             name = entry.filename.removesuffix(".npy")
             if name in arrays:
                 raise FileError(f"it holds {name!r} twice")
             arrays[name] = array_from(name, archive.read(entry))  # reading compares the checksum
-    return arrays
+    header = json.loads(bytes(arrays.pop("header")))
+    kind, number, version = (header.pop(name) for name in ("kind", "format", "minisnn"))
+    if not (isinstance(kind, str) and isinstance(number, int) and isinstance(version, str)):
+        raise FileError("the header does not say what the file is")
+    if number > FORMAT:
+        ours = f"this is minisnn {__version__}, which reads up to format {FORMAT}"
+        written = f"it has format {number}, written by minisnn {version}"
+        raise FileError(f"{written}; {ours}: pip install -U minisnn")
+    return kind, header, arrays
 
 
 def array_from(name: str, content: bytes) -> np.ndarray:
@@ -145,13 +135,13 @@ def array_from(name: str, content: bytes) -> np.ndarray:
         raise FileError(f"the array {name!r} is of an unknown version")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     if dtype.hasobject:
-        danger = "a pickle of Python objects, which would run code when loaded: refused"
-        raise FileError(f"the array {name!r} is {danger}")
+        raise FileError(
+            f"the array {name!r} is a pickle of Python objects, which run code: refused"
+        )
     body = content[stream.tell() :]
     fits = min(shape, default=0) >= 0 and math.prod(shape) * dtype.itemsize == len(body)
     if dtype.kind not in "fiub" or not fits:
-        claim = f"claims to be {dtype} {list(shape)}, but has {len(body)} bytes"
-        raise FileError(f"the array {name!r} {claim}")
+        raise FileError(f"the array {name!r} claims {dtype} {list(shape)}, has {len(body)} bytes")
     return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C").copy()
 
 
@@ -160,8 +150,8 @@ def array_from(name: str, content: bytes) -> np.ndarray:
 
 def name_in_file(value: Any, registry: Mapping[str, Any], function: Any) -> str:
     """The name in the registry; for a user's own ``"custom:"`` and the name of its function."""
-    found = [name for name, one in registry.items() if one == value]
-    return found[0] if found else f"custom:{function.__name__}"
+    names = (name for name, one in registry.items() if one == value)
+    return next(names, f"custom:{function.__name__}")
 
 
 def find(name: str, registry: Mapping[str, Any], custom: Mapping[str, Any]) -> Any:
@@ -171,5 +161,4 @@ def find(name: str, registry: Mapping[str, Any], custom: Mapping[str, Any]) -> A
     own = name.removeprefix("custom:")
     if own in custom:
         return custom[own]
-    cure = f"give it: ms.load(path, custom={{{own!r}: ...}})"
-    raise ValueError(f"it uses {own!r}, which is not part of minisnn; {cure}")
+    raise ValueError(f"it uses {own!r}, which is not ours: ms.load(path, custom={{{own!r}: ...}})")

@@ -43,8 +43,7 @@ class Normal:
             example = "a generator, e.g. rng=np.random.default_rng(0)"
             raise TypeError(f"Normal: rng must be {example}, got {self.rng!r}")
         if self.per not in PER:
-            known = ", ".join(map(repr, PER))
-            raise ValueError(f"Normal: per must be one of {known}, got {self.per!r}")
+            raise ValueError(f"Normal: per must be one of {PER}, got {self.per!r}")
 
     def draw(self, shape: tuple[int, ...]) -> Array:
         """An array that broadcasts to the layer's `shape`."""
@@ -76,9 +75,9 @@ class LowerBound:
 
     def raw(self, effective: Array) -> Array:
         """The threshold itself."""
-        if not (effective >= effective.dtype.type(self.bound)).all():
-            below = f"lies below its lower bound {self.bound:g}"
-            raise ValueError(f"threshold {effective.min():g} {below}")
+        lowest = effective.min()
+        if not lowest >= effective.dtype.type(self.bound):
+            raise ValueError(f"threshold {lowest:g} lies below its lower bound {self.bound:g}")
         return effective
 
     def project(self, raw: Array) -> None:
