@@ -241,7 +241,7 @@ BAD_CALLS = {
     "surrogate not made": (lambda: ms.Spiking(3, surrogate=ms.surrogates.atan), TypeError, r"ms.surrogates.atan\(2.0\)"),
     "unknown backend": (lambda: ms.LIF(3, backend="torch"), ValueError, "unknown backend 'torch', expected"),
     "half precision": (lambda: ms.LIF(3, dtype="float16"), TypeError, "float16, expected 'float32' or 'float64'"),
-    "shape zero": (lambda: ms.LIF(0), ValueError, "positive whole number"),
+    "shape zero": (lambda: ms.LIF(0), ValueError, "shape 0: each size must be a whole number of at least 1"),
     "no rng": (lambda: ms.Linear(3, 4), TypeError, "rng must be a generator"),
     "a seed for an rng": (lambda: ms.Linear(3, 4, rng=0), TypeError, "default_rng"),
     "no outputs": (lambda: ms.Linear(3, 0, rng=RNG), ValueError, "n_out"),

@@ -130,19 +130,17 @@ class Layer:
         """The same layer on another backend: those on the CPU share arrays, a GPU has its own."""
         check_backend(backend)
         new = {"backend": backend, "names_backend": True}
-        return self._converted(lambda array: to_device(array, backend), new)
+        return self._converted(lambda array: to_device(array, backend), **new)
 
     def astype(self, dtype: Any) -> Layer:
         """A copy of the layer with parameters of another float dtype."""
         dtype = float_dtype(dtype)
-        return self._converted(lambda array: array.astype(dtype), {"dtype": dtype})
+        return self._converted(lambda array: array.astype(dtype), dtype=dtype)
 
-    def _converted(self, convert: Any, new: Config) -> Layer:
-        arrays = {
-            kind: {n: convert(a) for n, a in getattr(self, kind).items()}
-            for kind in ("params", "buffers")
-        }
-        return self._changed(**new, **arrays)
+    def _converted(self, convert: Any, **new: Any) -> Layer:
+        for kind in ("params", "buffers"):
+            new[kind] = {name: convert(array) for name, array in getattr(self, kind).items()}
+        return self._changed(**new)
 
     def _changed(self, **attributes: Any) -> Layer:
         other = copy.copy(self)

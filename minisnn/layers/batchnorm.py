@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from ..kernels import compiled_helpers, normal
 from ..kernels.arrays import Array, positive_int
-from .base import Back, Config, Layer, as_cache, as_input, as_upstream
+from .base import Back, Layer, as_cache, as_input, as_upstream
 
 __all__ = ["BatchNorm2d", "NormCache"]
 
@@ -139,9 +138,7 @@ class BatchNorm2d(Layer):
         return self.forward(x, train=base.train)
 
     @classmethod
-    def rebuild(
-        cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config
-    ) -> Any:
+    def rebuild(cls, config, params, dtype, custom) -> Any:
         return cls(len(params["gamma"]), dtype=dtype, **config)._load(params)
 
     def _describe(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from ..kernels import compiled_helpers
 from ..kernels.arrays import Array, get_array_module, is_steady, positive_int
-from .base import Back, Config, Layer, as_cache, as_input, as_upstream, at_every_step
+from .base import Back, Layer, as_cache, as_input, as_upstream, at_every_step
 
 __all__ = ["Conv2d", "ConvCache"]
 
@@ -202,9 +202,7 @@ class Conv2d(Layer):
         return c_out, *(n // self.stride + 1 for n in grown)
 
     @classmethod
-    def rebuild(
-        cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config
-    ) -> Any:
+    def rebuild(cls, config, params, dtype, custom) -> Any:
         weight, bias = params["weight"], "bias" in params
         c_out, c_in, *size = weight.shape
         layer = cls(c_in, c_out, tuple(size), weight=weight, bias=bias, dtype=dtype, **config)

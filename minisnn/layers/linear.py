@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from ..kernels import compiled_helpers
 from ..kernels.arrays import Array, is_steady, positive_int
 from ..kernels.products import SpikeMatrix, multiply
-from .base import Back, Config, Layer, as_cache, as_input, as_upstream, at_every_step
+from .base import Back, Layer, as_cache, as_input, as_upstream, at_every_step
 
 __all__ = ["Linear", "LinearCache"]
 
@@ -91,9 +90,7 @@ class Linear(Layer):
         return (n_out,)
 
     @classmethod
-    def rebuild(
-        cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config
-    ) -> Any:
+    def rebuild(cls, config, params, dtype, custom) -> Any:
         weight, bias = params["weight"], "bias" in params
         return cls(*weight.shape, weight=weight, bias=bias, dtype=dtype)._load(params)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,7 +11,7 @@ from ..files import find
 from ..kernels import ScanCache, Twin
 from ..kernels.arrays import Array
 from ..surrogates import Surrogate
-from .base import Back, Config, as_cache, as_upstream
+from .base import Back, as_cache, as_upstream
 from .stateful import Stateful, formula, stand_ins
 
 __all__ = ["MembraneReadout", "ReadoutCache"]
@@ -56,14 +55,7 @@ class MembraneReadout(Stateful):
     """
 
     def __init__(
-        self,
-        shape,
-        *,
-        over="last",
-        neuron=neurons.lif,
-        dtype="float32",
-        backend=None,
-        **params: Any,
+        self, shape, *, over="last", neuron=neurons.lif, dtype="float32", backend=None, **params
     ) -> None:
         super().__init__(dtype, backend)
         if over not in OVER:
@@ -76,18 +68,13 @@ class MembraneReadout(Stateful):
     def made_with(self) -> tuple[Any, ...]:
         return *super().made_with(), self.over
 
-    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, ReadoutCache]:
-        """``[T, B, *shape] -> [B, *shape]``; `state` as for :class:`Spiking`."""
-        return self._read(x, state, None)
+    def forward(
+        self, x, *, state=None, train=False, rng=None, at: Array | None = None
+    ) -> tuple[Array, ReadoutCache]:
+        """``[T, B, *shape] -> [B, *shape]``; `state` as for :class:`Spiking`.
 
-    def twin(self, x, base, fire, *, state=None, **other) -> tuple[Array, ReadoutCache]:
-        """The base run's choice of steps is held.
-
-        Silent neurons have equal membranes, between which a maximum may jump.
+        `at` : the steps to read, ``[B, *shape]``, instead of those that `over` chooses.
         """
-        return self._read(x, state, base.at)
-
-    def _read(self, x: Array, state: Any, at: Array | None) -> tuple[Array, ReadoutCache]:
         u, after, scan = self._run(x, state, 0.0, Twin("smooth"))
         if at is None and self.over == "max":
             at = u.argmax(axis=0)  # (readouts.4)
@@ -103,14 +90,16 @@ class MembraneReadout(Stateful):
         np.put_along_axis(d_u, cache.at[None], d_scores[None], axis=0)  # (readouts.5)
         return self._back(d_u, d_state, cache, self.needs(wrt), input_grad)
 
+    def twin(self, x, base, fire, *, state=None, **other) -> tuple[Array, ReadoutCache]:
+        """The base run's steps are held: between equal membranes a maximum may jump."""
+        return self.forward(x, state=state, at=base.at)
+
     def config(self) -> dict[str, Any]:
         stored = super().config()
         return {"shape": stored["shape"], "neuron": stored["neuron"], "over": self.over}
 
     @classmethod
-    def rebuild(
-        cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config
-    ) -> Any:
+    def rebuild(cls, config, params, dtype, custom) -> Any:
         neuron, over = find(config["neuron"], neurons.NEURONS, custom), config["over"]
         small = stand_ins(neuron.params, params, 0.5)
         layer = cls(tuple(config["shape"]), over=over, neuron=neuron, dtype=dtype, **small)

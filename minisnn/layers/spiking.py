@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ from ..files import find
 from ..kernels import Base, ScanCache, Twin
 from ..kernels.arrays import Array
 from ..thresholds import CONSTRAINTS, Constraint, Normal
-from .base import Back, Config, as_cache, as_upstream
+from .base import Back, as_cache, as_upstream
 from .stateful import DEFAULT_DECAY, Stateful, formula, stand_ins
 
 __all__ = ["LIF", "Spiking", "SpikingCache"]
@@ -164,9 +163,7 @@ class Spiking(Stateful):
         return super().config() | {"constraint": stored}
 
     @classmethod
-    def rebuild(
-        cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config
-    ) -> Any:
+    def rebuild(cls, config, params, dtype, custom) -> Any:
         neuron = find(config["neuron"], neurons.NEURONS, custom)
         made = {name: make(config["k"]) for name, make in surrogates.SURROGATES.items()}
         bound = config["constraint"]

@@ -12,7 +12,7 @@ import numpy as np
 from .. import neurons, resets, surrogates
 from ..files import name_in_file
 from ..kernels import HARD, Dynamics, Kernel, Needs, ScanCache, Twin, kernel_of
-from ..kernels.arrays import Array, to_device
+from ..kernels.arrays import Array, positive_int, to_device
 from .base import Layer, as_input, as_upstream
 
 __all__ = ["DEFAULT_DECAY", "Stateful", "by_name", "formula", "out_of_bounds", "stand_ins"]
@@ -44,12 +44,9 @@ class Stateful(Layer):
             if not isinstance(value, kind):
                 expected = f"must be a ms.{kind.__name__}, e.g. {example}"
                 raise TypeError(f"{name}: {what} {expected}, got {value!r}")
-        sizes = tuple(shape) if isinstance(shape, tuple | list) else (shape,)
-        whole = [isinstance(n, int | np.integer) and not isinstance(n, bool) for n in sizes]
-        if not sizes or not all(whole) or min(sizes) <= 0:
-            expected = "must be a positive whole number or a tuple of them"
-            raise ValueError(f"{name}: shape {expected}, got {shape!r}")
-        self.shape, self.dynamics = tuple(map(int, sizes)), dynamics
+        sizes = tuple(shape) if isinstance(shape, tuple | list) and shape else (shape,)
+        self.shape = tuple(positive_int(f"{name}: shape {shape!r}: each size", n) for n in sizes)
+        self.dynamics = dynamics
 
     def _add_neuron_params(self, given: dict[str, Any]) -> None:
         """The neuron's parameters, each from its keyword; a leak may be left out."""
@@ -119,16 +116,18 @@ class Stateful(Layer):
     ) -> tuple[Array, Array | None, Array, Array]:
         """What a kernel takes: ``x [T, B, N]``, ``state0 [K, B, N]``, ``theta [N]``, ``params``."""
         x = as_input(x, self, self.shape, steady=True).astype(self.dtype, copy=False)
-        lanes = self._lanes([theta, *(self.params[n] for n in self.dynamics.neuron.params)], x)
+        lanes = self._lanes(theta, like=x)
         state0 = None if state is None else self._stacked(state, x.shape[1], "state")
         return x.reshape(*x.shape[:2], -1), state0, lanes[0], lanes[1:]
 
-    def _lanes(self, params: list[Any], like: Array) -> Array:
-        """Parameters of any shapes that broadcast, laid out as one value per neuron, ``[Q, N]``."""
-        lanes = np.empty((len(params), *self.shape), self.dtype, like=like)
-        for row, param in zip(lanes, params, strict=True):
-            row[...] = param  # (thresholds.5)
-        return lanes.reshape(len(params), -1)
+    def _lanes(self, theta: Array | float, like: Array) -> Array:
+        """Threshold and parameters of any shape, as one value per neuron: ``[1 + Q, N]``."""
+        names = self.dynamics.neuron.params
+        lanes = np.empty((1 + len(names), *self.shape), self.dtype, like=like)
+        lanes[0] = theta  # (thresholds.5)
+        for row, name in enumerate(names, start=1):
+            lanes[row] = self.params[name]
+        return lanes.reshape(len(lanes), -1)
 
     def _of_shape(self, sums: Array, param: Array) -> Array:
         """The adjoint of `_lanes`: partial sums ``[P, N]`` added up to the parameter's shape."""
