@@ -217,14 +217,28 @@ class Layer:
         if values is not False:
             self._set("bias", np.zeros(n) if values is True else values, (n,))
 
-    def _set(self, name: str, values: Array, shape: tuple[int, ...]) -> None:
+    def _set(self, name: str, values: Any, shape: tuple[int, ...]) -> None:
         """A synaptic parameter, from values of that shape."""
+        self.roles[name] = "synapse"
+        self.params[name] = to_device(self._as_param(name, values, shape), self.backend)
+
+    def _as_param(self, name: str, values: Any, shape: tuple[int, ...]) -> Array:
+        """Values for a parameter of that shape, checked."""
         array = np.array(values, self.dtype, order="C")
         if array.shape != shape:
             hint = ": did you mean its transpose?" if array.shape == shape[::-1] else ""
             got = f"{name} has shape {list(array.shape)}, expected {list(shape)}{hint}"
             raise ValueError(f"{type(self).__name__}: {got}")
-        self.params[name], self.roles[name] = to_device(array, self.backend), "synapse"
+        return array
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """New values of a parameter are checked as the constructor's, and written in place."""
+        arrays = self.__dict__.get("params", {}) | self.__dict__.get("buffers", {})
+        if name in arrays:
+            new = self._as_param(name, value, arrays[name].shape)
+            arrays[name][...] = to_device(new, self.backend)
+        else:
+            super().__setattr__(name, value)
 
     def __getattr__(self, name: str) -> Any:
         params = self.__dict__.get("params", {})

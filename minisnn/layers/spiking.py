@@ -89,7 +89,7 @@ class Spiking(Stateful):
             raise TypeError(f"{type(self).__name__}: {known}, got {constraint!r}")
         self.fire, self.constraint = "step", constraint
         drawn = threshold.draw(self.shape) if isinstance(threshold, Normal) else threshold
-        self._add("threshold", drawn, "threshold", constraint)
+        self._add("threshold", drawn, "threshold")
         self._add_neuron_params(params if decay is None else {**params, "decay": decay})
 
     @property

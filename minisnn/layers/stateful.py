@@ -64,11 +64,21 @@ class Stateful(Layer):
                 raise TypeError(f"{name}: {missing}")
             self._add(param, given.get(param, DEFAULT_DECAY), "neuron")
 
-    def _add(self, name: str, value: Any, role: str, constraint: Any = None) -> None:
+    def _add(self, name: str, value: Any, role: str) -> None:
         """A parameter: a number is one value for every neuron, an array keeps its shape."""
-        layer = type(self).__name__
-        is_number = isinstance(value, int | float | np.generic) and not isinstance(value, bool)
-        array = np.full(self.shape, value, self.dtype) if is_number else np.array(value, self.dtype)
+        self.roles[name] = role
+        shape = self.shape if isinstance(value, int | float | np.generic) else np.shape(value)
+        self.params[name] = to_device(self._as_param(name, value, shape), self.backend)
+
+    def _as_param(self, name: str, values: Any, shape: tuple[int, ...]) -> Array:
+        if self.roles[name] == "synapse":
+            return super()._as_param(name, values, shape)
+        layer, given = type(self).__name__, np.asarray(values)
+        if given.dtype.kind not in "iuf":
+            expected = "must be a number or an array of numbers"
+            raise TypeError(f"{layer}: {name} {expected}, got {values!r}")
+        given = given if given.ndim else np.full(shape, given)
+        array = super()._as_param(name, given, shape)
         pairs = zip(array.shape[::-1], self.shape[::-1], strict=False)
         if array.ndim > len(self.shape) or not all(n in (1, m) for n, m in pairs):
             raise ValueError(
@@ -76,11 +86,11 @@ class Stateful(Layer):
                 f"which does not broadcast to the layer's {list(self.shape)}"
             )
         if not np.isfinite(array).all():
-            raise ValueError(f"{layer}: {name} must be finite, got {value!r}")
+            raise ValueError(f"{layer}: {name} must be finite, got {values!r}")
         if problem := out_of_bounds(name, array):
             raise ValueError(f"{layer}: {problem}")
-        raw = array if constraint is None else constraint.raw(array)
-        self.params[name], self.roles[name] = to_device(raw, self.backend), role
+        bound = self.constraint if self.roles[name] == "threshold" else None
+        return array if bound is None else bound.raw(array)
 
     # -- the run over time, and back
 
