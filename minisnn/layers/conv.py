@@ -65,12 +65,12 @@ class Conv2d(Layer):
         c_out: int,
         k: int | tuple[int, int],
         *,
-        stride=1,
-        padding=0,
-        bias=False,
-        rng=None,
-        weight=None,
-        dtype="float32",
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool | Array = False,
+        rng: np.random.Generator | None = None,
+        weight: Array | None = None,
+        dtype: Any = "float32",
     ) -> None:
         super().__init__(dtype)
         size = (k, k) if isinstance(k, int | np.integer) else tuple(k)
@@ -94,9 +94,7 @@ class Conv2d(Layer):
         if compiled := self._compiled:
             sparse: Any = compiled_helpers(self.backend, "spike_matmul")
             rows, uses = images.reshape(-1, math.prod(x.shape[3:])), weight[:, 0].size
-            entries = sparse.active_entries(
-                rows, uses
-            )  # each is used for every place of the window
+            entries = sparse.active_entries(rows, uses)  # each serves every place of the window
             y = compiled.forward(self._grid(compiled, steps), images, entries, weight)
         else:
             y = np.empty((len(images), len(weight), *out), self.dtype, like=images)

@@ -20,7 +20,7 @@ class RecurrentScan:
     """The ``steps``' own caches, of loops of one step, and what all of them have in common."""
 
     steps: list[ScanCache]
-    spikes_before: Array  #: those before the first step
+    first: Array  #: spikes before the first step
     weight: Array
     x: Array
     spikes: Array
@@ -68,13 +68,13 @@ class Recurrent(Spiking):
         weight, k = self.params["recurrent"], self.dynamics.surrogate.k
         state0 = self._zeros(x) if state0 is None else state0
         inner, before = state0[:-1], state0[-1]
-        steps, all_spikes = [], []
+        steps, all_spikes, kernel = [], [], self.kernel
         for t in range(len(x)):
             current = x[t] + before @ weight  # (recurrent.1)
-            held = twin.base
-            held = held and Base(held.u[t, None], held.spikes[t, None], held.theta)
+            if held := twin.base:
+                held = Base(held.u[t, None], held.spikes[t, None], held.theta)
             how = Twin(twin.fire, held)
-            spikes, inner, scan = self.kernel.scan(current[None], inner, theta, params, k, how)
+            spikes, inner, scan = kernel.scan(current[None], inner, theta, params, k, how)
             before = spikes[0].astype(self.dtype, copy=False)
             steps.append(scan)
             all_spikes.append(spikes)
@@ -90,20 +90,16 @@ class Recurrent(Spiking):
         d_last = self._zeros(scan.x) if d_last is None else d_last
         d_inner, d_before = d_last[:-1], d_last[-1]
         d_x = np.empty(scan.x.shape, self.dtype, like=scan.x)
-        grads: dict[str, Any] = {
-            n: np.zeros_like(self.params[n]) for n in self.params if n in needed
-        }
-        needs = self._needs(needed, x=True, state=True)
+        grads: dict[str, Any] = {n: np.zeros_like(a) for n, a in self.params.items() if n in needed}
+        needs, kernel = self._needs(needed, x=True, state=True), self.kernel
         for t in reversed(range(len(scan.steps))):
             d_s = (d_spikes[t] + d_before)[None]  # (recurrent.2)
-            found: Any = self.kernel.scan_adjoint(d_s, d_inner, scan.steps[t], needs)
+            found: Any = kernel.scan_adjoint(d_s, d_inner, scan.steps[t], needs)
             d_current, d_inner, d_theta, d_params = found
             d_x[t] = d_current[0]
             d_before = d_x[t] @ scan.weight.T  # (recurrent.3)
             if "recurrent" in needed:
-                before = (
-                    scan.spikes[t - 1].astype(self.dtype, copy=False) if t else scan.spikes_before
-                )
+                before = scan.spikes[t - 1].astype(self.dtype, copy=False) if t else scan.first
                 grads["recurrent"] += before.T @ d_x[t]  # (recurrent.4)
             for name, d in self._summed(d_theta, d_params, needed).items():
                 grads[name] += d

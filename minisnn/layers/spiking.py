@@ -134,10 +134,8 @@ class Spiking(Stateful):
 
         Parameters
         ----------
-        d_y : gradient of the spikes ``[T, B, *shape]``.
-        cache : what `forward` returned.
-        d_state : gradient of the state after the last step, ``{"v": [B, *shape], ...}``; zero if
-            not given.
+        d_y : gradient of the spikes ``[T, B, *shape]``.   cache : what `forward` returned.
+        d_state : gradient of the last state, ``{"v": [B, *shape], ...}``; zero if not given.
         wrt, input_grad : which gradients are needed, as for every layer.
 
         Returns
@@ -185,12 +183,11 @@ class Spiking(Stateful):
         spike, held = "u >= threshold", f" ({', '.join(reset.stop)} detached)" if reset.stop else ""
         if self.fire != "step":
             spike = f"{surrogate.smooth.__name__}(u - threshold) (smooth twin)"
-        equation = (
-            f"u = {formula(neuron.charge)}; spike = {spike}; v = {formula(reset.reset)}{held}"
-        )
+        sizes, charge = ", ".join(map(str, self.shape)), formula(neuron.charge)
+        equations = f"u = {charge}; spike = {spike}; v = {formula(reset.reset)}{held}"
         slope = f"{surrogate.slope.__name__}, k={surrogate.k:g}; {self.backend}"
         bound = f"; threshold: {self.constraint}" if self.constraint else ""
-        return f"{', '.join(map(str, self.shape))}: {equation}; {slope}{bound}"
+        return f"{sizes}: {equations}; {slope}{bound}"
 
 
 def LIF(shape: int | tuple[int, ...], *, decay=DEFAULT_DECAY, threshold=1.0, **options) -> Spiking:

@@ -36,7 +36,6 @@ class Stateful(Layer):
     has_state = True
     shape: tuple[int, ...]
     dynamics: Dynamics
-    _kernel: tuple[Any, ...] = (None, None, None)
 
     def _set_up(self, shape: Any, neuron: Any, reset: Any, surrogate: Any) -> None:
         name, dynamics = type(self).__name__, Dynamics(neuron, reset, surrogate)
@@ -104,12 +103,8 @@ class Stateful(Layer):
 
     @property
     def kernel(self) -> Kernel:
-        """The time loop of these dynamics, looked up once."""
-        dynamics, backend, kernel = self._kernel
-        if dynamics is not self.dynamics or backend != self.backend:
-            kernel = kernel_of(self.dynamics, self.backend)
-            self._kernel = self.dynamics, self.backend, kernel
-        return kernel
+        """The time loop of these dynamics."""
+        return kernel_of(self.dynamics, self.backend)
 
     def _run(
         self, x: Array, state: Any, theta: Array | float, twin: Twin = HARD
