@@ -26,8 +26,9 @@ from .layers import (
     Recurrent,
     Spiking,
 )
+from .layers.rules import SL, STDL, STL, TL, LearningRule
 from .loading import load
-from .network import SL, STDL, STL, TL, Network, Rule
+from .network import Network
 from .neurons import Neuron
 from .optimizers import SGD, Adam
 from .resets import Reset
@@ -40,8 +41,8 @@ if _TYPE_CHECKING:
 
 __all__ = [
     "LIF", "SGD", "SL", "STDL", "STL", "TL", "Adam", "Add", "AvgPool2d", "BackendUnavailable", "BatchNorm2d", "Conv2d",
-    "Dropout", "FileError", "Flatten", "FormulaError", "History", "Layer", "Linear", "MaxPool2d", "MembraneReadout",
-    "Network", "Neuron", "PopulationVote", "Rate", "Recurrent", "Reset", "Rule", "Spiking", "Surrogate",
+    "Dropout", "FileError", "Flatten", "FormulaError", "History", "Layer", "LearningRule", "Linear", "MaxPool2d",
+    "MembraneReadout", "Network", "Neuron", "PopulationVote", "Rate", "Recurrent", "Reset", "Spiking", "Surrogate",
     "TrainingStopped", "__version__", "checks", "data", "encode", "fit", "get_threads", "load", "losses", "models",
     "neurons", "one_blas_thread", "optimizers", "plot", "resets", "set_threads", "surrogates", "thresholds",
 ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Loading: a network made again from what a file holds of it.  :meth:`minisnn.Network.save` writes one."""
+"""Loading: a network made again from a file that :meth:`minisnn.Network.save` wrote."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def load(path: str | Path, *, custom: Mapping[str, Any] | None = None) -> Networ
 
     Parameters
     ----------
-    custom : ingredients that are not minisnn's own, by the name of their function, e.g. ``{"my_charge": my_neuron}``.
+    custom : what is not minisnn's own: ingredients by the name of their function, layers by that of
+        their class, e.g. ``{"my_charge": my_neuron, "Gain": Gain}``.
 
     Raises
     ------
@@ -31,27 +32,31 @@ def load(path: str | Path, *, custom: Mapping[str, Any] | None = None) -> Networ
 
 
 def from_file(
-    path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, Array], custom: Mapping[str, Any]
+    path: str | Path, header: Mapping[str, Any], arrays: Mapping[str, Array], custom: Any
 ) -> Network:
-    """The network in the content of a file; arrays with a ``/`` in their names are a checkpoint's."""
+    """The network in the content of a file; a checkpoint has more arrays, with a ``/``."""
     try:
-        return _rebuilt(header["network"], {n: a for n, a in arrays.items() if "/" not in n}, custom)
+        own = {name: array for name, array in arrays.items() if "/" not in name}
+        return _rebuilt(header["network"], own, custom)
     except Exception as error:  # the header may hold anything
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         raise files.FileError(f"{path}: no network can be made of it: {kind}{error}") from None
 
 
-def _rebuilt(description: Mapping[str, Any], arrays: Mapping[str, Array], custom: Mapping[str, Any]) -> Network:
+def _rebuilt(description: Mapping[str, Any], arrays: Mapping[str, Array], custom: Any) -> Network:
     """The network of a :meth:`Network.description` and its arrays by name."""
     dtype, layers = float_dtype(description["dtype"]), dict[str, Layer]()
     expected = [f"{one['name']}.{p}" for one in description["layers"] for p in one["arrays"]]
     if sorted(expected) != sorted(arrays):
-        raise ValueError(f"its arrays are {', '.join(expected) or 'none'}, the file has {', '.join(arrays) or 'none'}")
+        given = f"the file has {', '.join(arrays) or 'none'}"
+        raise ValueError(f"its arrays are {', '.join(expected) or 'none'}, {given}")
     for one in description["layers"]:
         name, kind = one["name"], one["type"]
-        if kind not in LAYERS:
-            raise ValueError(f"the layer {name!r} is of the kind {kind!r}, which this version of minisnn does not know")
+        if kind not in LAYERS and not kind.startswith("custom:"):
+            unknown = "which this version of minisnn does not know"
+            raise ValueError(f"the layer {name!r} is of the kind {kind!r}, {unknown}")
+        own = {p: arrays[f"{name}.{p}"] for p in one["arrays"]}
         with naming(name):
-            own = {p: arrays[f"{name}.{p}"] for p in one["arrays"]}
-            layers[name] = LAYERS[kind].rebuild(one["config"], own, dtype, custom)
+            made = files.find(kind, LAYERS, custom)
+            layers[name] = made.rebuild(one["config"], own, dtype, custom)
     return Network(**layers)

@@ -1,14 +1,15 @@
-"""Losses: a number and its gradient with respect to the scores, ``loss, d_scores = mse(scores, targets)``.
+"""Losses: a number and its gradient with respect to the scores.
 
-Penalties on the spikes of an inner layer are callables of the spikes, ``value, d_spikes = penalty(spikes)``: hand them to
-``fit(..., penalties={"lif1": ...})``, or their gradient to ``net.backward(..., d_inner={"lif1": d_spikes})``.
+``loss, d_scores = mse(scores, targets)``.  Penalties on the spikes of an inner layer are callables
+of the spikes, ``value, d_spikes = penalty(spikes)``: give them to ``fit(..., penalties={"lif1":
+...})``, or their gradient to ``net.backward(..., d_inner={"lif1": d_spikes})``.
 
-Scores on a GPU take targets from anywhere; the number that comes back is a float, for which the GPU is waited for.
+Scores on a GPU take targets from anywhere; the number that comes back is a float, which waits for
+the GPU.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +39,7 @@ def mse(scores: Array, targets: Array) -> tuple[float, Array]:
 
 
 def cross_entropy(scores: Array, targets: Array) -> tuple[float, Array]:
-    """Cross-entropy of the softmax of the scores, mean over the samples; finite for scores of any size.
+    """Cross-entropy of the softmax of the scores, mean over samples; finite for scores of any size.
 
     Parameters
     ----------
@@ -51,67 +52,85 @@ def cross_entropy(scores: Array, targets: Array) -> tuple[float, Array]:
     """
     scores, targets = _checked(scores, targets)
     wanted = _one_hot(targets, scores) if targets.ndim == 1 else targets
-    if targets.ndim == 2 and not (np.all(wanted >= 0) and np.allclose(wanted.sum(axis=1), 1, atol=1e-4)):
-        raise ValueError("cross_entropy: targets of the scores' shape are probabilities: >= 0, rows that add up to 1")
+    rows = wanted.sum(axis=1)
+    if targets.ndim == 2 and not (np.all(wanted >= 0) and np.allclose(rows, 1, atol=1e-4)):
+        expected = "probabilities: >= 0, rows that add up to 1"
+        raise ValueError(f"cross_entropy: targets of the scores' shape are {expected}")
     shifted = scores - scores.max(axis=1, keepdims=True)  # exp() of at most 0: nothing overflows
     log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    loss = float(np.sum(wanted * (log_sum - shifted), dtype=np.float64) / len(scores))  # (losses.2)
-    return loss, (np.exp(shifted - log_sum) - wanted) / scores.dtype.type(len(scores))  # (losses.6)
+    loss = np.sum(wanted * (log_sum - shifted), dtype=np.float64) / len(scores)  # (losses.2)
+    d_scores = (np.exp(shifted - log_sum) - wanted) / scores.dtype.type(len(scores))  # (losses.6)
+    return float(loss), d_scores
 
 
 def accuracy(scores: Array, labels: Array) -> float:
-    """Share of samples whose highest score is that of their class; of equal scores the first counts."""
+    """Share of samples whose highest score, of equal ones the first, is that of their class."""
     scores, labels = _checked(scores, labels)
     if labels.ndim != 1:
-        raise ValueError(f"accuracy: labels must be class numbers [B], got shape {list(labels.shape)}")
+        expected = "labels must be class numbers [B]"
+        raise ValueError(f"accuracy: {expected}, got shape {list(labels.shape)}")
     return float(np.mean(scores.argmax(axis=1) == labels))
-
-
-@dataclass(frozen=True)
-class FiringRate:
-    """A penalty on neurons that fire too much: ``weight * mean over neurons of max(0, rate - most)^2``.
-
-    A neuron's rate is the mean of its spikes over time and batch.  Fewer spikes mean less energy on neuromorphic hardware.
-    """
-
-    most: float = 0.2
-    weight: float = 1.0
-
-    def __call__(self, spikes: Array) -> tuple[float, Array]:
-        """``spikes [T, B, ...] -> (value, d_spikes)``; the gradient is float64, or of the spikes' dtype in a twin."""
-        return _rate_penalty(spikes, self.weight, lambda rate: np.maximum(rate - self.most, 0))  # (losses.3)
-
-
-@dataclass(frozen=True)
-class Silence:
-    """A penalty on neurons that hardly fire: ``weight * mean over neurons of max(0, least - rate)^2``.
-
-    A silent neuron has small surrogate gradients and may never learn; this pulls its membrane up to its threshold.
-    """
-
-    least: float = 0.01
-    weight: float = 1.0
-
-    def __call__(self, spikes: Array) -> tuple[float, Array]:
-        """``spikes [T, B, ...] -> (value, d_spikes)``; the gradient is float64, or of the spikes' dtype in a twin."""
-        return _rate_penalty(spikes, self.weight, lambda rate: -np.maximum(self.least - rate, 0))  # (losses.4)
-
-
-def _rate_penalty(spikes: Array, weight: float, excess_of: Callable[[Array], Array]) -> tuple[float, Array]:
-    dtype = spikes.dtype if spikes.dtype.kind == "f" else np.dtype(np.float64)
-    excess = excess_of(spikes.mean(axis=(0, 1), dtype=np.float64))  # one number a neuron
-    runs = spikes.shape[0] * spikes.shape[1]
-    d_rate = (2 * weight / (runs * excess.size) * excess).astype(dtype)  # (losses.7)
-    return float(weight * np.mean(excess * excess)), np.broadcast_to(d_rate, spikes.shape)
 
 
 #: Every loss of the package by its name.
 LOSSES = {"mse": mse, "cross_entropy": cross_entropy}
 
 
+# -- penalties: ``spikes [T, B, ...] -> (value, d_spikes)``
+
+
+@dataclass(frozen=True)
+class FiringRate:
+    """Against too many spikes: ``weight * mean over neurons of max(0, rate - most)^2``.
+
+    A neuron's rate is the mean of its spikes over time and batch.  Fewer spikes mean less energy on
+    neuromorphic hardware.
+    """
+
+    most: float = 0.2
+    weight: float = 1.0
+
+    def __call__(self, spikes: Array) -> tuple[float, Array]:
+        """The gradient is float64, or of the spikes' dtype in a twin."""
+        excess = np.maximum(_rates(spikes) - self.most, 0)  # (losses.3)
+        return _mean_square(spikes, excess, self.weight)
+
+
+@dataclass(frozen=True)
+class Silence:
+    """Against too few spikes: ``weight * mean over neurons of max(0, least - rate)^2``.
+
+    A silent neuron has small surrogate gradients and may never learn; this pulls its membrane up to
+    its threshold.
+    """
+
+    least: float = 0.01
+    weight: float = 1.0
+
+    def __call__(self, spikes: Array) -> tuple[float, Array]:
+        """The gradient is float64, or of the spikes' dtype in a twin."""
+        excess = -np.maximum(self.least - _rates(spikes), 0)  # (losses.4)
+        return _mean_square(spikes, excess, self.weight)
+
+
+def _rates(spikes: Array) -> Array:
+    return spikes.mean(axis=(0, 1), dtype=np.float64)  # one number a neuron
+
+
+def _mean_square(spikes: Array, excess: Array, weight: float) -> tuple[float, Array]:
+    """``weight * mean of excess^2``, and its gradient with respect to the spikes."""
+    runs = spikes.shape[0] * spikes.shape[1]
+    d_rate = 2 * weight / (runs * excess.size) * excess  # (losses.7)
+    d_rate = d_rate.astype(spikes.dtype if spikes.dtype.kind == "f" else np.float64)
+    return float(weight * np.mean(excess * excess)), np.broadcast_to(d_rate, spikes.shape)
+
+
+# -- scores and targets
+
+
 def _checked(scores: Any, targets: Any) -> tuple[Array, Array]:
     scores = scores if get_array_module(scores) is not np else np.asarray(scores)
-    targets = np.asarray(targets, like=scores)  # to the GPU where the scores are there
+    targets = np.asarray(targets, like=scores)  # to the GPU if the scores are there
     if scores.ndim != 2 or scores.dtype.kind != "f":
         raise ValueError(f"scores must be floats [B, C], got {scores.dtype} {list(scores.shape)}")
     if len(scores) == 0:
@@ -120,18 +139,20 @@ def _checked(scores: Any, targets: Any) -> tuple[Array, Array]:
         return scores, targets.astype(scores.dtype, copy=False)
     if targets.ndim != 1 or targets.dtype.kind not in "iu":
         raise ValueError(
-            f"targets must be class numbers [B] (integers) or an array of the scores' shape {list(scores.shape)}, "
-            f"got {targets.dtype} {list(targets.shape)}"
+            "targets must be class numbers [B] (integers) or an array of the scores' shape "
+            f"{list(scores.shape)}, got {targets.dtype} {list(targets.shape)}"
         )
     if len(targets) != len(scores):
         raise ValueError(
-            f"there are {len(targets)} labels for scores of {len(scores)} samples: minisnn is time-first, "
-            "did you pass [B, T, ...] to forward?"
+            f"there are {len(targets)} labels for scores of {len(scores)} samples: "
+            "minisnn is time-first, did you pass [B, T, ...] to forward?"
         )
-    if not ((targets >= 0) & (targets < scores.shape[1])).all():  # one look, for which a GPU has to be waited for
+    classes = scores.shape[1]
+    if not ((targets >= 0) & (targets < classes)).all():  # one look: it waits for a GPU
+        got = f"got {targets.min()} to {targets.max()}"
         raise ValueError(
-            f"targets: labels must lie in 0 to {scores.shape[1] - 1}, got {targets.min()} to {targets.max()}: class numbers "
-            f"begin at 0, and the network has {scores.shape[1]} scores"
+            f"targets: labels must lie in 0 to {classes - 1}, {got}: class numbers begin at 0, "
+            f"and the network has {classes} scores"
         )
     return scores, targets
 

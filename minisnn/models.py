@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from .layers import LIF, BatchNorm2d, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, PopulationVote
-from .network import STL, Network, Pattern
+from .layers.rules import STL, Pattern
+from .network import Network
 from .optimizers import Adam, exponential
 from .thresholds import Normal
 

@@ -1,4 +1,4 @@
-"""Optimizers: what is handed to them is what learns (law 4); schedules: how the rate falls over epochs."""
+"""Optimizers: what they are given is what learns (law 4); schedules: the rate over the epochs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import numpy as np
 
 from .kernels import compiled_helpers
 from .kernels.arrays import Array, get_array_module, positive_int
-from .network import Network, Pattern, Rule
+from .layers.rules import LearningRule, Pattern
+from .network import Network
 
 __all__ = ["SGD", "Adam", "Optimizer", "cosine", "exponential", "gradient_norm", "not_finite"]
 
@@ -26,19 +27,24 @@ class Optimizer:
     Parameters
     ----------
     net : the network whose parameters learn.
-    pattern : which of them: ``ms.SL``, ``ms.TL``, ``ms.STL``, ``ms.STDL``, a name with wildcards, several of these.
+    pattern : which of them: ``ms.SL``, ``ms.TL``, ``ms.STL``, ``ms.STDL``, a name with wildcards,
+        several of these.
     lr : learning rate.
-    weight_decay : L2 penalty, coupled: each gradient grows by ``weight_decay * parameter`` (as the STL-SNN authors use
-        it, on everything that learns).
-    decoupled : with true the decay leaves the gradient alone and acts on the parameter, ``param -= rate * weight_decay *
+    weight_decay : L2 penalty, coupled: each gradient grows by ``weight_decay * parameter`` (as the
+        STL-SNN authors use it, on everything that learns).
+    decoupled : with true the decay acts on the parameter instead, ``param -= rate * weight_decay *
         param`` before the step (AdamW: Loshchilov and Hutter 2019).
-    clip_norm : gradients whose norm over all that learns is larger are scaled down to it (before the decay).
-    lr_scale : factors on the rate by name with wildcards, e.g. ``{"*.threshold": 0.1}``; the last that matches counts.
+    clip_norm : gradients of a larger norm over all that learns are scaled down to it, before decay.
+    lr_scale : factors on the rate by name with wildcards, e.g. ``{"*.threshold": 0.1}``; the last
+        that matches counts.
 
     Raises
     ------
-    ValueError : a pattern matches nothing, or a number is out of range.
+    ValueError : a pattern matches no parameter, or a number is out of range.
     """
+
+    #: Attributes that go on from step to step: arrays by the parameter's name.
+    carries: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -53,21 +59,27 @@ class Optimizer:
     ) -> None:
         if not isinstance(net, Network):
             raise TypeError(f"{type(self).__name__}: net must be a Network, got {net!r}")
-        self.rule = pattern.name if isinstance(pattern, Rule) else None
+        self.rule = pattern.name if isinstance(pattern, LearningRule) else None
         self.params = net.params(pattern)
         if not self.params:
-            raise ValueError(f"{type(self).__name__}: nothing learns: the pattern {pattern!r} chooses no parameter")
-        self._known = {*net.params(), "state"}
-        self._backend = net.backend
+            wrong = f"the pattern {pattern!r} chooses no parameter"
+            raise ValueError(f"{type(self).__name__}: nothing learns: {wrong}")
+        self._known, self._backend = {*net.params(), "state"}, net.backend
         self.lr = _number("lr", lr, positive=True)
-        self.weight_decay, self.decoupled = _number("weight_decay", weight_decay), bool(decoupled)
-        self.clip_norm = None if clip_norm is None else _number("clip_norm", clip_norm, positive=True)
-        self._constraints = {n: bound for n, bound in net.constraints().items() if n in self.params}
-        self.lr_scale = {n: 1.0 for n in self.params}
+        self.weight_decay = _number("weight_decay", weight_decay)
+        self.decoupled = bool(decoupled)
+        clips = clip_norm is not None
+        self.clip_norm = _number("clip_norm", clip_norm, positive=True) if clips else None
+        constraints = net.constraints().items()
+        self._constraints = {n: bound for n, bound in constraints if n in self.params}
+        self.lr_scale = dict.fromkeys(self.params, 1.0)
         for one, factor in (lr_scale or {}).items():
             if not (matching := [n for n in self.params if fnmatchcase(n, one)]):
-                raise ValueError(f"lr_scale: pattern {one!r} matches nothing that learns: {', '.join(self.params)}")
+                learns = ", ".join(self.params)
+                raise ValueError(f"lr_scale: pattern {one!r} matches nothing that learns: {learns}")
             self.lr_scale |= dict.fromkeys(matching, _number(f"lr_scale[{one!r}]", factor))
+        for moment in self.carries:
+            setattr(self, moment, {n: np.zeros_like(p) for n, p in self.params.items()})
         self.steps = 0
 
     def step(self, grads: Mapping[str, Any], factor: float = 1.0) -> None:
@@ -75,39 +87,17 @@ class Optimizer:
 
         Parameters
         ----------
-        grads : gradients by name; those of parameters that do not learn are ignored if they belong to the net.
+        grads : gradients by name; those of parameters of the net that do not learn are ignored.
         factor : what a schedule makes of the rate.
 
         Raises
         ------
         TypeError : `grads` is no dict.
-        ValueError : a gradient is missing, has a name the net does not know, not its parameter's shape, dtype or device, or
-            entries that are not finite numbers.  Nothing is changed then.
+        ValueError : a gradient is missing, has a name the net does not know, not its parameter's
+            shape, dtype or device, or entries that are not finite numbers.  Then no parameter
+            changes.
         """
-        if not isinstance(grads, Mapping):
-            raise TypeError(
-                f"{type(self).__name__}.step: grads must be gradients by name, got {type(grads).__name__}: "
-                "loss, grads = net.loss_and_grads(...), then optimizer.step(grads)"
-            )
-        if unknown := set(grads) - self._known:
-            raise ValueError(f"{type(self).__name__}.step: {sorted(unknown)} are no parameters of this optimizer's net")
-        for name, param in self.params.items():
-            if name not in grads:
-                raise ValueError(f"{type(self).__name__}.step: no gradient for {name!r}; got {', '.join(grads)}")
-            grad = grads[name]
-            module = get_array_module(grad)
-            is_array = isinstance(grad, module.ndarray | np.generic)  # of one shared threshold NumPy makes a number
-            expected = get_array_module(param), param.shape, param.dtype
-            if not is_array or (module, grad.shape, grad.dtype) != expected:
-                got = _about(grad) if is_array else repr(grad)
-                raise ValueError(
-                    f"{type(self).__name__}.step: the gradient of {name} is {got}, the parameter {_about(param)}"
-                )
-        if bad := not_finite({n: grads[n] for n in self.params}):
-            raise ValueError(
-                f"{type(self).__name__}.step: the gradient of {bad} has entries that are not finite, nothing was changed. "
-                "Likely: an input that is not finite, a learning rate too high, or a gradient that explodes over many steps"
-            )
+        self._check(grads)
         self.steps += 1
         shrink = 1.0
         if self.clip_norm is not None:
@@ -122,18 +112,48 @@ class Optimizer:
             if name in self._constraints:
                 self._constraints[name].project(param)
 
+    def _check(self, grads: Any) -> None:
+        where = f"{type(self).__name__}.step"
+        if not isinstance(grads, Mapping):
+            expected = f"gradients by name, got {type(grads).__name__}"
+            example = "loss, grads = net.loss_and_grads(...), then optimizer.step(grads)"
+            raise TypeError(f"{where}: grads must be {expected}: {example}")
+        if unknown := set(grads) - self._known:
+            raise ValueError(
+                f"{where}: {sorted(unknown)} are no parameters of this optimizer's net"
+            )
+        for name, param in self.params.items():
+            if name not in grads:
+                raise ValueError(f"{where}: no gradient for {name!r}; got {', '.join(grads)}")
+            if (got := _about(grads[name])) != _about(param):
+                differ = f"the gradient of {name} is {got}, the parameter {_about(param)}"
+                raise ValueError(f"{where}: {differ}")
+        if bad := not_finite({n: grads[n] for n in self.params}):
+            raise ValueError(
+                f"{where}: the gradient of {bad} has entries that are not finite, nothing was "
+                "changed. Likely: an input that is not finite, a learning rate too high, or a "
+                "gradient that explodes over many steps"
+            )
+
     def _update(self, name: str, param: Array, grad: Array, lr: float, decay: float) -> None:
         """One parameter, in place; `decay` is that of the coupled penalty."""
         raise NotImplementedError
 
     def moments(self) -> dict[str, dict[str, Array]]:
-        """The live arrays that an optimizer carries from step to step, by their own name and the parameter's."""
-        return {}
+        """The live arrays that go on from step to step, by their own name and the parameter's."""
+        return {moment: getattr(self, moment) for moment in self.carries}
 
     def settings(self) -> dict[str, Any]:
-        """Everything that decides what a step does, as plain data; a run is only continued with the same."""
-        own = {n: v for n, v in vars(self).items() if isinstance(v, int | float | bool | None) and n != "steps"}
-        return {"type": type(self).__name__, "lr_scale": self.lr_scale, "learns": list(self.params), **own}
+        """What decides a step, as plain data; a run is only continued with the same."""
+        found = {
+            "type": type(self).__name__,
+            "lr_scale": self.lr_scale,
+            "learns": list(self.params),
+        }
+        plain = int | float | bool | None
+        return found | {
+            n: v for n, v in vars(self).items() if isinstance(v, plain) and n != "steps"
+        }
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(lr={self.lr:g}) learns {', '.join(self.params)}"
@@ -142,14 +162,12 @@ class Optimizer:
 class SGD(Optimizer):
     """Gradient descent with momentum: ``m = momentum * m + grad;  param -= lr * m``."""
 
-    def __init__(self, net: Network, pattern: Pattern = None, *, lr: float, momentum: float = 0.0, **options: Any) -> None:
+    carries = ("velocity",)
+    velocity: dict[str, Array]
+
+    def __init__(self, net: Network, pattern=None, *, lr: float, momentum=0.0, **options) -> None:
         super().__init__(net, pattern, lr=lr, **options)
         self.momentum = _number("momentum", momentum, below_one=True)
-        self.velocity = {n: np.zeros_like(p) for n, p in self.params.items()}
-
-    def moments(self) -> dict[str, dict[str, Array]]:
-        """As in the base."""
-        return {"velocity": self.velocity}
 
     def _update(self, name: str, param: Array, grad: Array, lr: float, decay: float) -> None:
         velocity, number = self.velocity[name], param.dtype.type
@@ -160,30 +178,23 @@ class SGD(Optimizer):
 
 
 class Adam(Optimizer):
-    """Adam (Kingma and Ba 2015) with its bias corrections; `weight_decay` is coupled, as in the original.
+    """Adam (Kingma and Ba 2015) with its bias corrections; `weight_decay` is coupled, as there.
 
-    ``m = b1 m + (1 - b1) g;  w = b2 w + (1 - b2) g^2;  param -= lr * m / (1 - b1^t) / (sqrt(w / (1 - b2^t)) + eps)``
+    ``m = b1 m + (1 - b1) g;  w = b2 w + (1 - b2) g^2;``
+    ``param -= lr * m / (1 - b1^t) / (sqrt(w / (1 - b2^t)) + eps)``
     """
 
+    carries = ("mean", "square")
+    mean: dict[str, Array]
+    square: dict[str, Array]
+
     def __init__(
-        self,
-        net: Network,
-        pattern: Pattern = None,
-        *,
-        lr: float = 1e-3,
-        betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        **options: Any,
+        self, net: Network, pattern=None, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, **options
     ) -> None:
         super().__init__(net, pattern, lr=lr, **options)
-        self.beta1, self.beta2 = (_number(f"betas[{i}]", b, below_one=True) for i, b in enumerate(betas))
+        self.beta1 = _number("betas[0]", betas[0], below_one=True)
+        self.beta2 = _number("betas[1]", betas[1], below_one=True)
         self.eps = _number("eps", eps)
-        self.mean = {n: np.zeros_like(p) for n, p in self.params.items()}
-        self.square = {n: np.zeros_like(p) for n, p in self.params.items()}
-
-    def moments(self) -> dict[str, dict[str, Array]]:
-        """As in the base."""
-        return {"mean": self.mean, "square": self.square}
 
     def _update(self, name: str, param: Array, grad: Array, lr: float, decay: float) -> None:
         mean, square, number = self.mean[name], self.square[name], param.dtype.type
@@ -205,31 +216,48 @@ class Adam(Optimizer):
         param -= number(rate) * (mean / root)
 
 
+# -- all entries of several gradients
+
+
 def gradient_norm(grads: Iterable[Array]) -> float:
-    """Euclidean norm over all entries of several gradients; a GPU adds up before it is waited for."""
+    """Euclidean norm over all entries of several gradients; a GPU adds up before the wait."""
     grads = list(grads)
     with np.errstate(over="ignore"):
         norm = math.sqrt(sum(np.vdot(g, g).astype(np.float64) for g in grads))
-    if np.isfinite(norm):
-        return norm
-    return math.sqrt(sum(np.vdot(g, g) for g in (g.astype(np.float64) for g in grads)))  # squares beyond float32
+    if not np.isfinite(norm):  # squares beyond float32
+        norm = math.sqrt(sum(np.vdot(g, g) for g in (g.astype(np.float64) for g in grads)))
+    return norm
 
 
 def not_finite(grads: Mapping[str, Array]) -> str | None:
-    """The name of the first gradient with an entry that is no finite number; a GPU is asked, and waited for, once."""
-    # No sum is finite of which one term is not, and to add up takes half the time of asking each.
+    """The name of the first gradient with an entry that is no finite number; one wait for a GPU."""
+    # No sum is finite of which one term is not, and a sum takes half the time of a look at each.
     with np.errstate(over="ignore", invalid="ignore"):
         sums = [np.isfinite(grad.sum()) for grad in grads.values()]
     if not sums or np.stack(sums).all():
         return None
-    return next((name for name, grad in grads.items() if not np.isfinite(grad).all()), None)  # or it was too large a sum
+    # None of them is, if it was too large a sum.
+    return next((name for name, grad in grads.items() if not np.isfinite(grad).all()), None)
 
 
-def _about(array: Array) -> str:
-    return f"{array.dtype} {list(array.shape)}" + (" on the GPU" if get_array_module(array) is not np else "")
+def _about(value: Any) -> str:
+    """What must be alike of a gradient and its parameter: dtype, shape and device."""
+    module = get_array_module(value)
+    if not isinstance(value, module.ndarray | np.generic):  # a shared threshold's is a number
+        return repr(value)
+    return f"{value.dtype} {list(value.shape)}" + ("" if module is np else " on the GPU")
 
 
-# -- schedules: factors on the rate by epoch.  They are values with a repr, so that a checkpoint can tell one from another.
+def _number(name: str, value: Any, positive: bool = False, below_one: bool = False) -> float:
+    ok = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    ok = ok and np.isfinite(value) and value >= 0
+    if not ok or (positive and value == 0) or (below_one and value >= 1):
+        wanted = "> 0" if positive else "in [0, 1)" if below_one else ">= 0"
+        raise ValueError(f"{name} must be a number {wanted}, got {value!r}")
+    return float(value)
+
+
+# -- schedules: factors on the rate by epoch, with a repr that tells a checkpoint one from another
 
 
 @dataclass(frozen=True)
@@ -249,7 +277,7 @@ class exponential:
 
 @dataclass(frozen=True)
 class cosine:
-    """A schedule for ``fit``: the rate falls from ``lr`` along half a cosine, to ``lowest * lr`` after `epochs` epochs."""
+    """A schedule for ``fit``: half a cosine from ``lr`` to ``lowest * lr`` in `epochs` epochs."""
 
     epochs: int
     lowest: float = 0.0
@@ -257,17 +285,10 @@ class cosine:
     def __post_init__(self) -> None:
         positive_int("cosine: epochs", self.epochs)
         if not 0 <= self.lowest <= 1:
-            raise ValueError(f"cosine: lowest is a share of the rate and must lie in [0, 1], got {self.lowest!r}")
+            must = "lowest is a share of the rate and must lie in [0, 1]"
+            raise ValueError(f"cosine: {must}, got {self.lowest!r}")
 
     def __call__(self, epoch: int) -> float:
         """The factor in this epoch."""
         share = min(epoch / self.epochs, 1.0)
         return self.lowest + (1 - self.lowest) * 0.5 * (1 + math.cos(math.pi * share))
-
-
-def _number(name: str, value: Any, positive: bool = False, below_one: bool = False) -> float:
-    ok = isinstance(value, int | float | np.number) and not isinstance(value, bool) and np.isfinite(value) and value >= 0
-    if not ok or (positive and value == 0) or (below_one and value >= 1):
-        wanted = "a number > 0" if positive else "a number in [0, 1)" if below_one else "a number >= 0"
-        raise ValueError(f"{name} must be {wanted}, got {value!r}")
-    return float(value)

@@ -1,15 +1,16 @@
 """Thresholds at the start, and what keeps them where they make sense while they learn.
 
-``threshold=ms.thresholds.Normal(1.0, 0.01, rng=rng)`` draws them; ``constraint=ms.thresholds.LowerBound(0.1)`` or
-``ms.thresholds.Softplus()`` bounds them.  With a constraint the layer's parameter is the *raw* value, which learns, and
-``layer.threshold`` the *effective* one, which the neurons see.  By default there is no constraint (as the STL-SNN authors
+``threshold=ms.thresholds.Normal(1.0, 0.01, rng=rng)`` draws them;
+``constraint=ms.thresholds.LowerBound(0.1)`` or ``ms.thresholds.Softplus()`` bounds them.  With a
+constraint the layer's parameter is the *raw* value, which learns, and ``layer.threshold`` the
+*effective* one, which the neurons see.  By default there is no constraint (as the STL-SNN authors
 have it), and a threshold may cross 0: ``fit`` warns then.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -22,13 +23,14 @@ PER = ("neuron", "channel", "layer")
 
 @dataclass(frozen=True)
 class Normal:
-    """Thresholds drawn from a normal distribution: the "heterogeneity" of the STL-SNN authors (2.0 and 1e-4 there).
+    """Thresholds from a normal distribution: the STL-SNN authors' "heterogeneity".
 
     Parameters
     ----------
-    mean, std : of the distribution.
+    mean, std : of the distribution; 2.0 and 1e-4 there.
     rng : ``numpy.random.Generator``.
-    per : "neuron": each has its own; "channel": one for each entry of the first axis; "layer": one, shared by all.
+    per : "neuron": each has its own; "channel": one for each entry of the first axis; "layer": one,
+        shared by all.
     """
 
     mean: float
@@ -38,35 +40,21 @@ class Normal:
 
     def __post_init__(self) -> None:
         if not isinstance(self.rng, np.random.Generator):
-            raise TypeError(f"Normal: rng must be a generator, e.g. rng=np.random.default_rng(0), got {self.rng!r}")
+            example = "a generator, e.g. rng=np.random.default_rng(0)"
+            raise TypeError(f"Normal: rng must be {example}, got {self.rng!r}")
         if self.per not in PER:
-            raise ValueError(f"Normal: per must be one of {', '.join(map(repr, PER))}, got {self.per!r}")
+            raise ValueError(f"Normal: per must be one of {PER}, got {self.per!r}")
 
     def draw(self, shape: tuple[int, ...]) -> Array:
         """An array that broadcasts to the layer's `shape`."""
-        sizes = {"neuron": shape, "channel": (shape[0], *(1 for _ in shape[1:])), "layer": ()}[self.per]
+        per_channel = (shape[0], *(1 for _ in shape[1:]))
+        sizes = {"neuron": shape, "channel": per_channel, "layer": ()}[self.per]
         return np.asarray(self.rng.normal(self.mean, self.std, sizes))
-
-
-class Constraint(Protocol):
-    """A bound on thresholds: from the raw value to the effective one, and back."""
-
-    def effective(self, raw: Array) -> Array:
-        """What the neurons see."""
-
-    def adjoint(self, d_effective: Array, raw: Array) -> Array:
-        """Gradient of the raw value."""
-
-    def raw(self, effective: Array) -> Array:
-        """The raw value of a threshold at the start."""
-
-    def project(self, raw: Array) -> None:
-        """Bring a raw value back, in place, after an optimizer's step."""
 
 
 @dataclass(frozen=True)
 class LowerBound:
-    """Thresholds of at least `bound`: the raw value is the threshold, and each step that leads below is cut short.
+    """Thresholds of at least `bound`: the raw value is the threshold, a step below is cut short.
 
     The step is cut and not the gradient: a threshold at the bound can rise again.
     """
@@ -87,8 +75,9 @@ class LowerBound:
 
     def raw(self, effective: Array) -> Array:
         """The threshold itself."""
-        if not (effective >= effective.dtype.type(self.bound)).all():
-            raise ValueError(f"threshold {effective.min():g} lies below its lower bound {self.bound:g}")
+        lowest = effective.min()
+        if not lowest >= effective.dtype.type(self.bound):
+            raise ValueError(f"threshold {lowest:g} lies below its lower bound {self.bound:g}")
         return effective
 
     def project(self, raw: Array) -> None:
@@ -98,7 +87,7 @@ class LowerBound:
 
 @dataclass(frozen=True)
 class Softplus:
-    """Thresholds ``log(1 + exp(raw))``: always positive, nearly the raw value where that is large."""
+    """Thresholds ``log(1 + exp(raw))``: always positive, nearly `raw` if that is large."""
 
     def effective(self, raw: Array) -> Array:
         """``log(1 + exp(raw))``, in a form that does not overflow."""
@@ -109,12 +98,17 @@ class Softplus:
         return d_effective * np.exp(-np.logaddexp(-raw, 0))  # (thresholds.3)
 
     def raw(self, effective: Array) -> Array:
-        """``log(exp(theta) - 1)``."""
-        return np.asarray(effective + np.log(-np.expm1(-effective)))  # of a single number NumPy makes a scalar
+        """``log(exp(theta) - 1)``, an array for a single number too, where NumPy gives a scalar."""
+        return np.asarray(effective + np.log(-np.expm1(-effective)))
 
     def project(self, raw: Array) -> None:
-        """Nothing to do: every raw value is allowed."""
+        """Every raw value is in bounds."""
 
+
+#: A bound on thresholds: ``effective`` is what the neurons see of a raw value, ``adjoint`` takes
+#: its gradient back, ``raw`` is its inverse at the start, and ``project`` brings a raw value back
+#: in bounds, in place, after an optimizer's step.
+Constraint = LowerBound | Softplus
 
 #: Every constraint by its name.
 CONSTRAINTS: dict[str, Any] = {"LowerBound": LowerBound, "Softplus": Softplus}

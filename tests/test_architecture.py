@@ -131,6 +131,38 @@ def test_names_of_modules_are_public_and_exist():
         _ = ms.chekcs
 
 
+# -- how far it is from a layer to its compiled loop
+
+#: Python calls and files from ``LIF.forward`` to the loop.  Lower them; 12 calls in 5 files are the aim.
+CALLS, FILES = 35, 9
+
+
+def test_few_calls_lie_between_a_layer_and_its_compiled_loop():
+    pytest.importorskip("numba")
+    import numpy as np
+
+    import minisnn as ms
+
+    layer, x = ms.LIF(128, backend="numba"), np.ones((25, 64, 128), "f4")
+    layer.forward(x)  # compiles
+    called = []
+
+    def note(frame, event, arg):
+        code, done = frame.f_code, called and called[-1] == ("kernels/jit.py", "__call__")
+        path = Path(code.co_filename)
+        if event == "call" and not done and path.is_relative_to(PACKAGE) and code.co_name != "<genexpr>":
+            called.append((path.relative_to(PACKAGE).as_posix(), code.co_name))
+
+    sys.setprofile(note)
+    try:
+        layer.forward(x)
+    finally:
+        sys.setprofile(None)
+    assert called[0] == ("layers/spiking.py", "forward") and called[-1] == ("kernels/jit.py", "__call__")
+    assert len(called) <= CALLS and len({path for path, _ in called}) <= FILES, called
+    assert len([path for path, _ in called if path.startswith("layers/")]) <= 8
+
+
 # -- equations
 
 TAG = re.compile(r"\((\w+\.\d+)\)")

@@ -145,8 +145,9 @@ def test_every_ingredient_is_named_on_a_page(name):
 
 
 @pytest.mark.parametrize("page", [*PAGES, *HOW_TO], ids=lambda p: p.stem)
-def test_a_page_prints_what_it_says(page, monkeypatch):
+def test_a_page_prints_what_it_says(page, monkeypatch, tmp_path):
     """On the reference backend, which compiles nothing; numbers to rounding."""
+    monkeypatch.chdir(tmp_path)  # a page may save a file
     monkeypatch.setenv("MINISNN_BACKEND", "numpy")
     blocks = [(kind, textwrap.dedent(body).strip()) for kind, body in BLOCK.findall(page.read_text(encoding="utf-8"))]
     assert not any(one == two == "text" for (one, _), (two, _) in pairwise([("text", ""), *blocks]))

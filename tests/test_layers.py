@@ -241,7 +241,7 @@ BAD_CALLS = {
     "surrogate not made": (lambda: ms.Spiking(3, surrogate=ms.surrogates.atan), TypeError, r"ms.surrogates.atan\(2.0\)"),
     "unknown backend": (lambda: ms.LIF(3, backend="torch"), ValueError, "unknown backend 'torch', expected"),
     "half precision": (lambda: ms.LIF(3, dtype="float16"), TypeError, "float16, expected 'float32' or 'float64'"),
-    "shape zero": (lambda: ms.LIF(0), ValueError, "positive whole number"),
+    "shape zero": (lambda: ms.LIF(0), ValueError, "shape 0: each size must be a whole number of at least 1"),
     "no rng": (lambda: ms.Linear(3, 4), TypeError, "rng must be a generator"),
     "a seed for an rng": (lambda: ms.Linear(3, 4, rng=0), TypeError, "default_rng"),
     "no outputs": (lambda: ms.Linear(3, 0, rng=RNG), ValueError, "n_out"),
@@ -271,3 +271,31 @@ def test_the_default_neuron_is_the_authors_one():
     assert (neuron, reset) == (ms.neurons.lif, ms.resets.hard) and surrogate == ms.surrogates.atan(2.0)
     assert (ms.LIF(3).decay == 0.5).all() and (ms.LIF(3).threshold == 1).all()
     assert FULL  # the grid is not empty
+
+
+def test_an_assigned_parameter_is_checked_takes_effect_and_stays_live(backend):
+    fc, lif = ms.Linear(2, 3, rng=RNG), ms.LIF(3, threshold=np.array(1.0), backend=backend)
+    held = fc.params["weight"], lif.params["threshold"], lif.params["decay"]
+    fc.weight, lif.threshold, lif.decay = np.ones((2, 3)), 0.5, [0.1, 0.2, 0.3]
+    assert (fc.forward(np.ones((1, 1, 2), "f4"))[0] == 2).all() and lif.threshold.shape == ()
+    assert (held[0] == 1).all() and held[1] == 0.5 and held[2].tolist() == pytest.approx([0.1, 0.2, 0.3])
+    soft = ms.LIF(3, constraint=ms.thresholds.Softplus())
+    soft.threshold = 2.0
+    assert soft.threshold == pytest.approx(2.0) and soft.params["threshold"] == pytest.approx(np.log(np.e**2 - 1))
+    norm = ms.BatchNorm2d(2)
+    norm.running_var = [4.0, 9.0]
+    assert norm.buffers["running_var"].tolist() == [4, 9]
+    wrong = [(fc, "weight", np.ones((3, 2)), r"weight has shape \[3, 2\].*transpose"),
+             (lif, "threshold", -1.0, "threshold must be > 0"), (lif, "decay", 2.0, "share of the state"),
+             (lif, "decay", np.ones(1), r"decay has shape \[1\], expected \[3\]"), (lif, "threshold", "1", "numbers")]  # fmt: skip
+    for layer, name, value, message in wrong:
+        with pytest.raises((ValueError, TypeError), match=message):
+            setattr(layer, name, value)
+    assert (fc.weight == 1).all() and lif.threshold == 0.5
+
+
+@pytest.mark.parametrize("value", ["0.5", b"1", True, np.array(True), np.bool_(True), ["1"]], ids=repr)
+def test_thresholds_and_decays_are_numbers(value):
+    for name in ("threshold", "decay"):
+        with pytest.raises(TypeError, match=f"LIF|Spiking: {name} must be a number or an array of numbers"):
+            ms.LIF(1, **{name: value})

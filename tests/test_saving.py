@@ -92,12 +92,59 @@ def test_a_neuron_of_one_s_own_is_handed_over(tmp_path):
         ms.load(path)
     assert ms.load(path, custom={"own_charge": OWN})["lif"].dynamics == net["lif"].dynamics
 
-    class Mine(ms.Flatten):
+
+class Gain(ms.Layer):
+    """A layer of a user's own, of public names alone."""
+
+    options = ("n",)
+
+    def __init__(self, n, dtype="float32"):
+        super().__init__(dtype)
+        self.n = n
+        self.params["gain"], self.roles["gain"] = np.ones(n, self.dtype), "synapse"
+
+    def forward(self, x, *, state=None, train=False, rng=None):
+        return x * self.gain, x
+
+
+def test_a_layer_of_one_s_own_is_handed_over(tmp_path):
+    net = ms.Network(fc=ms.Linear(2, 3, rng=RNG), mine=Gain(3), lif=ms.Spiking(3, neuron=OWN))
+    net["mine"].gain[:] = 1, 2, 3
+    path = net.save(tmp_path / "net.npz")
+    with pytest.raises(ms.FileError, match=r"mine: it uses 'Gain'.*custom=\{'Gain': \.\.\.\}"):
+        ms.load(path)
+    again = ms.load(path, custom={"Gain": Gain, "own_charge": OWN})
+    assert type(again["mine"]) is Gain and again["mine"].gain.tolist() == [1, 2, 3]
+    with pytest.raises(ms.FileError, match="mine: .*unexpected keyword argument 'n'"):
+        ms.load(path, custom={"Gain": ms.Flatten, "own_charge": OWN})
+    with pytest.raises(ms.FileError, match="no network can be made"):
+        ms.load(path, custom={"Gain": 3, "own_charge": OWN})
+
+
+def test_a_subclass_is_not_taken_for_its_parent(tmp_path):
+    class Linear(ms.Linear):
         pass
 
-    with pytest.raises(TypeError, match="a: a layer of your own cannot be rebuilt"):
-        ms.Network(a=Mine()).save(tmp_path / "mine.npz")
-    assert not (tmp_path / "mine.npz").exists()
+    class Louder(ms.Spiking):
+        pass
+
+    net = ms.Network(a=Linear(2, 3, rng=RNG), b=Louder(3, neuron=OWN))
+    path = net.save(tmp_path / "net.npz")
+    again = ms.load(path, custom={"Linear": Linear, "Louder": Louder, "own_charge": OWN})
+    assert [type(layer) for layer in again.layers.values()] == [Linear, Louder]
+
+
+def test_what_could_not_be_loaded_is_not_saved(tmp_path):
+    class Needs(Gain):
+        options = ()
+
+    class Forgets(ms.Flatten):
+        options = ("axis",)
+
+    for make, message in ((lambda: Needs(3), "argument: 'n'"), (Forgets, "no attribute 'axis'")):
+        with pytest.raises(TypeError, match=f"save: a: cannot be rebuilt.*{message}.*`options` must"):
+            ms.Network(a=make()).save(tmp_path / "mine.npz")
+        assert not (tmp_path / "mine.npz").exists()
 
 
 # -- what is refused

@@ -1,4 +1,4 @@
-"""Layers: each a pure forward with its adjoint.  See :mod:`minisnn.layers.base` for what a layer is."""
+"""Layers: each a pure forward with its adjoint; :mod:`minisnn.layers.base` says what a layer is."""
 
 from .add import Add
 from .base import Layer
@@ -12,15 +12,11 @@ from .readout import Flatten, PopulationVote, Rate
 from .recurrent import Recurrent
 from .spiking import LIF, Spiking
 
-__all__ = [
-    "LAYERS", "LIF", "Add", "AvgPool2d", "BatchNorm2d", "Conv2d", "Dropout", "Flatten", "Layer", "Linear", "MaxPool2d",
-    "MembraneReadout", "PopulationVote", "Rate", "Recurrent", "Spiking",
-]  # fmt: skip
-
-_KINDS = (
-    Add, AvgPool2d, BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, MembraneReadout, PopulationVote, Rate,
-    Recurrent, Spiking,
-)  # fmt: skip
+_NEURONS = Spiking, Recurrent, MembraneReadout
+_SYNAPSES = Linear, Conv2d, BatchNorm2d, MaxPool2d, AvgPool2d
+_OTHERS = Add, Dropout, Flatten, PopulationVote, Rate
 
 #: Every kind of layer by its name: what a saved network may consist of.
-LAYERS: dict[str, type[Layer]] = {kind.__name__: kind for kind in _KINDS}
+LAYERS: dict[str, type[Layer]] = {c.__name__: c for c in (*_NEURONS, *_SYNAPSES, *_OTHERS)}
+
+__all__ = ["LAYERS", "LIF", "Layer", *LAYERS]

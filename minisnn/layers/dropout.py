@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels.arrays import Array, uniform
-from .base import Back, Layer, Names, as_cache, as_input, as_upstream
+from .base import Back, Layer, as_cache, as_input, as_upstream
 
 __all__ = ["Dropout", "DropoutCache"]
 
 
 class DropoutCache(NamedTuple):
-    """Kept: the shape of the input and the ``mask`` it was multiplied by, ``None`` where nothing was dropped."""
+    """Kept: the shape of the input, and its ``mask``, ``None`` if no value was dropped."""
 
     made_with: tuple[Any, ...]
     shape: tuple[int, ...]
@@ -21,32 +21,39 @@ class DropoutCache(NamedTuple):
 
 
 class Dropout(Layer):
-    """``y[t] = x[t] * mask[t]``; the mask is 0 with probability p and 1 / (1 - p) otherwise.  Out of training, ``y = x``.
+    """``y[t] = x[t] * mask[t]``, the mask 0 with probability p and 1 / (1 - p) otherwise.
+
+    Out of training, ``y = x``.
 
     Parameters
     ----------
     p : probability of being dropped, in [0, 1).
-    per_step : a fresh mask at every step (the STL-SNN authors' choice), or one for all steps of a sample.
+    per_step : a fresh mask at every step (the STL-SNN authors' choice), or one for all steps of a
+        sample.
     """
 
     takes_mask = True
+    options = ("p", "per_step")
 
     def __init__(self, p: float = 0.5, *, per_step: bool = True, dtype: Any = "float32") -> None:
         super().__init__(dtype)
         if isinstance(p, bool) or not isinstance(p, int | float | np.number) or not 0 <= p < 1:
-            raise ValueError(f"Dropout: p is the probability of being dropped, a number in [0, 1), got {p!r}")
+            meaning = "p is the probability of being dropped, a number in [0, 1)"
+            raise ValueError(f"Dropout: {meaning}, got {p!r}")
         self.p, self.per_step = float(p), bool(per_step)
 
     def forward(
-        self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None, mask: Array | None = None
+        self, x, *, state=None, train=False, rng=None, mask: Array | None = None
     ) -> tuple[Array, DropoutCache]:
         """``[T, B, ...] -> [T, B, ...]``.
 
         Parameters
         ----------
         x : input, of the layer's dtype or spikes.
-        train : whether to drop.   rng : generator for the mask, needed then (on a GPU: for the seed of CuPy's).
-        mask : multiplied as given, the factor 1 / (1 - p) included; ``[T, B, ...]`` or ``[1, B, ...]``.
+        train : whether to drop.
+        rng : generator for the mask, needed to drop (on a GPU: for the seed of CuPy's).
+        mask : multiplied as given, the factor 1 / (1 - p) included; ``[T, B, ...]`` or
+            ``[1, B, ...]``.
         """
         x = as_input(x, self)
         if mask is None and train and self.p:
@@ -55,31 +62,29 @@ class Dropout(Layer):
             return x, DropoutCache(self.made_with(), x.shape, None)
         mask = np.asarray(mask, self.dtype, like=x)
         if mask.ndim != x.ndim or mask.shape[1:] != x.shape[1:] or len(mask) not in (1, len(x)):
-            raise ValueError(f"Dropout: mask has shape {list(mask.shape)}, expected {list(x.shape)} or 1 for the first axis")
+            expected = f"expected {list(x.shape)} or 1 for the first axis"
+            raise ValueError(f"Dropout: mask has shape {list(mask.shape)}, {expected}")
         return x * mask, DropoutCache(self.made_with(), x.shape, mask)  # (dropout.2)
 
     def _draw(self, x: Array, rng: Any) -> Array:
         if not isinstance(rng, np.random.Generator):
-            raise TypeError(f"Dropout: training draws a mask and needs forward(..., train=True, rng=generator), got {rng!r}")
+            needed = "training draws a mask and needs forward(..., train=True, rng=generator)"
+            raise TypeError(f"Dropout: {needed}, got {rng!r}")
         sizes = x.shape if self.per_step else (1, *x.shape[1:])
         kept = uniform(rng, sizes, like=x) >= np.float32(self.p)  # (dropout.1)
         return kept * self.dtype.type(1 / (1 - self.p))
 
-    def backward(self, d_y: Array, cache: DropoutCache, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
+    def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """``d_x = d_y * mask``: the same mask."""
-        self._wanted(wrt)
+        self.needs(wrt)
         d_y = as_upstream(d_y, as_cache(cache, DropoutCache, self).shape, self)
         d_x = d_y if cache.mask is None else d_y * cache.mask  # (dropout.3)
         return d_x if input_grad else None, {}
 
-    def twin(  # type: ignore[override]
-        self, x: Array, base: DropoutCache, fire: str, *, state: Any = None
-    ) -> tuple[Array, DropoutCache]:
+    def twin(self, x, base, fire, *, state=None, **other) -> tuple[Array, DropoutCache]:
         """The base run's mask is held: a twin with another one would be another network."""
         return self.forward(x, mask=base.mask)
 
-    def config(self) -> dict[str, Any]:
-        return {"p": self.p, "per_step": self.per_step}
-
     def _describe(self) -> str:
-        return f"p={self.p:g}, {'a mask each step' if self.per_step else 'one mask for all steps'}; in training only"
+        masks = "a mask each step" if self.per_step else "one mask for all steps"
+        return f"p={self.p:g}, {masks}; in training only"

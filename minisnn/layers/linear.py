@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from ..kernels import compiled_helpers
 from ..kernels.arrays import Array, is_steady, positive_int
 from ..kernels.products import SpikeMatrix, multiply
-from .base import Back, Config, Layer, Names, as_cache, as_input, as_upstream
+from .base import Back, Layer, as_cache, as_input, as_upstream, at_every_step
 
 __all__ = ["Linear", "LinearCache"]
 
 
 class LinearCache(NamedTuple):
-    """Kept: the shape of the input, its ``rows`` ready for products (spikes stay bytes; of an input that is the same at
-    every step, those of one step), the ``weight`` it met.
+    """Kept: the shape of the input; its ``rows``, ready for products; the ``weight`` it met.
+
+    Spikes stay bytes; of an input that is the same at every step the rows of one step are kept.
     """
 
     made_with: tuple[Any, ...]
@@ -29,51 +27,34 @@ class LinearCache(NamedTuple):
 class Linear(Layer):
     """Synapses: ``y[t] = x[t] @ weight (+ bias)``.
 
-    There is no bias unless it is given: with a learning threshold it would be a second offset.  An input that is the same at
-    every step (``ms.encode.Constant``) is multiplied once.
+    There is no bias unless it is given: with a learning threshold it would be a second offset.  An
+    input that is the same at every step (``ms.encode.Constant``) is multiplied once.
 
     Parameters
     ----------
     n_in, n_out : sizes; input ``[T, B, n_in]``, output ``[T, B, n_out]``, weight ``[n_in, n_out]``.
     bias : whether to add a bias ``[n_out]``, zero at first; or its values.
-    rng : ``numpy.random.Generator`` for the initial weights, U(-1/sqrt(n_in), 1/sqrt(n_in)) (PyTorch's default, the
-        STL-SNN authors' choice).
-    weight : the weights themselves ``[n_in, n_out]``, instead of `rng`; PyTorch's ``Linear.weight`` is ``[out, in]``, so
-        give its transpose.
+    rng : ``numpy.random.Generator`` for the initial weights, U(-1/sqrt(n_in), 1/sqrt(n_in))
+        (PyTorch's default, the STL-SNN authors' choice).
+    weight : the weights themselves ``[n_in, n_out]``, instead of `rng`; PyTorch's ``Linear.weight``
+        is ``[out, in]``, so give its transpose.
     dtype : "float32" or "float64".
 
     Raises
     ------
-    TypeError, ValueError : a size is no whole number of at least 1; neither `rng` nor `weight` is given; `weight` or `bias`
-        has another shape.
+    TypeError, ValueError : a size is no whole number of at least 1; neither `rng` nor `weight` is
+        given; `weight` or `bias` has another shape.
     """
 
     def __init__(
-        self,
-        n_in: int,
-        n_out: int,
-        *,
-        bias: bool | Array = False,
-        rng: np.random.Generator | None = None,
-        weight: Array | None = None,
-        dtype: Any = "float32",
+        self, n_in: int, n_out: int, *, bias=False, rng=None, weight=None, dtype="float32"
     ) -> None:
         super().__init__(dtype)
         n_in, n_out = positive_int("Linear: n_in", n_in), positive_int("Linear: n_out", n_out)
-        self._set_weights("weight", weight, (n_in, n_out), n_in, rng)
-        if bias is not False:
-            self._set("bias", np.zeros(n_out) if bias is True else bias, (n_out,))
+        self._set_weights(weight, (n_in, n_out), n_in, rng)
+        self._set_bias(bias, n_out)
 
-    @classmethod
-    def rebuild(cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config) -> Linear:
-        weight = params["weight"]
-        layer = cls(*weight.shape, weight=weight, bias="bias" in params, dtype=dtype)
-        return layer._load(params)  # type: ignore[return-value]
-
-    def made_with(self) -> tuple[Any, ...]:
-        return (self.params["weight"].shape,)
-
-    def forward(self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None) -> tuple[Array, LinearCache]:
+    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, LinearCache]:
         """``[T, B, n_in] -> [T, B, n_out]``; `x` of the layer's dtype, or spikes (uint8, bool)."""
         weight = self.params["weight"]
         x = as_input(x, self, weight.shape[:1], steady=True)
@@ -83,22 +64,21 @@ class Linear(Layer):
         y = rows @ weight  # (linear.1)
         if "bias" in self.params:
             y += self.params["bias"]  # (linear.2)
-        y = y.reshape(*steps.shape[:2], -1)
-        y = y if len(steps) == len(x) else np.broadcast_to(y, (len(x), *y.shape[1:]))
+        y = at_every_step(y.reshape(*steps.shape[:2], -1), len(x))
         return y, LinearCache(self.made_with(), x.shape, rows, weight)
 
-    def backward(self, d_y: Array, cache: LinearCache, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
+    def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """Gradients of the input, and of ``weight`` and ``bias`` summed over time and batch."""
         _, shape, rows, weight = as_cache(cache, LinearCache, self)
-        wanted = self._wanted(wrt)
+        needed = self.needs(wrt)
         d_y = as_upstream(d_y, (*shape[:2], weight.shape[1]), self)
         d_all = d_y.reshape(-1, weight.shape[1])
         once = len(rows.x) < len(d_all)
-        d_rows = d_y.sum(axis=0) if once and wanted else d_all  # (linear.6)
+        d_rows = d_y.sum(axis=0) if once and needed else d_all  # (linear.6)
         grads = {}
-        if "weight" in wanted:
+        if "weight" in needed:
             grads["weight"] = rows.T @ d_rows  # (linear.3)
-        if "bias" in wanted:
+        if "bias" in needed:
             grads["bias"] = d_rows.sum(axis=0)  # (linear.4)
         d_x = multiply(d_all, weight.T).reshape(shape) if input_grad else None  # (linear.5)
         return d_x, grads
@@ -108,6 +88,11 @@ class Linear(Layer):
         if in_shape not in (None, (n_in,)):
             raise ValueError(f"takes {[n_in]} per sample and step, got {list(in_shape or ())}")
         return (n_out,)
+
+    @classmethod
+    def rebuild(cls, config, params, dtype, custom) -> Any:
+        weight, bias = params["weight"], "bias" in params
+        return cls(*weight.shape, weight=weight, bias=bias, dtype=dtype)._load(params)
 
     def _describe(self) -> str:
         n_in, n_out = self.params["weight"].shape

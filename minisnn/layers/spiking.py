@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,10 +10,10 @@ import numpy as np
 from .. import neurons, resets, surrogates
 from ..files import find
 from ..kernels import Base, ScanCache, Twin
-from ..kernels.arrays import Array, to_device
+from ..kernels.arrays import Array
 from ..thresholds import CONSTRAINTS, Constraint, Normal
-from .base import Back, Config, Names, as_cache, as_upstream
-from .stateful import DEFAULT_DECAY, Stateful, formula
+from .base import Back, as_cache, as_upstream
+from .stateful import DEFAULT_DECAY, Stateful, formula, stand_ins
 
 __all__ = ["LIF", "Spiking", "SpikingCache"]
 
@@ -22,8 +21,9 @@ __all__ = ["LIF", "Spiking", "SpikingCache"]
 class SpikingCache(NamedTuple):
     """What `backward` needs, and what there is to look at after a forward run.
 
-    ``spikes`` and ``u`` (the membrane after the charge and before the reset) are ``[T, B, *shape]``; ``state`` is the
-    state after the last step, for the next call: ``{"v": [B, *shape], ...}``.
+    ``spikes`` and ``u`` (the membrane after the charge and before the reset) are
+    ``[T, B, *shape]``; ``state`` is the state after the last step, for the next call:
+    ``{"v": [B, *shape], ...}``.
     """
 
     made_with: tuple[Any, ...]
@@ -34,7 +34,7 @@ class SpikingCache(NamedTuple):
 
     @property
     def u(self) -> Array:
-        """The membrane.  A compiled loop does not keep it: each look runs the layer forward again."""
+        """The membrane.  Compiled loops do not keep it: each look runs the layer forward again."""
         return self.scan.u[0].reshape(self.spikes.shape)
 
 
@@ -44,24 +44,29 @@ class Spiking(Stateful):
     Parameters
     ----------
     shape : shape of one sample at one step, e.g. ``128`` or ``(8, 14, 14)``.
-    neuron, reset, surrogate : the dynamics, e.g. ``ms.neurons.lif``, ``ms.resets.soft``, ``ms.surrogates.atan(2.0)``.
-    threshold : a number gives every neuron a threshold of its own, which starts there; an array keeps its own shape,
-        which must broadcast to `shape` (``np.array(1.0)`` is one shared threshold, ``(C, 1, 1)`` one per channel); or
-        ``ms.thresholds.Normal(mean, std, rng=rng)``.
-    decay : leak per step in [0, 1], the share of the membrane that is kept; number or array as for `threshold`.
-        Default 0.5.
-    constraint : ``ms.thresholds.LowerBound(0.1)`` or ``ms.thresholds.Softplus()``; none by default.  Then ``params`` hold
-        the raw value that learns, and ``layer.threshold`` is the effective one.
-    dtype : "float32" or "float64".   backend : "numba", "numpy", "cupy", or ``None`` for this machine's default.
+    neuron, reset, surrogate : the dynamics, e.g. ``ms.neurons.lif``, ``ms.resets.soft``,
+        ``ms.surrogates.atan(2.0)``.
+    threshold : a number gives every neuron a threshold of its own, which starts there; an array
+        keeps its own shape, which must broadcast to `shape` (``np.array(1.0)`` is one shared
+        threshold, ``(C, 1, 1)`` one per channel); or ``ms.thresholds.Normal(mean, std, rng=rng)``.
+    decay : leak per step in [0, 1], the share of the membrane that is kept; number or array as for
+        `threshold`.  Default 0.5.
+    constraint : ``ms.thresholds.LowerBound(0.1)`` or ``ms.thresholds.Softplus()``; none by default.
+        Then ``params`` hold the raw value that learns; ``layer.threshold`` is the effective one.
+    dtype : "float32" or "float64".
+    backend : "numba", "numpy", "cupy", or ``None`` for this machine's default.
     **params : the neuron's other parameters by their names, e.g. ``decay_syn=0.8``.
 
     Raises
     ------
-    ValueError : a threshold <= 0, a decay outside [0, 1], a shape that does not fit, a parameter the neuron lacks.
+    ValueError : a threshold <= 0, a decay outside [0, 1], a shape that does not fit, a parameter
+        the neuron lacks.
     TypeError : an ingredient of the wrong kind, or a missing parameter.
     """
 
     spiking = True
+    #: Names of weights that the layer has besides the neuron's parameters.
+    own_weights: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -80,14 +85,11 @@ class Spiking(Stateful):
         super().__init__(dtype, backend)
         self._set_up(shape, neuron, reset, surrogates.atan(2.0) if surrogate is None else surrogate)
         if constraint is not None and type(constraint) not in CONSTRAINTS.values():
-            raise TypeError(f"{type(self).__name__}: constraint must be one of {list(CONSTRAINTS)}, got {constraint!r}")
+            known = f"constraint must be one of {list(CONSTRAINTS)}"
+            raise TypeError(f"{type(self).__name__}: {known}, got {constraint!r}")
         self.fire, self.constraint = "step", constraint
-        if isinstance(threshold, Normal):
-            threshold = threshold.draw(self.shape)
-        effective = self._spread("threshold", threshold)
-        raw = effective if constraint is None else constraint.raw(effective)
-        self.params["threshold"] = to_device(raw, self.backend)
-        self.roles["threshold"] = "threshold"
+        drawn = threshold.draw(self.shape) if isinstance(threshold, Normal) else threshold
+        self._add("threshold", drawn, "threshold")
         self._add_neuron_params(params if decay is None else {**params, "decay": decay})
 
     @property
@@ -96,9 +98,10 @@ class Spiking(Stateful):
         raw = self.params["threshold"]
         return raw if self.constraint is None else self.constraint.effective(raw)
 
-    def forward(
-        self, x: Array, *, state: Mapping[str, Array] | None = None, train: bool = False, rng: Any = None
-    ) -> tuple[Array, SpikingCache]:
+    def made_with(self) -> tuple[Any, ...]:
+        return *super().made_with(), self.fire
+
+    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, SpikingCache]:
         """Run the neurons over time.
 
         Parameters
@@ -112,12 +115,13 @@ class Spiking(Stateful):
         spikes : ``[T, B, *shape]``, uint8 0 or 1 (of the layer's dtype in a smooth twin).
         cache : :class:`SpikingCache`.
         """
-        return self._forward(x, state, Twin(self.fire))
+        run = self._run(x, state, self.threshold, Twin(self.fire))
+        return run[0], SpikingCache(self.made_with(), *run, state is not None)
 
-    def twin(  # type: ignore[override]
-        self, x: Array, base: SpikingCache, fire: str, *, state: Mapping[str, Array] | None = None
-    ) -> tuple[Array, SpikingCache]:
-        return self._forward(x, state, Twin(fire, Base(base.scan.u[0], base.scan.spikes, base.scan.theta)))
+    def twin(self, x, base, fire, *, state=None, **other) -> tuple[Array, SpikingCache]:
+        held = Base(base.scan.u[0], base.scan.spikes, base.scan.theta)
+        run = self._run(x, state, self.threshold, Twin(fire, held))
+        return run[0], SpikingCache(self.made_with(), *run, state is not None)
 
     def sides(self, cache: SpikingCache) -> Array:
         above = cache.scan.u[0] - cache.scan.theta
@@ -125,80 +129,71 @@ class Spiking(Stateful):
         kinks = surrogate.kinks if self.fire == "smooth" else ()
         return np.stack([above >= kink / surrogate.k for kink in (0.0, *kinks)])
 
-    def made_with(self) -> tuple[Any, ...]:
-        return *super().made_with(), self.fire
-
-    def _forward(self, x: Array, state: Mapping[str, Array] | None, twin: Twin) -> tuple[Array, SpikingCache]:
-        spikes, after, scan = self._run(x, state, self._lanes(self.threshold), twin)
-        spikes = spikes.reshape(*spikes.shape[:2], *self.shape)
-        return spikes, SpikingCache(self.made_with(), spikes, after, scan, state is not None)
-
-    def backward(self, d_y: Array, cache: SpikingCache, *, d_state=None, wrt: Names = None, input_grad: bool = True) -> Back:
+    def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """Backpropagation through time, the spikes' jump replaced by the surrogate's slope.
 
         Parameters
         ----------
-        d_y : gradient of the spikes ``[T, B, *shape]``.
-        cache : what `forward` returned.
-        d_state : gradient of the state after the last step, ``{"v": [B, *shape], ...}``; zero if not given.
-        wrt : names of the parameters whose gradients are wanted; all if not given.
-        input_grad : whether the gradient of the input is wanted; if not, ``d_x`` is ``None``.
+        d_y : gradient of the spikes ``[T, B, *shape]``.   cache : what `forward` returned.
+        d_state : gradient of the last state, ``{"v": [B, *shape], ...}``; zero if not given.
+        wrt, input_grad : which gradients are needed, as for every layer.
 
         Returns
         -------
-        d_x : ``[T, B, *shape]``.
+        d_x : ``[T, B, *shape]``, or ``None``.
         grads : ``"threshold"`` and the neuron's parameters, each in its parameter's shape; and
             ``"state": {"v": [B, *shape], ...}`` if the forward was given a state.
         """
         d_spikes = as_upstream(d_y, as_cache(cache, SpikingCache, self).spikes.shape, self)
-        d_x, grads = self._back(d_spikes, d_state, cache.scan, self._wanted(wrt), input_grad, cache.state_given)
+        d_x, grads = self._back(d_spikes, d_state, cache, self.needs(wrt), input_grad)
         if self.constraint is not None and "threshold" in grads:
-            grads["threshold"] = self.constraint.adjoint(grads["threshold"], self.params["threshold"])
-        return None if d_x is None else d_x.reshape(d_spikes.shape), grads
+            raw = self.params["threshold"]
+            grads["threshold"] = self.constraint.adjoint(grads["threshold"], raw)
+        return d_x, grads
 
-    def smoothed(self) -> Spiking:
-        """The smooth twin: spikes are the surrogate's curve.  It shares its parameter arrays with this layer."""
-        return self._changed(fire="smooth")  # type: ignore[return-value]
+    def smoothed(self) -> Any:
+        """The smooth twin: spikes are the surrogate's curve.  It shares this layer's parameters."""
+        return self._changed(fire="smooth")
 
     def config(self) -> dict[str, Any]:
         bound = self.constraint
-        return super().config() | {"constraint": None if bound is None else [type(bound).__name__, vars(bound)]}
+        stored = None if bound is None else [type(bound).__name__, vars(bound)]
+        return super().config() | {"constraint": stored}
 
     @classmethod
-    def rebuild(cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config) -> Spiking:
+    def rebuild(cls, config, params, dtype, custom) -> Any:
         neuron = find(config["neuron"], neurons.NEURONS, custom)
-        reset = find(config["reset"], resets.RESETS, custom)
-        made = {n: make(config["k"]) for n, make in surrogates.SURROGATES.items()}
-        surrogate = replace(find(config["surrogate"], made, custom), k=config["k"])
+        made = {name: make(config["k"]) for name, make in surrogates.SURROGATES.items()}
         bound = config["constraint"]
-        shape, own = cls._own(config, params)
-        layer = cls(  # small stand-ins for the arrays, which need not keep a constructor's bounds after training
-            shape, neuron=neuron, reset=reset, surrogate=surrogate, dtype=dtype,
+        layer = cls(
+            tuple(config["shape"]),
+            neuron=neuron,
+            reset=find(config["reset"], resets.RESETS, custom),
+            surrogate=replace(find(config["surrogate"], made, custom), k=config["k"]),
             constraint=None if bound is None else CONSTRAINTS[bound[0]](**bound[1]),
-            threshold=np.array(1e9), **dict.fromkeys(neuron.params, np.array(0.5)),  # type: ignore[arg-type]
-            **own,
-        )  # fmt: skip
-        return layer._load(params)  # type: ignore[return-value]
-
-    @classmethod
-    def _own(cls, config: Config, params: Mapping[str, Array]) -> tuple[Any, dict[str, Any]]:
-        """What the constructor takes first, and arrays for which there is no stand-in."""
-        return tuple(config["shape"]), {}
+            dtype=dtype,
+            **stand_ins(["threshold"], params, 1e9),
+            **stand_ins(neuron.params, params, 0.5),
+            **{name: params[name] for name in cls.own_weights},
+        )
+        return layer._load(params)
 
     def _describe(self) -> str:
         neuron, reset, surrogate = self.dynamics
-        spike = "u >= threshold" if self.fire == "step" else f"{surrogate.smooth.__name__}(u - threshold) (smooth twin)"
-        return (
-            f"{', '.join(map(str, self.shape))}: u = {formula(neuron.charge)}; spike = {spike}; "
-            f"v = {formula(reset.reset)}" + (f" ({', '.join(reset.stop)} detached)" if reset.stop else "")
-            + f"; {surrogate.slope.__name__}, k={surrogate.k:g}; {self.backend}"
-            + (f"; threshold: {self.constraint}" if self.constraint else "")
-        )  # fmt: skip
+        spike, held = "u >= threshold", f" ({', '.join(reset.stop)} detached)" if reset.stop else ""
+        if self.fire != "step":
+            spike = f"{surrogate.smooth.__name__}(u - threshold) (smooth twin)"
+        sizes, charge = ", ".join(map(str, self.shape)), formula(neuron.charge)
+        equations = f"u = {charge}; spike = {spike}; v = {formula(reset.reset)}{held}"
+        slope = f"{surrogate.slope.__name__}, k={surrogate.k:g}; {self.backend}"
+        bound = f"; threshold: {self.constraint}" if self.constraint else ""
+        return f"{sizes}: {equations}; {slope}{bound}"
 
 
-def LIF(shape: int | tuple[int, ...], *, decay: Any = DEFAULT_DECAY, threshold: Any = 1.0, **options: Any) -> Spiking:
-    """A layer of leaky integrate-and-fire neurons, the STL-SNN authors' by default: :class:`Spiking` with ``neurons.lif``.
+def LIF(shape: int | tuple[int, ...], *, decay=DEFAULT_DECAY, threshold=1.0, **options) -> Spiking:
+    """A layer of leaky integrate-and-fire neurons: :class:`Spiking` with ``neurons.lif``.
 
-    Hard reset in the graph (not detached), atan surrogate with k = 2, zero initial state, spike at ``>=``.
+    By default the STL-SNN authors' neuron: hard reset in the graph (not detached), atan surrogate
+    with k = 2, zero initial state, spike at ``>=``.
     """
     return Spiking(shape, neuron=neurons.lif, decay=decay, threshold=threshold, **options)

@@ -1,0 +1,108 @@
+"""What layers are given, checked: inputs, gradients from above, caches.  Errors name the layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..kernels.arrays import Array, get_array_module, in_one_piece, is_steady
+
+__all__ = ["as_cache", "as_input", "as_upstream", "at_every_step"]
+
+_SPIKES = np.dtype(np.uint8), np.dtype(bool)
+
+
+def as_input(
+    x: Any, layer: Any, shape: tuple[int | str, ...] | None = None, steady: bool = False
+) -> Array:
+    """`x` as a C-contiguous array ``[T, B, *shape]`` of the layer's dtype or of spikes.
+
+    Entries of `shape` are sizes, or names of sizes that are free; ``None`` admits any shape.
+    `steady` : an input that is the same memory at every step (``arrays.is_steady``) stays so.
+
+    Raises
+    ------
+    TypeError, ValueError : `x` is anything else.
+    """
+    name, x = type(layer).__name__, _at_home(x, "x", layer)
+    if x.dtype != layer.dtype and x.dtype not in _SPIKES:
+        hint = ""
+        if x.dtype.kind == "f":
+            hint = f": convert the input with x.astype('{layer.dtype}')"
+            hint += (
+                f", or the net with net.astype('{x.dtype}')" if x.dtype.itemsize in (4, 8) else ""
+            )
+        elif x.dtype.kind in "iu":
+            hint = f": spikes are uint8 or bool; anything else needs x.astype('{layer.dtype}')"
+        expected = f"expected {layer.dtype} (or uint8 or bool spikes)"
+        raise TypeError(f"{name}: x has dtype {x.dtype}, {expected}{hint}")
+    fits = x.ndim >= 2 if shape is None else x.ndim == 2 + len(shape)
+    sizes = x.shape[2:]
+    if fits and shape is not None and sizes != shape:
+        fits = all(isinstance(n, str) or n == m for n, m in zip(shape, sizes, strict=True))
+    if not fits:
+        wanted = "[T, B, ...]" if shape is None else f"[T, B{''.join(f', {n}' for n in shape)}]"
+        hint = "minisnn is time-first: did you leave out the time axis, or pass [B, T, ...]?"
+        if shape is not None and len(sizes) == len(shape):
+            hint = "Does the layer below have another size, or the data? "
+            hint += f"One sample at one step is {list(sizes)}."
+        raise ValueError(
+            f"{name}: x has shape {list(x.shape)}, expected {wanted} "
+            f"(time, batch, then one sample). {hint}"
+        )
+    if 0 in x.shape[:2]:
+        empty = "no time steps (T = 0)" if x.shape[0] == 0 else "an empty batch (B = 0)"
+        raise ValueError(f"{name}: x has shape {list(x.shape)}: {empty}, expected at least one")
+    return x if in_one_piece(x) or (steady and is_steady(x)) else x.copy()
+
+
+def as_upstream(d: Any, shape: tuple[int, ...], layer: Any, what: str = "d_y") -> Array:
+    """A gradient from above: C-contiguous, of the layer's dtype and the output's shape."""
+    name, d = type(layer).__name__, _at_home(d, what, layer)
+    if d.shape != tuple(shape):
+        got = f"{what} has shape {list(d.shape)}, expected {list(shape)}, as forward gave"
+        raise ValueError(f"{name}: {got}")
+    if d.dtype != layer.dtype:
+        got = f"{what} has dtype {d.dtype}, expected {layer.dtype}"
+        raise TypeError(f"{name}: {got}: use {what}.astype('{layer.dtype}')")
+    return d if in_one_piece(d) else d.copy()
+
+
+def as_cache(cache: Any, kind: Any, layer: Any) -> Any:
+    """The cache, if this layer's `forward` made it, and the layer was not changed since."""
+    name = type(layer).__name__
+    if not isinstance(cache, kind):
+        hint = ""
+        if isinstance(cache, Mapping):
+            hint = ": of a network's caches take the one by the layer's name, caches['...']"
+        elif hasattr(cache, "ndim"):
+            hint = ": y, cache = layer.forward(x), then layer.backward(d_y, cache)"
+        got = f"the {kind.__name__} that forward returned, got {type(cache).__name__}"
+        raise TypeError(f"{name}: cache must be {got}{hint}")
+    was, now = cache.made_with, layer.made_with()
+    if was != now:
+        differ = [(a, b) for a, b in zip(was, now, strict=False) if a != b] or [(was, now)]
+        raise ValueError(
+            f"{name}: the cache is that of another layer, or the layer was changed after forward: "
+            + ", ".join(f"made with {a!r}, the layer has {b!r}" for a, b in differ)
+        )
+    return cache
+
+
+def at_every_step(y: Array, steps: int) -> Array:
+    """``[T, B, ...]`` from the one step that was computed of a steady input; else `y` itself."""
+    return y if len(y) == steps else np.broadcast_to(y, (steps, *y.shape[1:]))
+
+
+def _at_home(value: Any, what: str, layer: Any) -> Array:
+    """`value` as an array on the layer's device.  A layer moves nothing: it would at every step."""
+    on_gpu, name = layer.backend == "cupy", type(layer).__name__
+    if on_gpu == (get_array_module(value) is not np):
+        return value if on_gpu else np.asarray(value)
+    if on_gpu:
+        cure = f"cupy.asarray({what}); or the layer's using('numba')"
+        raise TypeError(f"{name} is on the GPU, {what} is not: {cure}")
+    cure = f"{what}.get(); or the layer's using('cupy')"
+    raise TypeError(f"{name} is on the CPU, {what} is on the GPU: {cure}")

@@ -1,0 +1,53 @@
+"""Learning rules, and names with wildcards: which of a network's parameters learn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+__all__ = ["SL", "STDL", "STL", "TL", "LearningRule", "Pattern", "choose"]
+
+
+@dataclass(frozen=True)
+class LearningRule:
+    """Chooses parameters by what they are: "synapse", "threshold" or "neuron"."""
+
+    name: str
+    roles: tuple[str, ...]
+
+    def __repr__(self) -> str:
+        return f"LearningRule({self.name}: {' + '.join(self.roles)})"
+
+
+#: The paper's rules, synaptic, threshold, synapse-threshold learning; STDL also learns decays.
+SL = LearningRule("SL", ("synapse",))
+TL = LearningRule("TL", ("threshold",))
+STL = LearningRule("STL", ("synapse", "threshold"))
+STDL = LearningRule("STDL", ("synapse", "threshold", "neuron"))
+
+#: A learning rule, a name with wildcards such as ``"lif*.threshold"``, several of these names,
+#: or ``None`` for all parameters.
+Pattern = LearningRule | str | Iterable[str] | None
+
+
+def choose(pattern: Pattern, roles: Mapping[str, str]) -> list[str]:
+    """The names of `roles`, which has each parameter's role by its name, that `pattern` chooses.
+
+    Raises
+    ------
+    ValueError : the pattern matches no parameter; the message lists the names.
+    """
+    there_are = f"matches no parameter; there are {', '.join(roles) or 'none'}"
+    if pattern is None:
+        return list(roles)
+    if isinstance(pattern, LearningRule):
+        chosen = [name for name, role in roles.items() if role in pattern.roles]
+        if not chosen and roles:
+            raise ValueError(f"{pattern!r} {there_are}")
+        return chosen
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    for one in patterns:
+        if not any(fnmatchcase(name, one) for name in roles):
+            raise ValueError(f"pattern {one!r} {there_are}")
+    return [name for name in roles if any(fnmatchcase(name, one) for one in patterns)]
