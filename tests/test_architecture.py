@@ -25,7 +25,7 @@ FLOORS = [
     {"encode", "data", "models", "checkpoint", "health", "train", "plot"},
     {"checks"},
     {"teach", "bench"},
-    {"cli", "jobs"},
+    {"cli"},
     {"__main__", "__init__"},
 ]
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}

@@ -101,7 +101,7 @@ def test_the_command_prints_a_table_and_writes_figures(quick, tmp_path, capsys, 
     [
         (["--json", "nosuch/f.json"], "--json nosuch/f.json: there is no folder nosuch"),
         (["--rounds", "0"], "expected a whole number of at least 1, got '0'"),
-        (["foo"], "argument PART: got 'foo', expected some of layer, step, conv"),
+        (["foo"], "argument PART: invalid choice: 'foo' (choose from"),
     ],
 )
 def test_wrong_words_are_said_before_anything_runs(words, message, capsys):

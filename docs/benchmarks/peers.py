@@ -174,9 +174,7 @@ def _convs(options: argparse.Namespace) -> Figures:
 
 
 def _net(options: argparse.Namespace) -> Figures:
-    """A training step of the published network, 50 images, 4 steps, at the firing rates of a
-    trained one.
-    """
+    """A training step of the published network, at the firing rates of a trained one."""
     peers = [p for p in options.peers if p in ("torch", "snntorch")]
     return _table("net", _cases("net"), ["minisnn", *peers], options)
 
@@ -215,9 +213,7 @@ def _start(options: argparse.Namespace) -> Figures:
 
 
 def _memory(options: argparse.Namespace) -> Figures:
-    """Most memory of one layer's forward and backward besides its inputs, in arrays [T, B, N] of
-    float32.
-    """
+    """Most memory of a layer besides its inputs, in arrays [T, B, N] of float32."""
     who = ["minisnn", *[p for p in options.peers if p != "torch.compile"]]
     found: Figures = {}
     for case in ("X", "C"):
@@ -231,9 +227,7 @@ def _memory(options: argparse.Namespace) -> Figures:
 
 
 def _scaling(options: argparse.Namespace) -> Figures:
-    """Time and memory of one element as T, B or N grow from (64, 64, 1024) to 64 times as much, by
-    those at first.
-    """
+    """Time and memory of an element as T, B or N grow to 64 times as many, by those at first."""
     found: Figures = {}
     for axis, letter in enumerate("TBN"):
         sizes = [
