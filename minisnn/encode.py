@@ -25,8 +25,8 @@ __all__ = [
     "latency",
 ]
 
-Rng = np.random.Generator | None
-Encoder = Callable[[Array, np.random.Generator], Array]
+#: A call with values and a ``numpy.random.Generator``.
+Encoder = Callable[[Array, Any], Array]
 
 
 class InSteps:
@@ -51,7 +51,7 @@ class Bernoulli(InSteps):
 
     text = "Bernoulli({} steps): spike with probability = value"
 
-    def __call__(self, images: Array, rng: Rng) -> Array:
+    def __call__(self, images: Array, rng: np.random.Generator) -> Array:
         """Values ``[B, ...]``, 0 (never fires) to 1 (always), to spikes ``[T, B, ...]``, uint8."""
         images = _checked(images)
         if not isinstance(rng, np.random.Generator):
@@ -71,7 +71,7 @@ class Constant(InSteps):
 
     text = "Constant({} steps): the value as a current at every step"
 
-    def __call__(self, images: Array, rng: Rng = None) -> Array:
+    def __call__(self, images: Array, rng: Any = None) -> Array:
         """Values ``[B, ...]`` in [0, 1] to currents ``[T, B, ...]`` of the same dtype.
 
         They are a read-only view, whose steps are the same memory (time stride 0).  Linear and
@@ -93,7 +93,7 @@ class Latency(InSteps):
 
     text = "Latency({} steps): one spike, the larger the value the earlier"
 
-    def __call__(self, images: Array, rng: Rng = None) -> Array:
+    def __call__(self, images: Array, rng: Any = None) -> Array:
         """Values ``[B, ...]`` in [0, 1] to spikes ``[T, B, ...]``, uint8; `rng` is not used."""
         values = _checked(images).astype(np.float64)
         first = np.minimum(np.floor((1 - values) * self.steps), self.steps - 1)  # tiny: fires last
@@ -113,7 +113,7 @@ class Frames:
     def __init__(self, steps: int | None = None) -> None:
         self.steps = None if steps is None else positive_int("steps", steps)
 
-    def __call__(self, images: Array, rng: Rng = None) -> Array:
+    def __call__(self, images: Array, rng: Any = None) -> Array:
         """``[B, T, ...]``, finite and not negative, to ``[T, B, ...]`` of the same dtype.
 
         Counts and currents may exceed 1.  Whole numbers above 1 are no spikes and become float32.
