@@ -14,16 +14,8 @@ import numpy as np
 
 from .kernels.arrays import Array, get_array_module, positive_int, uniform
 
-__all__ = [
-    "Bernoulli",
-    "Constant",
-    "Frames",
-    "Latency",
-    "bernoulli",
-    "constant",
-    "frames",
-    "latency",
-]
+__all__ = ["Bernoulli", "Constant", "Frames", "Latency"]
+__all__ += ["ENCODERS", "bernoulli", "constant", "frames", "latency"]
 
 #: A call with values and a ``numpy.random.Generator``.
 Encoder = Callable[[Array, Any], Array]

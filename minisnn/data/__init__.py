@@ -13,21 +13,6 @@ from .reading import DataError
 from .recordings import braille, nmnist
 from .registry import SETS
 
-__all__ = [
-    "EVENT",
-    "SETS",
-    "SPLITS",
-    "DataError",
-    "DataSet",
-    "SubsetWarning",
-    "braille",
-    "cifar10",
-    "digits",
-    "fashion_mnist",
-    "get",
-    "mnist",
-    "nmnist",
-    "read_events",
-    "read_idx",
-    "to_frames",
-]
+__all__ = ["braille", "cifar10", "digits", "fashion_mnist", "mnist", "nmnist"]
+__all__ += ["EVENT", "SETS", "SPLITS", "DataError", "DataSet", "SubsetWarning"]
+__all__ += ["get", "read_events", "read_idx", "to_frames"]
