@@ -31,7 +31,7 @@ WHAT_LEARNS = {
     "tl": "thresholds",
     "stdl": "weights, thresholds and decays",
 }
-Data = dict[str, tuple[np.ndarray, np.ndarray]]
+Data = tuple[np.ndarray, np.ndarray]
 
 
 def add_commands(commands: Any) -> None:
@@ -74,15 +74,14 @@ def train(words: argparse.Namespace) -> int:
         out = _out_folder(words.out, f"{options.rule}-seed{options.seed}")
     else:
         out = words.resume.parent
-    rules = COMPARED if options.rule == "compare" else (options.rule,)
+    several, resume = options.rule == "compare", words.resume is not None
     histories, runs = {}, {}
-    for rule in rules:
-        prefix = f"{rule}_" if len(rules) > 1 else ""
-        resume = words.resume is not None
+    for rule in COMPARED if several else (options.rule,):
+        prefix = f"{rule}_" if several else ""
         history, result = _train_rule(rule, options, data, out, prefix, resume)
         histories[rule] = history
         runs[rule] = {"rule": rule, **result, "history": json.loads(history.to_json())}
-    if len(rules) > 1:
+    if several:
         ms.plot.save(ms.plot.compare(histories), out / "compare.png")
     record = {"command": asdict(options), "versions": versions(), "runs": runs}
     with files.replacing(out / "history.json") as part:
@@ -90,8 +89,7 @@ def train(words: argparse.Namespace) -> int:
     names = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
     print(f"\nwritten to {out}: {', '.join(names)}")
     for rule, run in runs.items():
-        prefix = f"{rule} " if len(rules) > 1 else ""
-        print(f"{prefix}test accuracy: {100 * run['test_accuracy']:.1f} %")
+        print(f"{f'{rule} ' if several else ''}test accuracy: {100 * run['test_accuracy']:.1f} %")
     return 0
 
 
@@ -128,7 +126,7 @@ def versions() -> dict[str, str]:
 
 
 def _train_rule(
-    rule: str, options: Options, data: Data, out: Path, prefix: str, resume: bool
+    rule: str, options: Options, data: dict[str, Data], out: Path, prefix: str, resume: bool
 ) -> tuple[ms.History, dict[str, float]]:
     """Train by one rule and write its files; the history, and the result on the test set."""
     net, encoder = _network(options), _encoder(options.data, options.steps)
@@ -166,27 +164,23 @@ def _train_rule(
     # The one look at the test set, after every choice has been made.
     loss, share = ms.train.evaluate(net, data["test"], encoder=encoder, seed=options.seed)
     x = encoder(data["validation"][0][:1], np.random.default_rng(options.seed))
-    _save_figures(net, history, before, x, f"{out / prefix}" if prefix else f"{out}{os.sep}")
+    for name, figure in _figures(net, history, before, x).items():
+        ms.plot.save(figure, out / f"{prefix}{name}.png")
     net.save(out / f"{prefix}model.npz", command=command)
     return history, {"test_loss": loss, "test_accuracy": share}
 
 
-def _save_figures(net: ms.Network, history: ms.History, before: Any, x: Any, start: str) -> None:
-    """Write the figures of a run to files whose names begin with `start`."""
-    _, caches = net.forward(x)
-    figures = {
+def _figures(net: ms.Network, history: ms.History, before: Any, x: Any) -> dict[str, Any]:
+    """Figures of a run by name: thresholds `before` and after, and what `x` makes lif1 do."""
+    return {
         "learning_curves": ms.plot.learning_curves(history),
         "firing_rates": ms.plot.firing_rates(history),
         "thresholds": ms.plot.thresholds(before, net.params("*.threshold")),
-        "raster": ms.plot.raster(net["lif1"], caches["lif1"]),
+        "raster": ms.plot.raster(net["lif1"], net.forward(x)[1]["lif1"]),
     }
-    for name, figure in figures.items():
-        ms.plot.save(figure, Path(f"{start}{name}.png"))
 
 
-def _load(
-    name: str, split: str, flat: bool, folder: str | None, steps: int
-) -> tuple[np.ndarray, np.ndarray]:
+def _load(name: str, split: str, flat: bool, folder: str | None, steps: int) -> Data:
     source = ms.data.SETS[name]
     has_choice = source.encoder == "frames" and source.steps is None  # events have no steps
     return source.load(split, flat=flat, folder=folder, **({"steps": steps} if has_choice else {}))
@@ -201,9 +195,8 @@ def _network(options: Options) -> ms.Network:
     lif: dict[str, Any] = {"threshold": options.threshold, "backend": options.backend}
     classes = len(data.classes)
     if options.model == "stl-mnist":
-        channels, height, width = data.shape
-        shape = (channels, height, width)
-        return ms.models.stl_mnist(options.width, shape=shape, classes=classes, rng=rng, **lif)
+        lif |= {"shape": data.shape, "classes": classes}
+        return ms.models.stl_mnist(options.width, rng=rng, **lif)
     return ms.models.mlp(int(np.prod(data.shape)), options.hidden, classes, rng=rng, **lif)
 
 
@@ -229,16 +222,18 @@ def _resumed(given: Options, words: argparse.Namespace) -> Options:
 
 def _out_folder(named: Path | None, name: str) -> Path:
     """The folder to write to, made before training: it may turn out not to be possible."""
-    if named is None:
-        out, number = Path("runs") / name, 2
-        while out.exists():  # never over an earlier run that the user did not name
-            out, number = Path("runs") / f"{name}-{number}", number + 1
-        out.mkdir(parents=True)
-        return out
+    number = 1
+    while named is None:  # never over an earlier run that the user did not name
+        out = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        try:
+            out.mkdir(parents=True)
+            return out
+        except FileExistsError:
+            number += 1
     named.mkdir(parents=True, exist_ok=True)
     if not os.access(named, os.W_OK):
         raise PermissionError(f"--out: {named} cannot be written to")
-    written = [*named.glob("*checkpoint.npz"), *named.glob("history.json")]
+    written = [*named.glob("history.json"), *named.glob("*checkpoint.npz")]
     last = max(written, key=lambda p: p.stat().st_mtime_ns, default=None)
     if last is not None and last.name != "history.json":  # which a run writes last
         raise FileExistsError(
