@@ -18,6 +18,8 @@ RECORD = 1 + 3 * 32 * 32
 def cifar10(split: str = "train", flat: bool = False, folder: Folder = None) -> Loaded:
     """CIFAR-10, colour photographs: 60,000 images of 32 x 32 in 10 classes (A. Krizhevsky 2009).
 
+    Results and errors are those of :func:`mnist`; the channels are red, green, blue.
+
     Parameters
     ----------
     split : "train" (the first nine tenths of the training images, 45,000 of 50,000), "validation"
@@ -25,8 +27,6 @@ def cifar10(split: str = "train", flat: bool = False, folder: Folder = None) -> 
     flat : ``[n, 3, 32, 32]`` unless true, else ``[n, 3072]``.
     folder : where ``cifar10/`` or the files are: ``data_batch_1.bin`` to ``data_batch_5.bin``,
         ``test_batch.bin``, with or without ``.gz``; ``None``: what ``MINISNN_DATA`` names.
-
-    The channels are red, green, blue; results and errors are those of :func:`mnist`.
 
     Warns
     -----

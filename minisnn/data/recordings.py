@@ -82,7 +82,7 @@ def braille(split: str = "train", folder: Folder = None) -> Loaded:
     """Braille letters under a touch sensor: 1,350 time series of 12 channels in 27 classes.
 
     A nearest mean already finds every test letter: it shows that time series work, and compares
-    nothing.  Source: Müller-Cleve et al. 2022.
+    nothing.  Errors are those of :func:`mnist`.  Source: Müller-Cleve et al. 2022.
 
     Parameters
     ----------
@@ -97,8 +97,6 @@ def braille(split: str = "train", folder: Folder = None) -> Loaded:
     series : float32 ``[n, 77, 12]`` in [0, 1], value / 255 (the set's authors feed 1 - value /
         255); for ``fit`` with ``encoder=ms.encode.Frames()``.
     labels : int64 ``[n]``, 0 (space) to 26 (Z).
-
-    Errors are those of :func:`mnist`.
     """
     BRAILLE.check_split(split)
     name = "braille_letters_tactile.npz"
