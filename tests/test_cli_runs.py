@@ -84,6 +84,7 @@ def test_resume_and_eval_say_no_in_words(tmp_path, capsys):
     for words, message in (
         (["train", "--resume", str(tmp_path / "nothing.npz")], "there is no file"),
         (["train", "--resume", str(path), "--epochs", "9", "--lr", "1"], "leave out --epochs, --lr"),
+        (["train", "--resume", str(path), "--data-dir", "d", "--out", "o"], "leave out --out"),
         (["train", "--resume", str(other)], "holds a network, expected a checkpoint"),
         (["eval", str(tmp_path / "text.npz")], "is not a minisnn file"),
         (["eval", str(tmp_path / "none.npz")], "none.npz"),

@@ -13,7 +13,7 @@ import minisnn as ms
 
 from ..kernels import BACKENDS
 
-__all__ = ["RULES", "Options", "add_options", "natural", "whole"]
+__all__ = ["FREE", "RULES", "Options", "add_options", "natural", "whole"]
 
 RULES = {"stl": ms.STL, "sl": ms.SL, "tl": ms.TL, "stdl": ms.STDL}
 #: What is not given is chosen for the data set, ...
@@ -111,13 +111,10 @@ class Options:
         chosen = {**own, **MODELS[self.model], **{n: own[n] for n in own if n == "steps"}}
         return replace(self, **{n: v for n, v in chosen.items() if getattr(self, n) is None})
 
-    def resumed(self, path: Path, stored: Any) -> Options:
-        """The options that the file `path` keeps, with those of `FREE` that are given anew."""
-        given = asdict(self)
-        anew = {f.name: given[f.name] for f in fields(self) if given[f.name] != f.default}
-        if fixed := ", ".join(_spelled(name) for name in anew if name not in FREE):
-            raise ValueError(f"--resume goes on with the options of that run; leave out {fixed}")
-        return replace(self.read(path, stored), **anew)
+    def given(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        values = asdict(self)
+        return {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
 
     @classmethod
     def read(cls, path: Path, stored: Any) -> Options:
@@ -136,11 +133,8 @@ def _read(option: Field, value: Any) -> Any:
     read = words.get("type", str)
     values = [read(str(one)) for one in (value if isinstance(value, list) else [value])]
     many = "nargs" in words
-    if (
-        not values
-        or (len(values) > 1 and not many)
-        or values[0] not in words.get("choices", values)
-    ):
+    fits = bool(values) if many else len(values) == 1
+    if not fits or values[0] not in words.get("choices", values):
         raise ValueError(f"{option.name} is {value!r}")
     return values if many else values[0]
 
@@ -149,8 +143,5 @@ def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
     """Give a parser the options of these names, or all."""
     for one in fields(Options):
         if not names or one.name in names:
-            parser.add_argument(_spelled(one.name), default=one.default, **one.metadata)
-
-
-def _spelled(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+            word = f"--{one.name.replace('_', '-')}"
+            parser.add_argument(word, default=one.default, **one.metadata)

@@ -8,7 +8,7 @@ import os
 import platform
 import sys
 import time
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import minisnn as ms
 from .. import checkpoint as checkpoints
 from .. import files
 from ..loading import from_file
-from .options import RULES, Options, add_options, natural, whole
+from .options import FREE, RULES, Options, add_options, natural, whole
 
 __all__ = ["add_commands", "evaluate", "train", "versions"]
 
@@ -209,7 +209,13 @@ def _table(history: ms.History, most: int = 12) -> str:
 
 
 def _resumed(given: Options, words: argparse.Namespace) -> Options:
-    """The options of the run whose checkpoint is to be resumed."""
+    """The options of the run whose checkpoint is resumed, with those of `FREE` given anew."""
+    anew = given.given()
+    out = {} if words.out is None else {"out": words.out}
+    if fixed := [f"--{n.replace('_', '-')}" for n in {**anew, **out} if n not in FREE]:
+        raise ValueError(
+            f"--resume goes on with the options of that run; leave out {', '.join(fixed)}"
+        )
     if not words.resume.exists():
         raise FileNotFoundError(f"--resume: there is no file {words.resume}")
     notes = checkpoints.header(words.resume)["notes"]
@@ -217,7 +223,7 @@ def _resumed(given: Options, words: argparse.Namespace) -> Options:
         raise ms.FileError(
             f"{words.resume} was not written by minisnn train: go on with fit(..., resume=True)"
         )
-    return given.resumed(words.resume, notes["command"])
+    return replace(Options.read(words.resume, notes["command"]), **anew)
 
 
 def _out_folder(named: Path | None, name: str) -> Path:
