@@ -145,8 +145,9 @@ def fit(
         if file is not None:
             file.restore()
         raise
-    for name, array in net.arrays().items() if run.best else ():
-        array[...] = run.best[name]
+    if run.best:
+        for name, array in net.arrays().items():
+            array[...] = run.best[name]
     return run.history
 
 
@@ -208,23 +209,20 @@ def _train_epoch(
 @one_blas_thread()
 def evaluate(
     net: Network,
-    data: tuple[Array, Array],
+    data: Data,
     *,
     encoder: Encoder,
     loss: Loss = mse,
     batch: int = 256,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy on ``(images, labels)``, with the same encoded spikes for the same
-    seed.
-    """
+    """Mean loss and accuracy on ``(images, labels)``; a seed always encodes the same spikes."""
     images, labels = _pair(net, data, "evaluate")
     total, right = 0.0, 0.0
     for i, start in enumerate(range(0, len(images), batch)):
         rows = slice(start, start + batch)
-        scores, _ = net.forward(
-            encoder(images[rows], np.random.default_rng([seed, 0, i, EVALUATE]))
-        )
+        rng = np.random.default_rng([seed, 0, i, EVALUATE])
+        scores, _ = net.forward(encoder(images[rows], rng))
         total += loss(scores, labels[rows])[0] * len(labels[rows])
         right += accuracy(scores, labels[rows]) * len(labels[rows])
     return total / len(labels), right / len(labels)

@@ -9,7 +9,6 @@ import platform
 import sys
 import time
 from dataclasses import asdict, fields, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +112,8 @@ def evaluate(words: argparse.Namespace) -> int:
 
 def versions() -> dict[str, str]:
     """Versions of minisnn, Python and the packages that it uses."""
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {"minisnn": ms.__version__, "python": platform.python_version()}
     for package in ("numpy", "numba", "matplotlib"):
         try:
