@@ -24,7 +24,7 @@ from .monitor import History
 from .network import Network
 from .optimizers import Optimizer
 
-__all__ = ["Checkpoint", "Progress", "describe", "digest", "environment", "header"]
+__all__ = ["Checkpoint", "Progress", "describe", "digest", "environment"]
 
 
 @dataclass
@@ -127,11 +127,6 @@ class Checkpoint(NamedTuple):
         if type(found["steps"]) is not int or found["steps"] < 0:
             raise files.FileError(f"it counts {found['steps']!r} steps")
         return progress, targets
-
-
-def header(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint says of itself, e.g. its ``"notes"``."""
-    return files.read(path, ("checkpoint",))[0]
 
 
 def _rows(rows: Any) -> list[dict[str, Any]]:

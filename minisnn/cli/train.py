@@ -16,7 +16,6 @@ import numpy as np
 
 import minisnn as ms
 
-from .. import checkpoint as checkpoints
 from .. import files
 from ..loading import from_file
 from .options import FREE, RULES, Options, add_options, natural, whole
@@ -219,7 +218,7 @@ def _resumed(given: Options, words: argparse.Namespace) -> Options:
         )
     if not words.resume.exists():
         raise FileNotFoundError(f"--resume: there is no file {words.resume}")
-    notes = checkpoints.header(words.resume)["notes"]
+    notes = files.read(words.resume, ("checkpoint",))[0]["notes"]
     if "command" not in notes:
         raise ms.FileError(
             f"{words.resume} was not written by minisnn train: go on with fit(..., resume=True)"

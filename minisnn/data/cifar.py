@@ -33,15 +33,16 @@ def cifar10(split: str = "train", flat: bool = False, folder: Folder = None) -> 
     SubsetWarning : not all images are there, because batches are missing or shorter.
     """
     CIFAR10.check_split(split)
-    names, expected = [f"data_batch_{i}.bin" for i in range(1, 6)], "{} to {}, at least one of them"
-    if split == "test":
-        names, expected = ["test_batch.bin"], "{}"
+    names, expected = ["test_batch.bin"], "test_batch.bin, with or without .gz,"
+    if split != "test":
+        names = [f"data_batch_{i}.bin" for i in range(1, 6)]
+        expected = f"{names[0]} to {names[-1]}, at least one of them, with or without .gz,"
 
     def find(place: Path) -> list[Path]:
         return [path for name in names for path in spelled(place, name)]
 
-    expected = expected.format(names[0], names[-1]) + ", with or without .gz,"
-    records = np.concatenate([_records(path) for path in CIFAR10.locate(folder, expected, find)])
+    paths = CIFAR10.locate(folder, expected, find)
+    records = np.concatenate([_records(path) for path in paths])
     CIFAR10.warn_of_subset(split, len(records))
     images = records[:, 1:].reshape(-1, 3, 32, 32)
     return scaled(images, records[:, 0], rows_of(split, len(records), 10), 255, flat)

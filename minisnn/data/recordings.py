@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -60,11 +59,8 @@ def nmnist(
     """
     NMNIST.check_split(split)
     part = "Test" if split == "test" else "Train"
-
-    def find(place: Path) -> list[Path]:
-        return sorted((place / part).glob("[0-9]/[!.]*.bin"))
-
-    paths = NMNIST.locate(folder, f"recordings {part}/<label>/<number>.bin", find)
+    expected, pattern = f"recordings {part}/<label>/<number>.bin", f"{part}/[0-9]/[!.]*.bin"
+    paths = NMNIST.locate(folder, expected, lambda place: sorted(place.glob(pattern)))
     if other := [p for p in paths if not p.stem.isdecimal()]:
         found = f"found {other[0].stem!r}"
         raise DataError(f"{other[0]}: expected a number as the file's name, {found}")
