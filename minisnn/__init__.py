@@ -1,4 +1,4 @@
-"""minisnn: spiking neural networks trained without autograd, every gradient derived by hand and checked."""
+"""minisnn: spiking neural networks trained without autograd, every gradient derived by hand."""
 
 from importlib import import_module as _import_module
 from typing import TYPE_CHECKING as _TYPE_CHECKING
@@ -39,6 +39,7 @@ from .version import __version__
 if _TYPE_CHECKING:
     from . import checks, plot
 
+<<<<<<< HEAD
 __all__ = [
     "LIF", "SGD", "SL", "STDL", "STL", "TL", "Adam", "Add", "AvgPool2d", "BackendUnavailable", "BatchNorm2d", "Conv2d",
     "Dropout", "FileError", "Flatten", "FormulaError", "History", "Layer", "LearningRule", "Linear", "MaxPool2d",
@@ -46,10 +47,20 @@ __all__ = [
     "TrainingStopped", "__version__", "checks", "data", "encode", "fit", "get_threads", "load", "losses", "models",
     "neurons", "one_blas_thread", "optimizers", "plot", "resets", "set_threads", "surrogates", "thresholds",
 ]  # fmt: skip
+=======
+__all__ = ["checks", "data", "encode", "losses", "models", "neurons", "optimizers", "plot"]
+__all__ += ["resets", "surrogates", "thresholds", "__version__"]
+__all__ += ["LIF", "Add", "AvgPool2d", "BatchNorm2d", "Conv2d", "Dropout", "Flatten", "Layer"]
+__all__ += ["Linear", "MaxPool2d", "MembraneReadout", "PopulationVote", "Rate", "Recurrent"]
+__all__ += ["Neuron", "Network", "Reset", "Spiking", "Surrogate", "load"]
+__all__ += ["SGD", "SL", "STDL", "STL", "TL", "Adam", "History", "Rule", "fit"]
+__all__ += ["BackendUnavailable", "FileError", "FormulaError", "TrainingStopped"]
+__all__ += ["get_threads", "one_blas_thread", "set_threads"]
+>>>>>>> part-use
 
 
 def __getattr__(name: str) -> _Any:
-    """Load what is not needed for training when it is first asked for."""
+    """Load what training does not need when it is first used."""
     if name in ("checks", "plot"):
         return _import_module(f".{name}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

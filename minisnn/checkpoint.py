@@ -1,7 +1,8 @@
-"""Checkpoints: a training run at the border of an epoch, so that it can go on as if nothing had happened.
+"""Checkpoints: a training run as it was after an epoch, so that it goes on as if never interrupted.
 
-Nothing random has to be kept: every draw of a run has the generator ``default_rng([seed, epoch, batch, stream])``.  What
-decides the numbers of a run is kept as its *setup*, and a run only goes on with the same one.
+No state of a generator is kept: every draw of a run has the generator ``default_rng([seed, epoch,
+batch, stream])``.  What decides the numbers of a run is kept as its *setup*, and a run only goes on
+with the same one.
 """
 
 from __future__ import annotations
@@ -13,99 +14,126 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from . import files
 from .kernels.arrays import Array, to_numpy
+from .monitor import History
 from .network import Network
 from .optimizers import Optimizer
 
-__all__ = ["Progress", "describe", "digest", "environment", "header", "restore", "save"]
+__all__ = ["Checkpoint", "Progress", "describe", "digest", "environment"]
 
 
 @dataclass
 class Progress:
-    """How far a run is: the history's rows, and the best arrays so far with their grade."""
+    """How far a run is: its history, and the best arrays so far with their grade."""
 
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    best_epoch: int | None = None
+    history: History = field(default_factory=History)
     best_grade: tuple[float, ...] = ()
     best: dict[str, Array] = field(default_factory=dict)
 
 
-def save(path: str | Path, net: Network, optimizer: Optimizer, progress: Progress, setup: Mapping, notes: Mapping) -> None:
-    """Write the run to `path`: the file is the old one or the new one at every moment."""
-    arrays = net.arrays()
-    for moment, values in optimizer.moments().items():
-        arrays |= {f"optimizer/{moment}/{n}": a for n, a in values.items()}
-    arrays |= {f"best/{n}": a for n, a in progress.best.items()}
-    content = {
-        "network": net.description(),
-        "optimizer": optimizer.settings(),
-        "steps": optimizer.steps,
-        "setup": dict(setup),
-        "environment": environment(),
-        "rows": progress.rows,
-        "best_epoch": progress.best_epoch,
-        "best_grade": list(progress.best_grade),
-        "notes": dict(notes),
-    }
-    files.write(path, "checkpoint", content, arrays)
+class Checkpoint(NamedTuple):
+    """The file of a run, and what the run consists of."""
 
+    path: Path
+    net: Network
+    optimizer: Optimizer
+    setup: dict[str, Any]
+    notes: dict[str, Any]
 
-def header(path: str | Path) -> dict[str, Any]:
-    """What a checkpoint says of itself, e.g. its ``"notes"``."""
-    return files.read(path, ("checkpoint",))[0]
+    def begin(self, resume: bool) -> Progress:
+        """The run in the file; if there is none, a new one, written at once."""
+        if self.path.exists() and not resume:
+            raise FileExistsError(
+                f"fit: checkpoint {self.path} exists: resume=True goes on from it; "
+                "or choose another path"
+            )
+        if self.path.exists():
+            return self.restore()
+        progress = Progress()
+        self.save(progress)
+        return progress
 
+    def save(self, progress: Progress) -> None:
+        """Write the run: the file is the old one or the new one at every moment."""
+        content = {
+            **self._parts(),
+            "steps": self.optimizer.steps,
+            "environment": environment(),
+            "rows": progress.history.epochs,
+            "best_epoch": progress.history.best_epoch,
+            "best_grade": list(progress.best_grade),
+            "notes": self.notes,
+        }
+        files.write(self.path, "checkpoint", content, self._arrays(progress.best))
 
-def restore(path: str | Path, net: Network, optimizer: Optimizer, setup: Mapping[str, Any]) -> Progress:
-    """Bring `net` and `optimizer` to where the run in `path` was; nothing is changed unless everything fits.
+    def restore(self) -> Progress:
+        """Bring network and optimizer to where the run in the file was; all of it or nothing.
 
-    Raises
-    ------
-    FileError : the file is damaged, or belongs to another network, optimizer or setup; it names what differs.
-    """
-    found, arrays = files.read(path, ("checkpoint",))
-    try:
-        for what, stored, ours in (
-            ("network", found["network"], net.description()),
-            ("optimizer", found["optimizer"], optimizer.settings()),
-            ("setup", found["setup"], dict(setup)),
-        ):
-            if difference := _difference(stored, ours, what):
-                raise files.FileError(f"it holds another run: {difference}")
-        progress = Progress(_rows(found["rows"]), found["best_epoch"], tuple(found["best_grade"]))
-        targets = net.arrays()
-        for moment, values in optimizer.moments().items():
-            targets |= {f"optimizer/{moment}/{n}": a for n, a in values.items()}
-        if progress.best_epoch is not None:
-            progress.best = {n: np.empty_like(a) for n, a in net.arrays().items()}
-            targets |= {f"best/{n}": a for n, a in progress.best.items()}
-        if set(targets) != set(arrays):
-            raise files.FileError(f"its arrays are not those of this run: {sorted(set(targets) ^ set(arrays))}")
+        Raises
+        ------
+        FileError : the file is damaged, or holds another run; it names what differs.
+        """
+        found, arrays = files.read(self.path, ("checkpoint",))
+        try:
+            progress, targets = self._checked(found, arrays)
+        except Exception as error:  # a header may hold anything
+            kind = (
+                "" if isinstance(error, files.FileError) else f"damaged: {type(error).__name__}: "
+            )
+            raise files.FileError(f"{self.path}: {kind}{error}") from None
+        if difference := _difference(found.get("environment"), environment(), "environment"):
+            text = f"{self.path}: {difference}; the last bits of the run may differ from now on"
+            warnings.warn(text, stacklevel=5)
         for name, array in targets.items():
-            if arrays[name].shape != array.shape or arrays[name].dtype != array.dtype:
-                raise files.FileError(f"{name} is {arrays[name].dtype} {list(arrays[name].shape)} in it")
+            array[...] = np.asarray(arrays[name], like=array)
+        self.optimizer.steps = found["steps"]
+        return progress
+
+    def _parts(self) -> dict[str, Any]:
+        """What must be the same in a file and here."""
+        settings = self.optimizer.settings()
+        return {"network": self.net.description(), "optimizer": settings, "setup": self.setup}
+
+    def _arrays(self, best: Mapping[str, Array]) -> dict[str, Array]:
+        """The live arrays of the run by their names in the file."""
+        arrays = self.net.arrays()
+        for moment, values in self.optimizer.moments().items():
+            arrays |= {f"optimizer/{moment}/{n}": a for n, a in values.items()}
+        return arrays | {f"best/{n}": a for n, a in best.items()}
+
+    def _checked(
+        self, found: Mapping[str, Any], arrays: Mapping[str, Array]
+    ) -> tuple[Progress, dict[str, Array]]:
+        """The progress in a file's content, and the live arrays that its arrays belong to."""
+        for part, ours in self._parts().items():
+            if difference := _difference(found[part], ours, part):
+                raise files.FileError(f"it holds another run: {difference}")
+        history = History(_rows(found["rows"]), found["best_epoch"])
+        progress = Progress(history, tuple(found["best_grade"]))
+        if history.best_epoch is not None:
+            progress.best = {n: np.empty_like(a) for n, a in self.net.arrays().items()}
+        targets = self._arrays(progress.best)
+        if other := sorted(set(targets) ^ set(arrays)):
+            raise files.FileError(f"its arrays are not those of this run: {other}")
+        for name, array in targets.items():
+            if (arrays[name].shape, arrays[name].dtype) != (array.shape, array.dtype):
+                got = f"{arrays[name].dtype} {list(arrays[name].shape)}"
+                raise files.FileError(f"{name} is {got} in it")
         if type(found["steps"]) is not int or found["steps"] < 0:
             raise files.FileError(f"it counts {found['steps']!r} steps")
-    except Exception as error:  # a header may hold anything
-        kind = "" if isinstance(error, files.FileError) else f"damaged: {type(error).__name__}: "
-        raise files.FileError(f"{path}: {kind}{error}") from None
-    if difference := _difference(found.get("environment"), environment(), "environment"):
-        warnings.warn(f"{path}: {difference}; the last bits of the run may differ from now on", stacklevel=4)
-    for name, array in targets.items():
-        array[...] = np.asarray(arrays[name], like=array)
-    optimizer.steps = found["steps"]
-    return progress
+        return progress, targets
 
 
 def _rows(rows: Any) -> list[dict[str, Any]]:
     """The history's rows, if that is what they are."""
     for number, row in enumerate(rows, start=1):
-        health = row["layers"].values()
-        numbers = (row["train_loss"], row["train_accuracy"], *(h["firing_rate"] + h["silent"] for h in health))
+        rates = [layer["firing_rate"] + layer["silent"] for layer in row["layers"].values()]
+        numbers = [row["train_loss"], row["train_accuracy"], *rates]
         if row["epoch"] != number or not all(isinstance(n, float) for n in numbers):
             raise files.FileError(f"row {number} of its history is none")
     return list(rows)
@@ -113,18 +141,17 @@ def _rows(rows: Any) -> list[dict[str, Any]]:
 
 def _difference(stored: Any, ours: Any, where: str) -> str | None:
     """The first place where two pieces of plain data differ, in words."""
-    if isinstance(stored, dict) and isinstance(ours, dict):
-        for key in {**ours, **stored}:
-            if found := _difference(stored.get(key), ours.get(key), f"{where}.{key}"):
-                return found
-        return None
     if isinstance(stored, list) and isinstance(ours, list) and len(stored) == len(ours):
-        return _difference(dict(enumerate(stored)), dict(enumerate(ours)), where)
+        stored, ours = dict(enumerate(stored)), dict(enumerate(ours))
+    if isinstance(stored, dict) and isinstance(ours, dict):
+        keys = {**ours, **stored}
+        found = (_difference(stored.get(key), ours.get(key), f"{where}.{key}") for key in keys)
+        return next(filter(None, found), None)
     return None if stored == ours else f"{where} is {stored!r} in the file, {ours!r} here"
 
 
 def digest(*arrays: Array) -> str:
-    """A check sum of data, so that a run does not go on with other data unawares."""
+    """A check sum of data, so that a run does not go on with other data unnoticed."""
     total = 0
     for array in map(to_numpy, arrays):
         total = zlib.crc32(f"{array.dtype}{array.shape}".encode(), total)
@@ -133,18 +160,17 @@ def digest(*arrays: Array) -> str:
 
 
 def describe(value: Any) -> str:
-    """What a part of the setup is, alike in every process: its repr, or its name where the repr has an address."""
+    """A part of the setup, alike in every process: its repr, or its name if that has an address."""
     text = repr(value)
-    is_plain = " at 0x" not in text
-    return text if is_plain else str(getattr(value, "__qualname__", type(value).__qualname__))
+    has_address = " at 0x" in text
+    return getattr(value, "__qualname__", type(value).__qualname__) if has_address else text
 
 
 def environment() -> dict[str, str]:
-    """What else the last bits of a run depend on: versions and the matrix library with its threads."""
+    """What else the last bits of a run depend on: versions and BLAS with its threads."""
     blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]
-    threads = (
-        os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS") or f"its own choice of {os.cpu_count()}"
-    )
+    threads = os.environ.get("OPENBLAS_NUM_THREADS") or os.environ.get("OMP_NUM_THREADS")
+    threads = threads or f"its own choice of {os.cpu_count()}"
     return {
         "python": platform.python_version(),
         "numpy": np.__version__,

@@ -9,15 +9,20 @@ from typing import Any
 
 import numpy as np
 
+<<<<<<< HEAD
 from .layers import LIF, BatchNorm2d, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, PopulationVote
 from .layers.rules import STL, Pattern
 from .network import Network
+=======
+from . import layers as nn
+from .network import STL, Network, Pattern
+>>>>>>> part-use
 from .optimizers import Adam, exponential
 from .thresholds import Normal
 
 __all__ = ["STL_MNIST", "conv_net", "mlp", "stl_mnist", "stl_mnist_optimizer"]
 
-#: How the STL-SNN authors train it (their published code): steps, samples a batch, epochs, and the rate's schedule.
+#: How the STL-SNN authors train it, in their published code; batch: samples in one.
 STL_MNIST: dict[str, Any] = {"steps": 4, "batch": 50, "epochs": 100, "schedule": exponential(0.93)}
 
 
@@ -36,40 +41,46 @@ def conv_net(
     spread: float = 0.0,
     **options: Any,
 ) -> Network:
-    """Blocks of convolution, normalisation, neurons and pooling; then layers of neurons with dropout; then a vote.
+    """Blocks of convolution, then fully connected layers with dropout, then a vote.
 
     Parameters
     ----------
     shape : of one image, ``(channels, height, width)``.
-    channels : output channels of each block: ``convI normI lifI poolI``; padding keeps the size, pooling divides it.
+    channels : output channels of each block: ``convI normI lifI poolI``; padding keeps the size,
+        pooling divides it.
     hidden : neurons of each fully connected layer before the last: ``dropI fcI lifI``.
     classes, members : the last layer has `members` neurons for each class, which vote.
     rng : for weights and thresholds.
-    kernel, pool, dropout : size of the convolutions' and the poolings' windows; probability of being dropped.
-    threshold, spread : thresholds at the start, normal with this mean and standard deviation; one for each neuron.
-    **options : for the spiking layers: ``reset``, ``surrogate``, ``decay``, ``backend``, ``dtype``, ...
+    kernel, pool, dropout : size of the convolutions' and the poolings' windows; probability of
+        being dropped.
+    threshold, spread : thresholds at the start, one for each neuron: normal with this mean and
+        standard deviation.
+    **options : for the spiking layers: ``reset``, ``surrogate``, ``decay``, ``backend``, ...
     """
     dtype = options.get("dtype", "float32")
-    layers: dict[str, Layer] = {}
+    layers: dict[str, nn.Layer] = {}
 
     def lif(size: Any) -> None:
         number = 1 + sum(name.startswith("lif") for name in layers)
         start = Normal(threshold, spread, rng) if spread else threshold
-        layers[f"lif{number}"] = LIF(size, threshold=start, **options)
+        layers[f"lif{number}"] = nn.LIF(size, threshold=start, **options)
 
     for i, (c_in, c_out) in enumerate(pairwise((shape[0], *channels)), start=1):
-        layers[f"conv{i}"] = Conv2d(c_in, c_out, kernel, padding=kernel // 2, rng=rng, dtype=dtype)
-        layers[f"norm{i}"] = BatchNorm2d(c_out, dtype=dtype)
+        layers[f"conv{i}"] = nn.Conv2d(
+            c_in, c_out, kernel, padding=kernel // 2, rng=rng, dtype=dtype
+        )
+        layers[f"norm{i}"] = nn.BatchNorm2d(c_out, dtype=dtype)
         shape = layers[f"conv{i}"].out_shape(shape)  # type: ignore[assignment]
         lif(shape)
-        layers[f"pool{i}"] = MaxPool2d(pool)
+        layers[f"pool{i}"] = nn.MaxPool2d(pool)
         shape = layers[f"pool{i}"].out_shape(shape)  # type: ignore[assignment]
-    layers["flatten"] = Flatten()
-    for i, (n_in, n_out) in enumerate(pairwise((math.prod(shape), *hidden, members * classes)), start=1):
-        layers[f"drop{i}"] = Dropout(dropout)
-        layers[f"fc{i}"] = Linear(n_in, n_out, rng=rng, dtype=dtype)
+    layers["flatten"] = nn.Flatten()
+    sizes = (math.prod(shape), *hidden, members * classes)
+    for i, (n_in, n_out) in enumerate(pairwise(sizes), start=1):
+        layers[f"drop{i}"] = nn.Dropout(dropout)
+        layers[f"fc{i}"] = nn.Linear(n_in, n_out, rng=rng, dtype=dtype)
         lif(n_out)
-    return Network(**layers, vote=PopulationVote(classes))
+    return Network(**layers, vote=nn.PopulationVote(classes))
 
 
 def stl_mnist(
@@ -80,12 +91,13 @@ def stl_mnist(
     rng: np.random.Generator | None = None,
     **options: Any,
 ) -> Network:
-    """The network that the STL-SNN authors published for MNIST: 13,590,756 parameters, 127,588 of them thresholds.
+    """The network that the STL-SNN authors published for MNIST.
 
-    Bernoulli coding over 4 steps; two blocks of a 5 x 5 convolution with `width` channels, normalisation at every step,
-    neurons, maximum pooling; 2,048 neurons; 100 neurons that vote, ten for each class.  Decay 0.5, hard reset in the graph,
-    atan with k = 2, thresholds 2.0 + normal noise of standard deviation 1e-4, no biases.  At first its last layers are
-    silent: it learns through the surrogate's tails.
+    It has 13,590,756 parameters, 127,588 of them thresholds: Bernoulli coding over 4 steps; two
+    blocks of a 5 x 5 convolution with `width` channels, normalisation at every step, neurons,
+    maximum pooling; 2,048 neurons; 100 neurons that vote, ten for each class.  Decay 0.5, hard
+    reset in the graph, atan with k = 2, thresholds 2.0 + normal noise of standard deviation 1e-4,
+    no biases.  At first its last layers are silent: it learns through the surrogate's tails.
 
     Parameters
     ----------
@@ -94,7 +106,7 @@ def stl_mnist(
     rng : ``numpy.random.Generator``; ``default_rng(0)`` if not given.
     **options : as for :func:`conv_net`, e.g. ``threshold=1.0``.
 
-    Source: H. Sun, W. Cai et al., their published code for MNIST (MIT licence); the net was derived anew from it.
+    Source: H. Sun, W. Cai et al., their published code for MNIST (MIT licence).
     """
     rng = np.random.default_rng(0) if rng is None else rng
     options = {"threshold": 2.0, "spread": 1e-4, **options}
@@ -107,11 +119,17 @@ def stl_mnist_optimizer(net: Network, pattern: Pattern = STL, lr: float = 1e-3) 
 
 
 def mlp(
-    n_in: int, hidden: Sequence[int], classes: int, *, rng: np.random.Generator, members: int = 10, **options: Any
+    n_in: int,
+    hidden: Sequence[int],
+    classes: int,
+    *,
+    rng: np.random.Generator,
+    members: int = 10,
+    **options: Any,
 ) -> Network:
-    """Fully connected layers of LIF neurons, ``fcI lifI``, and a vote of `members` neurons for each class."""
-    layers: dict[str, Layer] = {}
+    """Fully connected layers of LIF neurons, ``fcI lifI``, and a vote of `members` a class."""
+    layers: dict[str, nn.Layer] = {}
     for i, (n, m) in enumerate(pairwise((n_in, *hidden, members * classes)), start=1):
-        layers[f"fc{i}"] = Linear(n, m, rng=rng, dtype=options.get("dtype", "float32"))
-        layers[f"lif{i}"] = LIF(m, **options)
-    return Network(**layers, vote=PopulationVote(classes))
+        layers[f"fc{i}"] = nn.Linear(n, m, rng=rng, dtype=options.get("dtype", "float32"))
+        layers[f"lif{i}"] = nn.LIF(m, **options)
+    return Network(**layers, vote=nn.PopulationVote(classes))

@@ -1,8 +1,11 @@
-"""Figures of a training run and of a layer at work.  Each function returns a Matplotlib figure: show it or save it."""
+"""Figures of a training run and of a layer at work.  Each function returns a Matplotlib figure:
+show it or save it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["compare", "firing_rates", "learning_curves", "raster", "save", "thresholds"]
 
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # told apart by colour-blind eyes too
+#: Colour-blind eyes tell them apart.
+COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 
 def learning_curves(history: History) -> Figure:
@@ -29,15 +33,36 @@ def learning_curves(history: History) -> Figure:
     epochs = history.column("epoch")
     for part, color in (("train", COLORS[0]), ("validation", COLORS[1])):
         if history.column(f"{part}_loss")[0] is not None:
+            percent = np.multiply(history.column(f"{part}_accuracy"), 100)
             left.plot(epochs, history.column(f"{part}_loss"), color=color, label=part)
-            right.plot(epochs, np.multiply(history.column(f"{part}_accuracy"), 100), color=color, label=part)
-    if history.best_epoch is not None:
-        right.axvline(history.best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {history.best_epoch}")
-    left.set(xlabel="epoch", ylabel="loss", yscale="log", title="Loss")
-    right.set(xlabel="epoch", ylabel="accuracy (%)", title="Accuracy")
-    for axes in (left, right):
-        _whole_numbers(axes)
-        axes.legend()
+            right.plot(epochs, percent, color=color, label=part)
+    if (best := history.best_epoch) is not None:
+        right.axvline(best, color="0.6", linestyle=":", label=f"kept: epoch {best}")
+    _over_epochs(left, ylabel="loss", yscale="log", title="Loss")
+    _over_epochs(right, ylabel="accuracy (%)", title="Accuracy")
+    return figure
+
+
+def firing_rates(history: History) -> Figure:
+    """Firing rate of each spiking layer over the epochs, and the share of its silent neurons."""
+    figure, (left, right) = _axes(1, 2, (9, 3.6))
+    for name, color in zip(history.layers, cycle(COLORS), strict=False):
+        for axes, column in ((left, "firing_rate"), (right, "silent")):
+            percent = np.multiply(history.column(column, name), 100)
+            axes.plot(history.column("epoch"), percent, color=color, label=name)
+    text = "spikes per neuron and step (%)"
+    _over_epochs(left, ylabel=text, title="Firing rate", ylim=(0, None))
+    _over_epochs(right, ylabel="neurons (%)", title="Neurons that never fire", ylim=(0, None))
+    return figure
+
+
+def compare(histories: Mapping[str, History]) -> Figure:
+    """Validation accuracy over the epochs of several runs, e.g. of the rules SL, TL and STL."""
+    figure, axes = _axes(1, 1, (6, 3.8))
+    for (name, history), color in zip(histories.items(), cycle(COLORS), strict=False):
+        percent = np.multiply(history.column("validation_accuracy"), 100)
+        axes.plot(history.column("epoch"), percent, color=color, label=name)
+    _over_epochs(axes, ylabel="validation accuracy (%)", title="Learning rules")
     return figure
 
 
@@ -48,36 +73,27 @@ def thresholds(before: Mapping[str, Array], after: Mapping[str, Array]) -> Figur
     """
     figure, axes = _axes(1, len(after), (4.2 * len(after), 3.6))
     for panel, (name, values) in zip(np.atleast_1d(axes), after.items(), strict=True):
-        start, values = np.ravel(to_numpy(before[name])), to_numpy(values)
-        both = np.concatenate([start, np.ravel(values)])
+        start, values = (np.ravel(to_numpy(a)) for a in (before[name], values))
+        both = np.concatenate([start, values])
         spread = max(np.ptp(both), 0.02)
         bins = np.linspace(both.min() - 0.05 * spread, both.min() + 1.05 * spread, 33)
         if np.ptp(start) < 0.05 * spread:  # one tall bar would flatten the other histogram
-            panel.axvline(start.mean(), color="0.5", linestyle="--", label=f"before: {start.mean():.3g}")
+            panel.axvline(
+                start.mean(), color="0.5", linestyle="--", label=f"before: {start.mean():.3g}"
+            )
         else:
             panel.hist(start, bins, color="0.7", label="before")
-        panel.hist(np.ravel(values), bins, color=COLORS[0], alpha=0.8, label="after")
+        panel.hist(values, bins, color=COLORS[0], alpha=0.8, label="after")
         panel.set(xlabel="threshold", ylabel="neurons", title=name)
         panel.legend()
     return figure
 
 
-def firing_rates(history: History) -> Figure:
-    """Firing rate of each spiking layer over the epochs, and the share of neurons that never fire."""
-    figure, (left, right) = _axes(1, 2, (9, 3.6))
-    for name, color in zip(history.layers, COLORS * len(history.layers), strict=False):
-        left.plot(history.column("epoch"), np.multiply(history.column("firing_rate", name), 100), color=color, label=name)
-        right.plot(history.column("epoch"), np.multiply(history.column("silent", name), 100), color=color, label=name)
-    left.set(xlabel="epoch", ylabel="spikes per neuron and step (%)", title="Firing rate", ylim=(0, None))
-    right.set(xlabel="epoch", ylabel="neurons (%)", title="Neurons that never fire", ylim=(0, None))
-    for axes in (left, right):
-        _whole_numbers(axes)
-        axes.legend()
-    return figure
-
-
-def raster(layer: Layer, cache: SpikingCache, *, sample: int = 0, neuron: int | None = None, most: int = 40) -> Figure:
-    """What one sample makes a layer do: its spikes, and the membrane of one neuron against its threshold.
+def raster(
+    layer: Layer, cache: SpikingCache, *, sample: int = 0, neuron: int | None = None, most: int = 40
+) -> Figure:
+    """What one sample makes a layer do: its spikes, and the membrane of one neuron against its
+    threshold.
 
     Parameters
     ----------
@@ -88,41 +104,37 @@ def raster(layer: Layer, cache: SpikingCache, *, sample: int = 0, neuron: int | 
     """
     if not isinstance(layer, Spiking):
         raise TypeError(f"raster: layer must be a spiking layer, got {layer!r}")
-    steps, theta = len(cache.spikes), np.broadcast_to(to_numpy(layer.threshold), layer.shape).ravel()
+    steps, theta = (
+        len(cache.spikes),
+        np.broadcast_to(to_numpy(layer.threshold), layer.shape).ravel(),
+    )
     u, spikes = (to_numpy(a[:, sample]).reshape(steps, -1) for a in (cache.u, cache.spikes))
     shown = min(max(most, 1), spikes.shape[1])
-    if neuron is None:  # one that does both: the rate nearest to a half
+    if neuron is None:  # one that both fires and does not
         neuron = int(np.abs(spikes[:, :shown].mean(axis=0) - 0.5).argmin())
     v = layer.dynamics.reset.reset(u, spikes.astype(u.dtype), theta)
     figure, (top, bottom) = _axes(2, 1, (7, 5.6), sharex=True, height_ratios=(3, 2))
     times, rows = np.nonzero(spikes[:, :shown])
-    top.scatter(times + 1, rows, marker="|", s=(170 / max(shown, 15)) ** 2, color="0.15", linewidths=1.6)
+    top.scatter(
+        times + 1, rows, marker="|", s=(170 / max(shown, 15)) ** 2, color="0.15", linewidths=1.6
+    )
     if neuron < shown:
         top.axhline(neuron, color=COLORS[1], alpha=0.35, linewidth=3, zorder=0)
-    top.set(ylabel="neuron", title=f"Spikes of {shown} of {spikes.shape[1]} neurons", ylim=(-1, shown))
+    top.set(
+        ylabel="neuron", title=f"Spikes of {shown} of {spikes.shape[1]} neurons", ylim=(-1, shown)
+    )
     # Charge from v[t-1] to u[t], then the reset, straight down, from u[t] to v[t].
     time = np.arange(1, steps + 1)
-    bottom.plot(
-        np.repeat(time, 2), np.stack([u[:, neuron], v[:, neuron]], axis=1).ravel(), color=COLORS[0], label="membrane"
-    )
+    both = np.stack([u[:, neuron], v[:, neuron]], axis=1).ravel()
+    bottom.plot(np.repeat(time, 2), both, color=COLORS[0], label="membrane")
     fired = spikes[:, neuron] > 0
     bottom.plot(time, u[:, neuron], "o", color=COLORS[0], markersize=4, label="before the reset")
     bottom.plot(time[fired], u[fired, neuron], "*", color=COLORS[1], markersize=12, label="spike")
-    bottom.axhline(theta[neuron], color=COLORS[1], linestyle="--", label=f"threshold {theta[neuron]:.2f}")
+    text = f"threshold {theta[neuron]:.2f}"
+    bottom.axhline(theta[neuron], color=COLORS[1], linestyle="--", label=text)
     bottom.set(xlabel="time step", ylabel="membrane", title=f"Neuron {neuron}")
     bottom.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     _whole_numbers(bottom)
-    return figure
-
-
-def compare(histories: Mapping[str, History]) -> Figure:
-    """Validation accuracy over the epochs of several runs, e.g. of the rules SL, TL and STL."""
-    figure, axes = _axes(1, 1, (6, 3.8))
-    for (name, history), color in zip(histories.items(), COLORS * len(histories), strict=False):
-        axes.plot(history.column("epoch"), np.multiply(history.column("validation_accuracy"), 100), color=color, label=name)
-    axes.set(xlabel="epoch", ylabel="validation accuracy (%)", title="Learning rules")
-    _whole_numbers(axes)
-    axes.legend()
     return figure
 
 
@@ -146,6 +158,12 @@ def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) ->
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
     return figure, axes
+
+
+def _over_epochs(axes: Axes, **labels: Any) -> None:
+    axes.set(xlabel="epoch", **labels)
+    _whole_numbers(axes)
+    axes.legend()
 
 
 def _whole_numbers(axes: Axes) -> None:

@@ -9,40 +9,71 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import checkpoint as checkpoints
-from .checkpoint import Progress
+from .checkpoint import Checkpoint, Progress, describe, digest
 from .encode import Encoder
-from .health import History, ParameterWarning, Tally, TrainingStopped, check_finite, warn_out_of_bounds
 from .kernels.arrays import Array, array_for, positive_int
 from .kernels.threads import one_blas_thread
 from .losses import accuracy, mse
+from .monitor import (
+    EpochStats,
+    History,
+    Loss,
+    ParameterWarning,
+    TrainingStopped,
+    first_not_finite,
+    problem_of,
+    warn_out_of_bounds,
+)
 from .network import Network
 from .optimizers import Optimizer
 
 __all__ = ["History", "ParameterWarning", "TrainingStopped", "evaluate", "fit"]
 
-Loss = Callable[[Array, Array], tuple[float, Array]]
+Data = tuple[Array, Array]
+Penalties = Mapping[str, Callable[[Array], tuple[float, Array]]]
 
-#: Streams of random numbers.  Each draw has the generator ``default_rng([seed, epoch, batch, stream])``, so that a run
-#: that is resumed needs no generator's state.
+#: Streams of random numbers.  Each draw has the generator ``default_rng([seed, epoch, batch,
+#: stream])``, so that a run that is resumed needs no generator's state.
 SPLIT, SHUFFLE, TRAIN, EVALUATE = 1, 2, 3, 4
+
+
+class Recipe(NamedTuple):
+    """What every epoch of a run has in common."""
+
+    net: Network
+    optimizer: Optimizer
+    encoder: Encoder
+    loss: Loss
+    batch: int
+    seed: int
+    schedule: Callable[[int], float] | None
+    truncate: int | None
+    penalties: Penalties | None
+    keep: str
+
+    def setup(self, *data: Array) -> dict[str, Any]:
+        """What decides the numbers of a run, as plain data."""
+        plain = {n: getattr(self, n) for n in ("seed", "batch", "truncate", "keep")}
+        others = ("encoder", "loss", "schedule", "penalties")
+        described = {n: describe(getattr(self, n)) for n in others}
+        return {**plain, **described, "backend": self.net.backend, "data": digest(*data)}
 
 
 @one_blas_thread()
 def fit(
     net: Network,
     optimizer: Optimizer,
-    data: tuple[Array, Array],
+    data: Data,
     *,
     epochs: int,
     encoder: Encoder,
     batch: int = 64,
     loss: Loss = mse,
     seed: int = 0,
-    validation: float | tuple[Array, Array] = 0.1,
+    validation: float | Data = 0.1,
     schedule: Callable[[int], float] | None = None,
     truncate: int | None = None,
-    penalties: Mapping[str, Callable[[Array], tuple[float, Array]]] | None = None,
+    penalties: Penalties | None = None,
     keep: str = "last",
     checkpoint: str | Path | None = None,
     resume: bool = False,
@@ -58,15 +89,19 @@ def fit(
     epochs, batch : number of epochs, samples per batch (the last batch of an epoch may be smaller).
     encoder : from images to input over time, e.g. ``ms.encode.Bernoulli(8)``.
     loss : ``loss(scores, labels) -> (number, d_scores)``.
-    seed : the run is a function of it: order, encoding and split are drawn from ``[seed, epoch, batch]``.
+    seed : the run is a function of it: order, encoding and split are drawn from ``[seed, epoch,
+        batch]``.
     validation : share of `data` set aside, or ``(images, labels)``, or 0 for none.
     schedule : factor on the learning rate by epoch, e.g. ``ms.optimizers.exponential(0.93)``.
-    truncate : truncated backpropagation through time, in chunks of so many steps; see :meth:`Network.loss_and_grads`.
+    truncate : truncated backpropagation through time, in chunks of so many steps; see
+        :meth:`Network.loss_and_grads`.
     penalties : on the spikes of layers, e.g. ``{"lif1": ms.losses.FiringRate(most=0.2)}``.
-    keep : "last", or "best": end with the parameters of the epoch with the best validation accuracy (of equal ones that
-        with the smaller validation loss).
-    checkpoint : a file (``.npz``) that holds the run as it was after the last epoch; see :mod:`minisnn.checkpoint`.
-    resume : go on from `checkpoint` where it exists, to the same bits as a run that was never interrupted.
+    keep : "last", or "best": end with the parameters of the epoch with the best validation accuracy
+        (of equal ones that with the smaller validation loss).
+    checkpoint : a file (``.npz``) that holds the run as it was after the last epoch; see
+        :mod:`minisnn.checkpoint`.
+    resume : go on from `checkpoint` where it exists, to the same bits as a run that was never
+        interrupted.
     notes : plain data to keep in the checkpoint.
     progress : show a progress bar (on a terminal).
 
@@ -77,140 +112,135 @@ def fit(
     Raises
     ------
     TrainingStopped : a loss or a gradient was not finite; it names the layer.
-    FileExistsError : there is a checkpoint already, and nobody said `resume`.
+    FileExistsError : there is a checkpoint already, and `resume` is false.
     FileError : the checkpoint is damaged, or of another run; it names what differs.
-    KeyboardInterrupt : after an interruption `net` and `optimizer` are as they were after the last epoch, if there is a
-        checkpoint.
+    KeyboardInterrupt : after an interruption `net` and `optimizer` are as they were after the last
+        epoch, if there is a checkpoint.
     ValueError, TypeError : arguments that do not fit.
     """
     from tqdm import tqdm
 
-    images, labels = _checked(net, optimizer, data, epochs, batch, keep)
-    if isinstance(validation, tuple):
-        held_out: tuple[Array, Array] | None = _pair(net, validation, "fit: validation")
-    else:
-        images, labels, held_out = _split(images, labels, validation, seed)
+    data = _checked(net, optimizer, data, epochs, batch, keep)
+    data, held_out = _split(net, data, validation, seed)
     if keep == "best" and held_out is None:
-        raise ValueError("fit: keep='best' chooses by validation accuracy; give validation= a share or data")
-    setup = {
-        "seed": seed, "batch": batch, "keep": keep, "truncate": truncate, "backend": net.backend,
-        "encoder": checkpoints.describe(encoder), "loss": checkpoints.describe(loss),
-        "schedule": checkpoints.describe(schedule), "penalties": checkpoints.describe(penalties),
-        "data": checkpoints.digest(images, labels, *(held_out or ())) if checkpoint else "",
-    }  # fmt: skip
-    run = Progress()
+        raise ValueError(
+            "fit: keep='best' chooses by validation accuracy; give validation= a share or data"
+        )
+    recipe = Recipe(net, optimizer, encoder, loss, batch, seed, schedule, truncate, penalties, keep)
+    run, file, warned = Progress(), None, set[str]()
     if checkpoint is not None:
-        run = _begin(Path(checkpoint), resume, net, optimizer, setup, notes or {})
-    recipe = _Recipe(encoder, loss, batch, seed, truncate, penalties)
-    warned, batches = set[str](), -(-len(images) // batch)
+        setup = recipe.setup(*data, *(held_out or ()))
+        file = Checkpoint(Path(checkpoint), net, optimizer, setup, dict(notes or {}))
+        run = file.begin(resume)
+    rows, batches = run.history.epochs, -(-len(data[0]) // batch)
+    sizes = {"total": epochs * batches, "initial": len(rows) * batches, "unit": "batch"}
     try:
-        with tqdm(
-            total=epochs * batches, initial=len(run.rows) * batches, disable=None if progress else True, unit="batch",
-            leave=False,
-        ) as bar:  # fmt: skip
-            for epoch in range(len(run.rows), epochs):
-                begun = time.perf_counter()
-                factor = 1.0 if schedule is None else schedule(epoch)
-                row = _train_epoch(net, optimizer, images, labels, recipe, epoch, factor, run, bar)
-                row |= {"epoch": epoch + 1, "lr": optimizer.lr * factor}
-                row |= {"validation_loss": None, "validation_accuracy": None}
-                if held_out is not None:
-                    found = evaluate(net, held_out, encoder=encoder, loss=loss, batch=batch, seed=seed)
-                    row["validation_loss"], row["validation_accuracy"] = found
-                    bar.set_postfix_str(f"epoch {epoch + 1}, validation {found[1]:.1%}")
-                    grade = (found[1], -found[0])
-                    if keep == "best" and (not run.best or grade > run.best_grade):
-                        run.best = {n: a.copy() for n, a in net.arrays().items()}
-                        run.best_grade, run.best_epoch = grade, epoch + 1
-                row["seconds"] = time.perf_counter() - begun
-                run.rows.append(row)
-                warn_out_of_bounds(net, epoch, warned)
-                if checkpoint is not None:
-                    checkpoints.save(checkpoint, net, optimizer, run, setup, notes or {})
+        with tqdm(**sizes, disable=None if progress else True, leave=False) as bar:
+            while len(rows) < epochs:
+                rows.append(_epoch(recipe, data, held_out, run, bar))
+                warn_out_of_bounds(net, len(rows) - 1, warned)
+                if file is not None:
+                    file.save(run)
     except KeyboardInterrupt:
-        if checkpoint is not None:
-            checkpoints.restore(checkpoint, net, optimizer, setup)
+        if file is not None:
+            file.restore()
         raise
-    for name, array in net.arrays().items() if run.best else ():
-        array[...] = run.best[name]
-    return History(run.rows, run.best_epoch)
+    if run.best:
+        for name, array in net.arrays().items():
+            array[...] = run.best[name]
+    return run.history
 
 
-class _Recipe(NamedTuple):
-    """What every epoch of a run has in common."""
-
-    encoder: Encoder
-    loss: Loss
-    batch: int
-    seed: int
-    truncate: int | None
-    penalties: Mapping[str, Callable[[Array], tuple[float, Array]]] | None
+def _epoch(
+    recipe: Recipe, data: Data, held_out: Data | None, run: Progress, bar: Any
+) -> dict[str, Any]:
+    """One epoch with its validation, the best parameters kept in `run`: the row of the history."""
+    begun, epoch = time.perf_counter(), len(run.history.epochs)
+    net, optimizer, encoder, loss, batch, seed, schedule, *_ = recipe
+    factor = 1.0 if schedule is None else schedule(epoch)
+    row = _train_epoch(recipe, *data, factor, run.history, bar)
+    row |= {"epoch": epoch + 1, "lr": optimizer.lr * factor}
+    row |= {"validation_loss": None, "validation_accuracy": None}
+    if held_out is not None:
+        value, share = evaluate(net, held_out, encoder=encoder, loss=loss, batch=batch, seed=seed)
+        row |= {"validation_loss": value, "validation_accuracy": share}
+        bar.set_postfix_str(f"epoch {epoch + 1}, validation {share:.1%}")
+        if recipe.keep == "best" and (not run.best or (share, -value) > run.best_grade):
+            run.best = {n: a.copy() for n, a in net.arrays().items()}
+            run.best_grade, run.history.best_epoch = (share, -value), epoch + 1
+    return row | {"seconds": time.perf_counter() - begun}
 
 
 def _train_epoch(
-    net: Network, optimizer: Optimizer, images: Array, labels: Array, recipe: _Recipe, epoch: int, factor: float,
-    run: Progress, bar: Any,
-) -> dict[str, Any]:  # fmt: skip
-    """One pass through the data, a step a batch: the epoch's row of the history."""
-    encoder, loss, batch, seed, truncate, penalties = recipe
-    order = np.asarray(np.random.default_rng([seed, epoch, 0, SHUFFLE]).permutation(len(images)), like=images)
-    tally = Tally(net, loss)
-    for i, start in enumerate(range(0, len(images), batch)):
-        rows = order[start : start + batch]
+    recipe: Recipe, images: Array, labels: Array, factor: float, history: History, bar: Any
+) -> dict[str, Any]:
+    """One pass through the data, a step a batch: losses and layers of the epoch."""
+    net, optimizer, seed, epoch = recipe.net, recipe.optimizer, recipe.seed, len(history.epochs)
+    stats = EpochStats(net, recipe.loss)
+    order = np.random.default_rng([seed, epoch, 0, SHUFFLE]).permutation(len(images))
+    order = np.asarray(order, like=images)
+    for i, start in enumerate(range(0, len(images), recipe.batch)):
+        rows = order[start : start + recipe.batch]
         rng = np.random.default_rng([seed, epoch, i, TRAIN])
-        x = encoder(images[rows], rng)
+        x = recipe.encoder(images[rows], rng)
         before = {n: b.copy() for n, b in net.buffers().items()}
-        value, grads = net.loss_and_grads(
-            x, labels[rows], tally.graded, wrt=[*optimizer.params, *tally.thresholds], train=True, rng=rng,
-            truncate=truncate, penalties=penalties, watch=tally.watch,
-        )  # fmt: skip
-        check_finite(net, x, value, grads, before, epoch, i, run)
+        loss, grads = net.loss_and_grads(
+            x,
+            labels[rows],
+            stats.counting_loss,
+            wrt=[*optimizer.params, *stats.thresholds],
+            train=True,
+            rng=rng,
+            truncate=recipe.truncate,
+            penalties=recipe.penalties,
+            watch=stats.watch,
+        )
+        if problem := problem_of(loss, grads):
+            for name, array in net.buffers().items():
+                array[...] = before[name]
+            what, layer = problem
+            raise TrainingStopped(what, first_not_finite(net, x) or layer, epoch, i, history)
         optimizer.step(grads, factor)
-        tally.add(value, len(rows), grads)
+        stats.add(loss, len(rows), grads)
         bar.update()
-    return tally.row(net)
-
-
-def _begin(
-    path: Path, resume: bool, net: Network, optimizer: Optimizer, setup: Mapping[str, Any], notes: Mapping[str, Any]
-) -> Progress:
-    """The run in `path`; a new one, which is written at once so that it can be resumed whatever happens."""
-    if path.exists():
-        if not resume:
-            raise FileExistsError(f"fit: checkpoint {path} exists: resume=True goes on from it; or choose another path")
-        return checkpoints.restore(path, net, optimizer, setup)
-    run = Progress()
-    checkpoints.save(path, net, optimizer, run, setup, notes)
-    return run
+    return stats.row()
 
 
 @one_blas_thread()
 def evaluate(
     net: Network,
-    data: tuple[Array, Array],
+    data: Data,
     *,
     encoder: Encoder,
     loss: Loss = mse,
     batch: int = 256,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy on ``(images, labels)``, with the same encoded spikes for the same seed."""
+    """Mean loss and accuracy on ``(images, labels)``; a seed always encodes the same spikes."""
     images, labels = _pair(net, data, "evaluate")
     total, right = 0.0, 0.0
     for i, start in enumerate(range(0, len(images), batch)):
         rows = slice(start, start + batch)
-        scores, _ = net.forward(encoder(images[rows], np.random.default_rng([seed, 0, i, EVALUATE])))
+        rng = np.random.default_rng([seed, 0, i, EVALUATE])
+        scores, _ = net.forward(encoder(images[rows], rng))
         total += loss(scores, labels[rows])[0] * len(labels[rows])
         right += accuracy(scores, labels[rows]) * len(labels[rows])
     return total / len(labels), right / len(labels)
 
 
-def _checked(net: Network, optimizer: Optimizer, data: Any, epochs: int, batch: int, keep: str) -> tuple[Array, Array]:
+# -- data, checked
+
+
+def _checked(
+    net: Network, optimizer: Optimizer, data: Any, epochs: int, batch: int, keep: str
+) -> Data:
     if not isinstance(net, Network) or not isinstance(optimizer, Optimizer):
-        raise TypeError(f"fit: expected fit(net, optimizer, (images, labels), ...), got {net!r}, {optimizer!r}")
+        raise TypeError(
+            f"fit: expected fit(net, optimizer, (images, labels), ...), got {net!r}, {optimizer!r}"
+        )
     own = net.params()
-    if strangers := [n for n, p in optimizer.params.items() if own.get(n) is not p]:
-        raise ValueError(f"fit: the optimizer was made for another network: {', '.join(strangers)}")
+    if foreign := [n for n, p in optimizer.params.items() if own.get(n) is not p]:
+        raise ValueError(f"fit: the optimizer was made for another network: {', '.join(foreign)}")
     positive_int("fit: epochs", epochs)
     positive_int("fit: batch", batch)
     if keep not in ("last", "best"):
@@ -220,23 +250,31 @@ def _checked(net: Network, optimizer: Optimizer, data: Any, epochs: int, batch: 
     return _pair(net, data, "fit")
 
 
-def _pair(net: Network, data: Any, where: str) -> tuple[Array, Array]:
+def _pair(net: Network, data: Any, where: str) -> Data:
     """Images and labels where the network is; to a GPU they move once."""
-    images, labels = (array_for(net.backend, a, f"{where}: {n}") for n, a in zip(("images", "labels"), data, strict=True))
+    images, labels = (
+        array_for(net.backend, a, f"{where}: {n}")
+        for n, a in zip(("images", "labels"), data, strict=True)
+    )
     if images.ndim < 2 or labels.ndim < 1 or len(images) != len(labels) or len(images) == 0:
-        raise ValueError(
-            f"{where}: images must be [n, ...] and labels [n] with n > 0, got {list(images.shape)} and {list(labels.shape)}"
-        )
+        got = f"{list(images.shape)} and {list(labels.shape)}"
+        raise ValueError(f"{where}: images must be [n, ...] and labels [n] with n > 0, got {got}")
     return images, labels
 
 
-def _split(images: Array, labels: Array, share: Any, seed: int) -> tuple[Array, Array, tuple[Array, Array] | None]:
+def _split(net: Network, data: Data, share: Any, seed: int) -> tuple[Data, Data | None]:
+    """Data to train on, and to validate with: those given, or a share of the first."""
+    if isinstance(share, tuple):
+        return data, _pair(net, share, "fit: validation")
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
-        raise ValueError(f"fit: validation must be a share in [0, 1) or a tuple (images, labels), got {share!r}")
-    n = round(share * len(images))
+        expected = "a share in [0, 1) or a tuple (images, labels)"
+        raise ValueError(f"fit: validation must be {expected}, got {share!r}")
     if share == 0:
-        return images, labels, None
-    if n == 0 or n == len(images):
+        return data, None
+    images, labels = data
+    n = round(share * len(images))
+    if n in (0, len(images)):
         raise ValueError(f"fit: validation={share} of {len(images)} samples leaves one side empty")
-    order = np.asarray(np.random.default_rng([seed, 0, 0, SPLIT]).permutation(len(images)), like=images)
-    return images[order[n:]], labels[order[n:]], (images[order[:n]], labels[order[:n]])
+    order = np.random.default_rng([seed, 0, 0, SPLIT]).permutation(len(images))
+    order = np.asarray(order, like=images)
+    return (images[order[n:]], labels[order[n:]]), (images[order[:n]], labels[order[:n]])

@@ -22,10 +22,10 @@ FLOORS = [
     {"layers"},
     {"network"},
     {"losses", "optimizers", "loading"},
-    {"encode", "data", "models", "checkpoint", "health", "train", "plot"},
+    {"encode", "data", "models", "checkpoint", "monitor", "train", "plot"},
     {"checks"},
     {"teach", "bench"},
-    {"cli", "jobs"},
+    {"cli"},
     {"__main__", "__init__"},
 ]
 FLOOR = {name: i for i, floor in enumerate(FLOORS) for name in floor}

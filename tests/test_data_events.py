@@ -106,7 +106,7 @@ def test_folders_missing_files_limits_and_other_cameras(tmp_path, monkeypatch):
     path = tmp_path / "a.bin"
     path.write_bytes(event(200, 150, 1, 9) * 2)
     assert ms.data.read_events(path, size=(180, 240)).tolist() == [(200, 150, 1, 9)] * 2
-    monkeypatch.setattr(ms.data.events, "LIMIT", 9)
+    monkeypatch.setattr(ms.data.reading, "LIMIT", 9)
     with pytest.raises(ms.data.DataError, match="expected at most 9 bytes, found more"):
         ms.data.read_events(path, size=(180, 240))
 
@@ -312,7 +312,7 @@ def test_nmnist_says_what_is_wrong(tmp_path):
     with pytest.raises(FileNotFoundError, match="nmnist: no folder was given.*garrickorchard"):
         ms.data.nmnist()
     with pytest.raises(
-        FileNotFoundError, match=r"<label>/<number>\.bin in .*nmnist.Train or .*Train, found none\. .*garrickorchard"
+        FileNotFoundError, match=r"Train/<label>/<number>\.bin in .*nmnist or .*; found none\. .*garrickorchard"
     ):
         ms.data.nmnist(folder=tmp_path)
     with pytest.raises(ValueError, match="nmnist: unknown split 'dev'"):
@@ -376,8 +376,8 @@ def test_cifar10_says_what_is_wrong(tmp_path):
     bad = good.copy()
     bad[7, 0] = 10
     for raw, message in (
-        (b"", "expected a whole number of records of 3,073 bytes, found 0 bytes"),
-        (good.tobytes()[:-1], "expected a whole number of records of 3,073 bytes, found 61,459 bytes"),
+        (b"", "expected records of 3,073 bytes each, found an empty file"),
+        (good.tobytes()[:-1], "expected records of 3,073 bytes each, found 61,459 bytes: record 20 is cut off"),
         (b"<html>", "found a web page"),
         (bad.tobytes(), "expected labels 0 to 9, found 10 in record 8"),
         (gzip.compress(good.tobytes(), 1)[:-9], "found them damaged or cut off"),
@@ -416,7 +416,7 @@ def test_braille_is_split_by_repetition(tmp_path, save):
 
 def test_braille_says_what_is_wrong(tmp_path, monkeypatch):
     with pytest.raises(
-        FileNotFoundError, match=r"braille: expected .*braille_letters_tactile\.npz or .*, found neither.*spytorch"
+        FileNotFoundError, match=r"braille: expected braille_letters_tactile\.npz in .*braille or .*; found none.*spytorch"
     ):
         ms.data.braille(folder=tmp_path)
     for changed, message in (

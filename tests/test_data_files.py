@@ -243,8 +243,8 @@ def test_missing_files_say_where_they_were_looked_for_and_how_to_get_them(tmp_pa
         ms.data.fashion_mnist("test")
     assert str(error.value) == (
         "fashion-mnist: expected t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, each with or without .gz, in "
-        f"{tmp_path / 'fashion-mnist'} or {tmp_path}; found neither. "
-        f"Get them with: minisnn data get fashion-mnist --data-dir {tmp_path}. "
+        f"{tmp_path / 'fashion-mnist'} or {tmp_path}; found none. "
+        f"Get the files with: minisnn data get fashion-mnist --data-dir {tmp_path}. "
         "Or say where they are: folder= (--data-dir D), or MINISNN_DATA"
     )
     with pytest.raises(FileNotFoundError, match="found no folder .*nowhere"):
@@ -281,7 +281,7 @@ def test_images_and_labels_must_fit(tmp_path):
 def test_one_set_in_place_of_another_is_seen(tmp_path, monkeypatch):
     images, labels = small_set()
     known = ms.data.SETS["fashion-mnist"]
-    monkeypatch.setattr(ms.data.sets, "zlib", Fake := type("zlib", (), {"crc32": staticmethod(lambda raw: known.labels[0])}))
+    monkeypatch.setattr(ms.data.images, "zlib", Fake := type("zlib", (), {"crc32": staticmethod(lambda raw: known.labels[0])}))
     assert Fake.crc32(b"") == 0x2ED6E46A
     write_set(tmp_path, images, labels)
     assert len(ms.data.fashion_mnist(folder=tmp_path)[1]) == 22

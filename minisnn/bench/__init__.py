@@ -1,5 +1,5 @@
-"""``minisnn bench``: how fast, against whom, and near which limit.  Results are checked before a clock starts.
+"""``minisnn bench``: how fast layers and training steps are, on the backends of a CPU.
 
-`cases` say what is run, `ours` and `peers` run it, `worker` is the process each of them gets, `machine` measures the
-limits of this machine, and `command` alternates between the processes and prints ratios.
+`cases` holds the sizes and inputs, `ours` what is run, `race` checks and times.  The scripts in
+``docs/benchmarks/``, which are not part of the package, compare with other libraries.
 """

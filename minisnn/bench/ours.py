@@ -1,4 +1,4 @@
-"""minisnn's own jobs: the same cases as the peers', on a backend."""
+"""minisnn's own jobs: each makes its inputs, and returns a function that runs the case once."""
 
 from __future__ import annotations
 
@@ -9,45 +9,30 @@ import numpy as np
 
 import minisnn as ms
 
-from .cases import (
-    CONVS,
-    DECAY,
-    NET_RATES,
-    NETS,
-    SMALL,
-    STEPS,
-    THRESHOLD,
-    conv_inputs,
-    layer_inputs,
-    layer_of,
-    net_inputs,
-    step_inputs,
-)  # fmt: skip
+from .cases import DECAY, THRESHOLD, Conv, Layer, Net, Step, find
 
-__all__ = ["OURS", "make", "net_at_trained_rates", "warm_up"]
+__all__ = ["OURS", "Job", "make", "net_at_trained_rates"]
 
 #: Names in the tables, and their backends.
 OURS = {"minisnn": "numba", "numpy": "numpy"}
-Job = Callable[[], dict[str, Any]]  #: runs once; what was computed, by name
+Job = Callable[[], dict[str, Any]]  #: runs once; returns what it computed, by name
+LIF = {"decay": DECAY, "threshold": THRESHOLD}
 
 
 def make(who: str, kind: str, case: str) -> Job:
-    """The job `who` (one of `OURS`) does for that kind of case."""
-    return {"layer": _layer, "step": _step, "conv": _conv, "net": _net}[kind](case, OURS[who])
+    """The job of one of `OURS` for that case."""
+    jobs: dict[str, Callable[[Any, str], Job]] = {
+        "layer": _layer,
+        "step": _step,
+        "conv": _conv,
+        "net": _net,
+    }
+    return jobs[kind](find(kind, case), OURS[who])
 
 
-def warm_up(who: str, kind: str) -> Job:
-    """A small job of the same kind, so that imports and compiling are not taken for memory of a run."""
-    if who in OURS:
-        return make(who, kind, SMALL)
-    from . import peers
-
-    return peers.make(who, kind, SMALL)
-
-
-def _layer(case: str, backend: str) -> Job:
-    x, d_y = layer_inputs(layer_of(case))
-    layer = ms.LIF(x.shape[2], decay=DECAY, threshold=THRESHOLD, backend=backend)
+def _layer(case: Layer, backend: str) -> Job:
+    x, d_y = case.inputs()
+    layer = ms.LIF(case.n, **LIF, backend=backend)
 
     def run() -> dict[str, Any]:
         spikes, cache = layer.forward(x)
@@ -57,62 +42,61 @@ def _layer(case: str, backend: str) -> Job:
     return run
 
 
-def _step(case: str, backend: str) -> Job:
-    c = STEPS[case]
-    spikes, labels, first, second = step_inputs(c)
+def _step(case: Step, backend: str) -> Job:
+    spikes, labels, first, second = case.inputs()
     net = ms.Network(
-        fc1=ms.Linear(c.n_in, c.hidden, weight=first),
-        lif1=ms.LIF(c.hidden, decay=DECAY, threshold=THRESHOLD),
-        fc2=ms.Linear(c.hidden, c.n_out, weight=second),
-        lif2=ms.LIF(c.n_out, decay=DECAY, threshold=THRESHOLD),
-        vote=ms.PopulationVote(c.classes),
-    ).using(backend)
-    adam = ms.Adam(net, ms.STL, lr=1e-6)
-
-    def run() -> dict[str, Any]:
-        loss, grads = net.loss_and_grads(spikes, labels, ms.losses.mse)
-        adam.step(grads)
-        return {"loss": np.asarray(loss), "d_weight": grads["fc1.weight"]}
-
-    return run
+        fc1=ms.Linear(case.n_in, case.hidden, weight=first),
+        lif1=ms.LIF(case.hidden, **LIF),
+        fc2=ms.Linear(case.hidden, case.n_out, weight=second),
+        lif2=ms.LIF(case.n_out, **LIF),
+        vote=ms.PopulationVote(case.classes),
+    )
+    return _training_step(net.using(backend), spikes, labels, {"d_weight": "fc1.weight"})
 
 
-def _conv(case: str, backend: str) -> Job:
-    c = CONVS[case]
-    x, weight, d_y = conv_inputs(c)
-    layer = ms.Conv2d(c.c_in, c.c_out, c.k, padding=c.k // 2, weight=weight).using(backend)
+def _conv(case: Conv, backend: str) -> Job:
+    x, weight, d_y = case.inputs()
+    conv = ms.Conv2d(case.c_in, case.c_out, case.k, padding=case.k // 2, weight=weight)
+    layer = conv.using(backend)
 
     def run() -> dict[str, Any]:
         y, cache = layer.forward(x[None])
-        d_x, grads = layer.backward(d_y[None], cache, input_grad=c.c_in > 1)
+        d_x, grads = layer.backward(d_y[None], cache, input_grad=case.c_in > 1)
         return {"y": y[0], "d_weight": grads["weight"], **({} if d_x is None else {"d_x": d_x[0]})}
 
     return run
 
 
-def net_at_trained_rates(case: str) -> ms.Network:
-    """The published network without dropout, thresholds set so that its layers fire as a trained one's do."""
-    net = ms.models.stl_mnist(NETS[case], dropout=0.0)
-    x, _ = net_inputs()
-    for name, layer in net.layers.items():
-        if name in NET_RATES:
-            low, high = 0.0, 64.0
-            for _ in range(30):
-                layer.params["threshold"][...] = 0.5 * (low + high)
-                rate = layer.forward(x)[0].mean()
-                low, high = (low, 0.5 * (low + high)) if rate < NET_RATES[name] else (0.5 * (low + high), high)
-        x = layer.forward(x, train=True)[0]
-    return net
+def _net(case: Net, backend: str) -> Job:
+    net, (x, labels) = net_at_trained_rates(case).using(backend), case.inputs()
+    names = {"d_weight": "conv1.weight", "d_threshold": "lif3.threshold"}
+    return _training_step(net, x, labels, names, weight_decay=1e-6)
 
 
-def _net(case: str, backend: str) -> Job:
-    x, labels = net_inputs()
-    net = net_at_trained_rates(case).using(backend)
-    adam = ms.Adam(net, ms.STL, lr=1e-6, weight_decay=1e-6)
+def _training_step(
+    net: ms.Network, x: Any, labels: Any, names: dict[str, str], **options: Any
+) -> Job:
+    """Forward, backward and Adam; returns the loss and the gradients of these names."""
+    adam = ms.Adam(net, ms.STL, lr=1e-6, **options)
 
     def run() -> dict[str, Any]:
         loss, grads = net.loss_and_grads(x, labels, ms.losses.mse, train=True)
         adam.step(grads)
-        return {"loss": np.asarray(loss), "d_weight": grads["conv1.weight"], "d_threshold": grads["lif3.threshold"]}
+        return {"loss": np.asarray(loss), **{n: grads[param] for n, param in names.items()}}
 
     return run
+
+
+def net_at_trained_rates(case: Net) -> ms.Network:
+    """The published network without dropout, its thresholds set so that it fires as if trained."""
+    net, rates = ms.models.stl_mnist(case.width, dropout=0.0), iter(case.rates)
+    x, _ = case.inputs()
+    for layer in net.layers.values():
+        if layer.spiking:
+            wanted, low, high = next(rates), 0.0, 64.0
+            for _ in range(30):  # bisection
+                middle = 0.5 * (low + high)
+                layer.params["threshold"][...] = middle
+                low, high = (low, middle) if layer.forward(x)[0].mean() < wanted else (middle, high)
+        x = layer.forward(x, train=True)[0]
+    return net

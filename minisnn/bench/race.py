@@ -1,121 +1,112 @@
-"""Processes that take turns: what each computes is checked first, and ratios are taken between neighbours in time."""
+"""Jobs that take turns: their results are checked first, and ratios are of neighbours in time."""
 
 from __future__ import annotations
 
-import argparse
-import importlib.util
-import json
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
-__all__ = ["Row", "Worker", "check", "installed", "most_memory", "race", "turns"]
+import numpy as np
 
-#: Peers whose neurons are the same mathematics, gradients included: what they compute is compared.  The others detach
-#: something or scale it, and only their spikes are.
-SAME = ("minisnn", "numpy", "torch", "torch.compile")
-#: Rounds of one pair that differ by more than this were disturbed.
+from .ours import Job, make
+
+__all__ = ["DISTURBED", "Row", "check", "checked", "differences", "header", "line", "race", "turn"]
+
+#: Largest difference from the reference that is rounding.  Also that of spikes, as a share: one
+#: exactly at its threshold may flip.
+ROUNDING = {"spikes": 1e-5, "layer": 1e-4, "step": 1e-3, "conv": 1e-4, "net": 0.1}
+#: Ratios of one pair that differ by more than this, in the middle half of the turns: disturbed.
 STEADY = 1.25
+DISTURBED = (
+    "?: turns differed by more than a quarter, the machine was disturbed: draw no conclusion"
+)
+#: A turn lasts about so long, in seconds.
+TURN = 0.25
 
 
 class Row(NamedTuple):
-    """One opponent in one race: its median time in seconds, and its time by ours, the median over rounds."""
+    """One opponent: its median time in seconds, and the median of its times by the first's."""
 
     seconds: float
     ratio: float
     steady: bool
 
 
-def race(kind: str, case: str, who: Sequence[str], options: argparse.Namespace) -> dict[str, Row]:
-    """Let processes take turns; the first of `who` is what the others are measured by."""
-    found = turns([(w, kind, case) for w in who], options)
-    times = dict(zip(who, zip(*found, strict=True), strict=True))
-    rows = {}
-    for w in who:
-        ratios = sorted(a / b for a, b in zip(times[w], times[who[0]], strict=True))
-        low, high = (ratios[len(ratios) * q // 4] for q in (1, 3))
-        rows[w] = Row(statistics.median(times[w]), statistics.median(ratios), high <= STEADY * low)
+def race(turns: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Row]:
+    """Let everyone take their turn, again and again.
+
+    Parameters
+    ----------
+    turns : by name, a function that runs a job for a while and returns the seconds of one run.  The
+        first is what the others are measured by.
+    rounds : number of turns of each.
+    """
+    times: dict[str, list[float]] = {name: [] for name in turns}
+    for _ in range(rounds):
+        for name, take in turns.items():
+            times[name].append(take())
+            time.sleep(0.02)  # threads that spin while they wait come to rest
+    rows, first = {}, next(iter(times.values()))
+    for name, own in times.items():
+        ratios = sorted(a / b for a, b in zip(own, first, strict=True))
+        low, high = (ratios[rounds * quarter // 4] for quarter in (1, 3))
+        median = statistics.median(ratios)
+        rows[name] = Row(statistics.median(own), median, high <= STEADY * low)
     return rows
 
 
-def turns(jobs: Sequence[tuple[str, str, str]], options: argparse.Namespace) -> list[list[float]]:
-    """Seconds that each of the jobs, ``(who, kind, case)``, took, turn by turn: all live in processes of their own."""
-    workers: list[Worker] = []
-    try:
-        workers += [Worker(options.python, *job) for job in jobs]
-        for job, worker in zip(jobs, workers, strict=True):
-            check(*job, worker.read())
-        found: list[list[float]] = []
-        for _ in range(options.rounds):
-            found.append([])
-            for worker in workers:
-                found[-1].append(worker.turn())
-                time.sleep(0.02)  # threads that spin while they wait come to rest
-        return found
-    finally:
-        for worker in workers:
-            worker.close()
+def turn(job: Job) -> float:
+    """Run a job for a while; returns the median time of a run, in seconds."""
+    times: list[float] = []
+    while sum(times) < TURN or len(times) < 3:
+        start = time.perf_counter()
+        job()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
 
 
-def check(who: str, kind: str, case: str, errors: dict[str, float]) -> None:
-    """Raise unless a process computed what it should, as far as it is the same mathematics."""
-    from .worker import must_agree  # late: every command of the command line imports this module
-
-    looked_at = errors if who in SAME else {n: e for n, e in errors.items() if n in ("spikes", "y")}
-    must_agree(f"{who}, {kind} {case}", kind, looked_at)
+def header(names: Sequence[str]) -> str:
+    """The head of a table of races."""
+    return f"{'':14}{names[0]:>12}" + "".join(f"{name:>15}" for name in names[1:])
 
 
-class Worker:
-    """A process that computes when it is told to."""
-
-    def __init__(self, python: str, *words: str) -> None:
-        self.words = words
-        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads fills up with warnings, and all stands still
-        self.process = subprocess.Popen(
-            [python, "-m", "minisnn.bench.worker", *words],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True,
-        )  # fmt: skip
-
-    def read(self) -> dict[str, float]:
-        """The next line that it prints."""
-        assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        if not line:
-            self.errors.seek(0)
-            said = self.errors.read().strip().splitlines() or [f"ended with {self.process.wait()}, without a word"]
-            raise ChildProcessError(f"bench: {' '.join(self.words)}: {said[-1]}")
-        found: dict[str, float] = json.loads(line)
-        return found
-
-    def turn(self) -> float:
-        """Let it run for a while: the median time of a run."""
-        assert self.process.stdin is not None
-        print(file=self.process.stdin, flush=True)
-        return self.read()["seconds"]
-
-    def close(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.communicate()
-        self.errors.close()
+def line(case: str, rows: Mapping[str, Row]) -> str:
+    """The line of one race: the first's time, the others' ratios; ? where they were disturbed."""
+    first, *others = rows.values()
+    cells = (f"x {row.ratio:.2f}{'' if row.steady else ' ?'}" for row in others)
+    return f"{case:14}{1e3 * first.seconds:>9.2f} ms" + "".join(f"{cell:>15}" for cell in cells)
 
 
-def most_memory(python: str, who: str, case: str) -> float:
-    """Bytes that one run of a layer needed at most."""
-    worker = Worker(python, who, "layer", case, "memory")
-    try:
-        return worker.read()["bytes"]
-    finally:
-        worker.close()
+def checked(job: Job, kind: str, case: str, names: Sequence[str] | None = None) -> Job:
+    """The job, after its results (those of `names`, if given) were compared with the reference's.
+
+    Raises
+    ------
+    ArithmeticError : one of them differs by more than rounding.
+    """
+    found = {n: a for n, a in job().items() if names is None or n in names}
+    check(kind, differences(found, make("numpy", kind, case)()))
+    for _ in range(2):
+        job()
+    return job
 
 
-def installed(python: str, module: str) -> bool:
-    """Whether that interpreter has the module."""
-    if python == sys.executable:
-        return importlib.util.find_spec(module) is not None
-    look = f"import importlib.util, sys; sys.exit(importlib.util.find_spec({module!r}) is None)"
-    return subprocess.run([python, "-c", look], check=False).returncode == 0
+def differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> dict[str, float]:
+    """By name: the largest difference by the largest value; of spikes the share that differ."""
+    errors = {}
+    for name, value in found.items():
+        wanted = np.asarray(expected[name], np.float64)
+        error = np.abs(np.asarray(value, np.float64).reshape(wanted.shape) - wanted)
+        share = np.mean(error != 0) if name == "spikes" else error.max() / np.abs(wanted).max()
+        errors[name] = float(share)
+    return errors
+
+
+def check(kind: str, errors: Mapping[str, float]) -> None:
+    """Raise `ArithmeticError` unless these differences, in a case of that kind, are rounding."""
+    for name, error in errors.items():
+        if not error <= ROUNDING["spikes" if name == "spikes" else kind]:
+            raise ArithmeticError(
+                f"{kind}: {name} differs from the reference by {error:.1e}: nothing was timed"
+            )

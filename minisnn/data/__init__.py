@@ -1,14 +1,18 @@
-"""Data sets.  :func:`digits` ships with the package; the others are read from a folder: images, events, time series."""
+"""Data sets: images, events, time series.
+
+:func:`digits` ships with the package; the others are read from a folder.
+"""
 
 from .cifar import cifar10
+from .dataset import SPLITS, DataSet, SubsetWarning
 from .download import get
 from .events import EVENT, read_events, to_frames
 from .idx import read_idx
+from .images import digits, fashion_mnist, mnist
 from .reading import DataError
 from .recordings import braille, nmnist
-from .sets import SETS, SPLITS, DataSet, SubsetWarning, digits, fashion_mnist, mnist
+from .registry import SETS
 
-__all__ = [
-    "EVENT", "SETS", "SPLITS", "DataError", "DataSet", "SubsetWarning", "braille", "cifar10", "digits", "fashion_mnist",
-    "get", "mnist", "nmnist", "read_events", "read_idx", "to_frames",
-]  # fmt: skip
+__all__ = ["braille", "cifar10", "digits", "fashion_mnist", "mnist", "nmnist"]
+__all__ += ["EVENT", "SETS", "SPLITS", "DataError", "DataSet", "SubsetWarning"]
+__all__ += ["get", "read_events", "read_idx", "to_frames"]

@@ -1,31 +1,36 @@
-"""``minisnn bench --backend cupy``: the loop on a GPU as a share of what the card's memory allows, and who takes how long.
+"""The loop on a GPU: its share of what the card's memory allows, and the other libraries' times.
 
-Everything runs in this process, by turns.  Each time is taken from when the card has nothing to do until that is so again.
+``python docs/benchmarks/gpu.py [--rounds N] [--peers torch ...] [--json FILE]``.  Everything runs
+in this process, by turns.  Each time is taken from when the card is idle until it is idle again.
 """
 
 from __future__ import annotations
 
+import argparse
+import importlib.util
+import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from libraries import PEERS, layer_job
 
 import minisnn as ms
+from minisnn.bench.cases import CASES, DECAY, THRESHOLD, Layer
+from minisnn.bench.race import check, differences
+from minisnn.kernels import Dynamics, Needs, backend_problem, kernel_of
+from minisnn.kernels.arrays import Array, to_numpy
+from minisnn.kernels.reference import ReferenceKernel
 
-from ..kernels import Dynamics, Needs, kernel_of
-from ..kernels.arrays import Array, to_numpy
-from ..kernels.reference import ReferenceKernel
-from . import peers
-from .cases import DECAY, LAYERS, SMALL, THRESHOLD, Layer, layer_inputs
-from .worker import compare, must_agree
-
-__all__ = ["ON_CARD", "SIZE", "measure"]
+__all__ = ["ON_CARD", "SIZE", "main", "measure"]
 
 SIZE = Layer(100, 256, 4096)
-#: Bytes of an element that have to pass through memory.  There: current, membrane, spike.  Back: gradient of the spikes,
-#: membrane, spike, gradient of the current.
+#: Bytes of an element that have to pass through memory.  There: current, membrane, spike.  Back:
+#: gradient of the spikes, membrane, spike, gradient of the current.
 BYTES = {"scan": 4 + 4 + 1, "adjoint": 4 + 4 + 1 + 4}
 #: Peers that can run on a card, each in its own eager loop.
 ON_CARD = ("torch", "snntorch", "spikingjelly", "norse")
@@ -42,14 +47,42 @@ class Problem(NamedTuple):
     d_spikes: Array
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Measure the one large layer; the exit code is 1 if there is no GPU to use."""
+    parser = argparse.ArgumentParser(
+        description="The loop on a GPU: one large layer, against a copy and other libraries."
+    )
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each (default: 9)")
+    parser.add_argument(
+        "--peers",
+        nargs="*",
+        choices=ON_CARD,
+        help="which to run (default: those that are installed)",
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write the figures to a file"
+    )
+    options = parser.parse_args(arguments)
+    if problem := backend_problem("cupy"):
+        print(f"backend 'cupy' cannot be used: {problem}")
+        return 1
+    peers = options.peers
+    if peers is None:
+        peers = [p for p in ON_CARD if importlib.util.find_spec(PEERS[p])]
+    figures = measure(SIZE, peers, options.rounds)
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+    return 0
+
+
 def measure(size: Layer, who: list[str], rounds: int) -> dict[str, Any]:
     """Check, then time, then print; the figures by name, times in seconds."""
     import cupy
 
-    for layer in (LAYERS[SMALL], size):
+    for layer in (CASES["layer"]["small"], size):
         _check(layer)
     card = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.Device().id)["name"].decode()
-    jobs = {**_ours(size), **{w: peers.layer_job(w, size, "cuda") for w in who}}
+    jobs = {**_ours(size), **{w: layer_job(w, size, "cuda") for w in who}}
     times = _times(jobs, rounds, cupy.cuda.Device().synchronize)
     seconds = {name: statistics.median(t) for name, t in times.items()}
     bandwidth = 2 * 4 * size.size / seconds.pop("copy")
@@ -57,9 +90,11 @@ def measure(size: Layer, who: list[str], rounds: int) -> dict[str, Any]:
 
     shape = ", ".join(map(str, size))
     print(f"{card}: a copy moves {bandwidth / 1e9:,.0f} GB/s (bytes read and written)")
-    print(f"a layer of LIF neurons, [T, B, N] = ({shape}), float32, medians of {rounds} runs; x: times as long")
+    print(f"a layer of LIF neurons, [T, B, N] = ({shape}), float32, medians of {rounds} runs;")
+    print("x: times as long")
     for name, n in BYTES.items():
-        print(f"  {name:<26}{1e3 * seconds[name]:>9.3f} ms   {n} bytes an element: {share[name]:.2f} of a copy's bandwidth")
+        text = f"{n} bytes an element: {share[name]:.2f} of a copy's bandwidth"
+        print(f"  {name:<26}{1e3 * seconds[name]:>9.3f} ms   {text}")
     both = seconds["scan"] + seconds["adjoint"]
     print(f"  {'both':<26}{1e3 * both:>9.3f} ms")
     for name in [n for n in seconds if n not in BYTES]:
@@ -68,11 +103,14 @@ def measure(size: Layer, who: list[str], rounds: int) -> dict[str, Any]:
 
 
 def _check(size: Layer) -> None:
-    """Spikes and gradients of the kernel are those of the same formulas on CuPy's arrays: else nothing is timed."""
+    """Spikes and gradients of the kernel are those of the same formulas on CuPy's arrays: else
+    nothing is timed.
+    """
     problem = _problem(size)
-    found, wanted = (_there_and_back(make(DYNAMICS), problem) for make in (_on_card, ReferenceKernel))
-    errors = compare(*({n: to_numpy(a) for n, a in r.items()} for r in (found, wanted)))
-    must_agree(f"[T, B, N] = {tuple(size)}", "layer", errors)
+    found, wanted = (
+        _there_and_back(make(DYNAMICS), problem) for make in (_on_card, ReferenceKernel)
+    )
+    check("layer", differences(*({n: to_numpy(a) for n, a in r.items()} for r in (found, wanted))))
 
 
 def _on_card(dynamics: Dynamics) -> Any:
@@ -82,7 +120,7 @@ def _on_card(dynamics: Dynamics) -> Any:
 def _problem(size: Layer) -> Problem:
     import cupy
 
-    x, d_spikes = map(cupy.asarray, layer_inputs(size))
+    x, d_spikes = map(cupy.asarray, size.inputs())
     theta, params = np.full(size.n, THRESHOLD, np.float32), np.full((1, size.n), DECAY, np.float32)
     return Problem(x, cupy.asarray(theta), cupy.asarray(params), d_spikes)
 
@@ -113,8 +151,12 @@ def _ours(size: Layer) -> dict[str, Callable[[], Any]]:
     }
 
 
-def _times(jobs: dict[str, Callable[[], Any]], rounds: int, wait: Callable[[], Any]) -> dict[str, list[float]]:
-    """Turns: everybody runs once, then everybody again; the first two turns compile and fetch memory."""
+def _times(
+    jobs: dict[str, Callable[[], Any]], rounds: int, wait: Callable[[], Any]
+) -> dict[str, list[float]]:
+    """Turns: everybody runs once, then everybody again; the first two turns compile and fetch
+    memory.
+    """
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(rounds + 2):
         for name, job in jobs.items():
@@ -125,3 +167,7 @@ def _times(jobs: dict[str, Callable[[], Any]], rounds: int, wait: Callable[[], A
             if turn >= 2:
                 times[name].append(time.perf_counter() - start)
     return times
+
+
+if __name__ == "__main__":
+    sys.exit(main())

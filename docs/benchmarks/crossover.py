@@ -1,4 +1,8 @@
-"""From which density of spikes on a dense product is the better way: `minisnn.kernels.spike_matmul.worth_it` goes by it."""
+"""The density of spikes above which a dense product is faster than adding up rows.
+
+``python docs/benchmarks/crossover.py`` measures it; `minisnn.kernels.spike_matmul.worth_it` is a
+formula through figures that were measured like this.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +12,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-__all__ = ["MOST", "crossover"]
+from minisnn.kernels import spike_matmul
 
-#: No denser inputs are tried: there is no room for their entries (`minisnn.kernels.spike_matmul.MOST`).
+__all__ = ["MOST", "crossover", "main"]
+
+#: No denser inputs are tried: there is no room for their entries
+#: (`minisnn.kernels.spike_matmul.MOST`).
 MOST = 0.24
 
 
 def crossover(n: int, rows: int = 2048, columns: int = 784, rounds: int = 7) -> float:
-    """The density where both ways to ``x @ table`` and ``x.T @ d_y`` take the same time, the search for entries included."""
-    from ..kernels import spike_matmul
-
+    """The density where both ways to ``x @ table`` and ``x.T @ d_y`` take the same time, the search
+    for entries included.
+    """
     rng = np.random.default_rng(n)
     table = rng.standard_normal((columns, n), np.float32)
     d_y = rng.standard_normal((rows, n), np.float32)
@@ -50,3 +57,18 @@ def _seconds(work: Callable[[], None]) -> float:
     for _ in range(3):
         work()
     return time.perf_counter() - start
+
+
+def main() -> None:
+    """Measure and print."""
+    for n in (20, 64, 256, 1024):
+        density = crossover(n)
+        print(
+            f"n = {n:>4}: {density:.1%}"
+            if density < MOST
+            else f"n = {n:>4}: above {MOST:.0%}, as far as was looked"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,7 @@
-"""The other libraries, each as its documentation says to use it: whole sequences for linear layers, their own neurons.
+"""The other libraries, each used as its documentation says.
 
-Everything here returns a function without arguments that runs once, and what it computed, for comparing.  torch and the
-libraries are imported where they are used: each runs in a process of its own (see `worker`).
+Each job is a function without arguments that runs a case once and returns what it computed.  torch
+and the libraries are imported late: each runs in a process of its own (`processes`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from typing import Any
 import numpy as np
 
 import minisnn as ms
+from minisnn.bench.cases import DECAY, THRESHOLD, Conv, Layer, Net, Step, find
+from minisnn.bench.ours import Job, net_at_trained_rates
 
-from .cases import CONVS, DECAY, STEPS, THRESHOLD, Layer, conv_inputs, layer_inputs, layer_of, net_inputs, step_inputs
-
-__all__ = ["PEERS", "layer_job", "make", "neurons"]
-
-Job = Callable[[], dict[str, Any]]
+__all__ = ["COMPARED", "PEERS", "layer_job", "make", "neurons"]
 
 #: Who there is to compare with: the module that must be installed.
 PEERS = {
@@ -28,6 +26,9 @@ PEERS = {
     "spikingjelly": "spikingjelly",
     "norse": "norse",
 }
+#: Results that are compared with the reference's, all if a peer is not here: neurons that detach
+#: something or scale their input have the same spikes, and other gradients by design.
+COMPARED = dict.fromkeys(("snntorch", "spikingjelly", "norse"), ("spikes", "y"))
 
 
 def make(who: str, kind: str, case: str) -> Job:
@@ -35,20 +36,17 @@ def make(who: str, kind: str, case: str) -> Job:
     import torch
 
     torch.manual_seed(0)
-    return {"layer": _layer, "step": _step, "conv": _conv, "net": _net}[kind](who, case)
+    jobs = {"layer": layer_job, "step": _step, "conv": _conv, "net": _net}
+    return jobs[kind](who, find(kind, case))
 
 
-def _layer(who: str, case: str) -> Job:
-    return layer_job(who, layer_of(case))
-
-
-def layer_job(who: str, size: Layer, device: str = "cpu") -> Job:
+def layer_job(who: str, case: Layer, device: str = "cpu") -> Job:
     """One layer of a peer's neurons, forward and backward, on that device of torch's."""
     import torch
 
-    x, d_y = (torch.from_numpy(a).to(device) for a in layer_inputs(size))
+    x, d_y = (torch.from_numpy(a).to(device) for a in case.inputs())
     x.requires_grad_()
-    run, theta = neurons(who, (size.n,), device=device)
+    run, theta = neurons(who, (case.n,), device=device)
     learns = [x] if theta is None else [x, theta]
 
     def job() -> dict[str, Any]:
@@ -57,15 +55,19 @@ def layer_job(who: str, size: Layer, device: str = "cpu") -> Job:
         spikes = run(x)
         spikes.backward(d_y)
         if device != "cpu":
-            torch.cuda.synchronize()  # it goes on while Python does: a clock that stops here stops when all is done
+            torch.cuda.synchronize()  # the card works on while Python goes on
         found = {"spikes": spikes.detach(), "d_x": x.grad}
         return found if theta is None else {**found, "d_threshold": theta.grad}
 
     return job
 
 
-def neurons(who: str, shape: tuple[int, ...], threshold: Any = THRESHOLD, device: str = "cpu") -> tuple[Callable, Any]:
-    """Neurons of a peer that run over time, ``[T, B, ...] -> [T, B, ...]``; and the thresholds that learn, if they do."""
+def neurons(
+    who: str, shape: tuple[int, ...], threshold: Any = THRESHOLD, device: str = "cpu"
+) -> tuple[Callable, Any]:
+    """Neurons of a peer that run over time, ``[T, B, ...] -> [T, B, ...]``; and the thresholds that
+    learn, if they do.
+    """
     import torch
 
     start = torch.from_numpy(np.full(shape, threshold, np.float32)).to(device)
@@ -98,7 +100,11 @@ def _snntorch(start: Any) -> tuple[Callable, Any]:
     from snntorch import surrogate
 
     cell = snntorch.Leaky(
-        beta=DECAY, threshold=start, learn_threshold=True, reset_mechanism="zero", spike_grad=surrogate.atan(alpha=2.0)
+        beta=DECAY,
+        threshold=start,
+        learn_threshold=True,
+        reset_mechanism="zero",
+        spike_grad=surrogate.atan(alpha=2.0),
     ).to(start.device)
     return _in_time(cell, lambda first: cell.init_leaky()), cell.threshold
 
@@ -107,10 +113,14 @@ def _spikingjelly(start: Any) -> tuple[Callable, Any]:
     from spikingjelly.activation_based import functional, neuron, surrogate
 
     lif = neuron.LIFNode(
-        tau=1 / (1 - DECAY), decay_input=False, v_threshold=float(start.mean()), v_reset=0.0, detach_reset=False,
+        tau=1 / (1 - DECAY),
+        decay_input=False,
+        v_threshold=float(start.mean()),
+        v_reset=0.0,
+        detach_reset=False,
         step_mode="m",
         surrogate_function=surrogate.ATan(alpha=2.0),
-    )  # fmt: skip
+    )
 
     def run(x: Any) -> Any:
         functional.reset_net(lif)
@@ -121,12 +131,19 @@ def _spikingjelly(start: Any) -> tuple[Callable, Any]:
 
 def _norse(start: Any) -> tuple[Callable, Any]:
     import torch
-    from norse.torch.functional.lif_box import LIFBoxFeedForwardState, LIFBoxParameters, lif_box_feed_forward_step
+    from norse.torch.functional.lif_box import (
+        LIFBoxFeedForwardState,
+        LIFBoxParameters,
+        lif_box_feed_forward_step,
+    )
 
-    # norse: v += dt * tau_mem_inv * (v_leak - v + x), so that the input is scaled by 1 - decay: the threshold is scaled too.
+    # norse: v += dt * tau_mem_inv * (v_leak - v + x), so that the input is scaled by 1 - decay: the
+    # threshold is scaled too.
     p = LIFBoxParameters(
-        tau_mem_inv=torch.tensor(1000 * (1 - DECAY)).to(start.device), v_th=start.mean() * (1 - DECAY), method="super",
-    )  # fmt: skip
+        tau_mem_inv=torch.tensor(1000 * (1 - DECAY)).to(start.device),
+        v_th=start.mean() * (1 - DECAY),
+        method="super",
+    )
 
     def step(current: Any, state: Any) -> tuple[Any, Any]:
         return lif_box_feed_forward_step(current, state, p, dt=0.001)
@@ -167,26 +184,30 @@ def _torch_spike() -> Callable:
     return Spike.apply
 
 
-def _step(who: str, case: str) -> Job:
+def _step(who: str, case: Step) -> Job:
     import torch
 
-    c = STEPS[case]
-    spikes, labels, *weights = step_inputs(c)
+    spikes, labels, *weights = case.inputs()
     x = torch.from_numpy(spikes).float()
-    wanted = torch.nn.functional.one_hot(torch.from_numpy(labels), c.classes).float()
+    wanted = torch.nn.functional.one_hot(torch.from_numpy(labels), case.classes).float()
     linear = []
     for weight in weights:
         layer = torch.nn.Linear(*weight.shape, bias=False)
         with torch.no_grad():
             layer.weight.copy_(torch.from_numpy(weight.T.copy()))
         linear.append(layer)
-    (run1, theta1), (run2, theta2) = neurons(who, (c.hidden,)), neurons(who, (c.n_out,))
+    (run1, theta1), (run2, theta2) = neurons(who, (case.hidden,)), neurons(who, (case.n_out,))
     learns = [layer.weight for layer in linear] + [t for t in (theta1, theta2) if t is not None]
     adam = torch.optim.Adam(learns, lr=1e-6)
 
     def job() -> dict[str, Any]:
         adam.zero_grad()
-        scores = run2(linear[1](run1(linear[0](x)))).mean(0).reshape(c.batch, c.classes, -1).mean(2)
+        scores = (
+            run2(linear[1](run1(linear[0](x))))
+            .mean(0)
+            .reshape(case.batch, case.classes, -1)
+            .mean(2)
+        )
         loss = torch.nn.functional.mse_loss(scores, wanted)
         loss.backward()
         adam.step()
@@ -195,31 +216,34 @@ def _step(who: str, case: str) -> Job:
     return job
 
 
-def _conv(who: str, case: str) -> Job:
+def _conv(who: str, case: Conv) -> Job:
     import torch
 
-    c = CONVS[case]
-    spikes, weight, d_y = map(torch.from_numpy, conv_inputs(c))
-    x = spikes.float().requires_grad_(c.c_in > 1)  # no gradient for the lowest layer
+    spikes, weight, d_y = map(torch.from_numpy, case.inputs())
+    x = spikes.float().requires_grad_(case.c_in > 1)  # no gradient for the lowest layer
     weight.requires_grad_()
 
     def job() -> dict[str, Any]:
         x.grad = weight.grad = None
-        y = torch.nn.functional.conv2d(x, weight, padding=c.k // 2)
+        y = torch.nn.functional.conv2d(x, weight, padding=case.k // 2)
         y.backward(d_y)
-        return {"y": y.detach(), "d_weight": weight.grad, **({"d_x": x.grad} if c.c_in > 1 else {})}
+        return {
+            "y": y.detach(),
+            "d_weight": weight.grad,
+            **({"d_x": x.grad} if case.c_in > 1 else {}),
+        }
 
     return job
 
 
-def _net(who: str, case: str) -> Job:
-    """The same network, its arrays taken over: all steps at once through convolutions and linear layers."""
+def _net(who: str, case: Net) -> Job:
+    """The same network, its arrays taken over: all steps at once through convolutions and linear
+    layers.
+    """
     import torch
 
-    from .ours import net_at_trained_rates
-
     net = net_at_trained_rates(case)
-    spikes, labels = net_inputs()
+    spikes, labels = case.inputs()
     x = torch.from_numpy(spikes).float()
     wanted = torch.nn.functional.one_hot(torch.from_numpy(labels), 10).float()
     params = {n: torch.from_numpy(a.copy()).requires_grad_() for n, a in net.params(ms.SL).items()}
@@ -238,11 +262,15 @@ def _net(who: str, case: str) -> Job:
         y = torch.nn.functional.conv2d(x.flatten(0, 1), weight, padding=weight.shape[-1] // 2)
         statistics = running[f"norm{i}.running_mean"], running[f"norm{i}.running_var"]
         scale = params[f"norm{i}.gamma"], params[f"norm{i}.beta"]
-        y = torch.stack([
-            torch.nn.functional.batch_norm(one, *statistics, *scale, training=True)
-            for one in y.unflatten(0, (steps, batch))
-        ])  # fmt: skip
-        return torch.nn.functional.max_pool2d(runs[i](y).flatten(0, 1), 2).unflatten(0, (steps, batch))
+        y = torch.stack(
+            [
+                torch.nn.functional.batch_norm(one, *statistics, *scale, training=True)
+                for one in y.unflatten(0, (steps, batch))
+            ]
+        )
+        return torch.nn.functional.max_pool2d(runs[i](y).flatten(0, 1), 2).unflatten(
+            0, (steps, batch)
+        )
 
     def job() -> dict[str, Any]:
         adam.zero_grad()

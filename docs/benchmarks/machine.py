@@ -1,4 +1,4 @@
-"""What this machine can do, measured in the same run: memory bandwidth, and whether anybody else is busy on it."""
+"""The machine: its memory bandwidth, how busy others keep it, and the memory that a job needs."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
 import minisnn as ms
 
-__all__ = ["busy", "describe", "stream"]
+__all__ = ["busy", "describe", "peak_memory", "stream"]
 
 
 def describe() -> str:
@@ -19,16 +22,17 @@ def describe() -> str:
     name = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+            name = next(
+                line.split(":")[1].strip() for line in file if line.startswith("model name")
+            )
     except (OSError, StopIteration):
         pass
-    return f"{name}, {os.cpu_count()} CPUs, {ms.get_threads()} threads, Python {platform.python_version()}"
+    python = platform.python_version()
+    return f"{name}, {os.cpu_count()} CPUs, {ms.get_threads()} threads, Python {python}"
 
 
 def stream(rounds: int = 9) -> float:
-    """STREAM triad ``a = b + k * c`` from memory, all threads, in bytes a second (McCalpin): what memory allows."""
-    from concurrent.futures import ThreadPoolExecutor  # late: every command of the command line imports this module
-
+    """Bytes a second of the STREAM triad ``a = b + k * c`` from memory, all threads (McCalpin)."""
     import numba
 
     @numba.njit(nogil=True)
@@ -52,7 +56,9 @@ def stream(rounds: int = 9) -> float:
 
 
 def busy(seconds: float = 0.5) -> float:
-    """Share of all CPUs that others use, while this process sleeps; 0 where the system does not tell."""
+    """Share of all CPUs that others use, while this process sleeps; 0 where the system does not
+    tell.
+    """
     before = _ticks()
     time.sleep(seconds)
     after = _ticks()
@@ -69,3 +75,19 @@ def _ticks() -> tuple[int, int] | None:
     except (OSError, ValueError):
         return None
     return numbers[3] + numbers[4], sum(numbers)
+
+
+def peak_memory(job: Callable[[], Any]) -> int:
+    """Growth of the resident memory over one run, at its highest, in bytes; only Linux tells it."""
+    before = _status("VmRSS")
+    with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # the highest so far is forgotten
+    kept = job()
+    most = _status("VmHWM")
+    del kept
+    return most - before
+
+
+def _status(name: str) -> int:
+    with open("/proc/self/status", encoding="ascii") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(name + ":"))

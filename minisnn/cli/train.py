@@ -1,0 +1,249 @@
+"""``minisnn train`` and ``minisnn eval``: train, leave figures, resume, evaluate what was saved."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import minisnn as ms
+
+from .. import files
+from ..loading import from_file
+from .options import FREE, RULES, Options, add_options, natural, whole
+
+__all__ = ["add_commands", "evaluate", "train", "versions"]
+
+COMPARED = ("sl", "tl", "stl")
+WHAT_LEARNS = {
+    "stl": "weights and thresholds",
+    "sl": "weights",
+    "tl": "thresholds",
+    "stdl": "weights, thresholds and decays",
+}
+Data = tuple[np.ndarray, np.ndarray]
+
+
+def add_commands(commands: Any) -> None:
+    """The subcommands ``train`` and ``eval`` of a command line."""
+    parser = commands.add_parser("train", help="train a network on images of digits or clothes")
+    add_options(parser)
+    text = "where to write (default: runs/RULE-seedN)"
+    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
+    text = "go on with an interrupted run: its checkpoint.npz"
+    parser.add_argument("--resume", type=Path, metavar="FILE", help=text)
+    parser.set_defaults(run=train)
+
+    parser = commands.add_parser("eval", help="accuracy of a saved network on its test set")
+    text = "model.npz, or a checkpoint: its last epoch"
+    parser.add_argument("file", type=Path, metavar="FILE", help=text)
+    text = "default: what it was trained on"
+    parser.add_argument("--data", choices=list(ms.data.SETS), help=text)
+    add_options(parser, "data_dir")
+    text = "time steps a sample (default: as in training)"
+    parser.add_argument("--steps", type=whole, help=text)
+    parser.add_argument("--seed", type=natural, help="of the encoding (default: as in training)")
+    parser.set_defaults(run=evaluate)
+
+
+def train(words: argparse.Namespace) -> int:
+    """``minisnn train``."""
+    options = Options(**{f.name: getattr(words, f.name) for f in fields(Options)})
+    options = options.completed() if words.resume is None else _resumed(options, words)
+    ms.set_threads(options.threads)
+    if options.model == "stl-mnist" and len(ms.data.SETS[options.data].shape) != 3:
+        raise ValueError(
+            f"--model stl-mnist takes images, and {options.data} has none; use --model mlp"
+        )
+    # The test set too, so that a missing file is found out now; it is looked at once, at the end.
+    data = {
+        split: _load(options.data, split, options.model == "mlp", options.data_dir, options.steps)
+        for split in ("train", "validation", "test")
+    }
+    if words.resume is None:
+        out = _out_folder(words.out, f"{options.rule}-seed{options.seed}")
+    else:
+        out = words.resume.parent
+    several, resume = options.rule == "compare", words.resume is not None
+    histories, runs = {}, {}
+    for rule in COMPARED if several else (options.rule,):
+        prefix = f"{rule}_" if several else ""
+        history, result = _train_rule(rule, options, data, out, prefix, resume)
+        histories[rule] = history
+        runs[rule] = {"rule": rule, **result, "history": json.loads(history.to_json())}
+    if several:
+        ms.plot.save(ms.plot.compare(histories), out / "compare.png")
+    record = {"command": asdict(options), "versions": versions(), "runs": runs}
+    with files.replacing(out / "history.json") as part:
+        part.write_text(json.dumps(record, indent=1))
+    names = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
+    print(f"\nwritten to {out}: {', '.join(names)}")
+    for rule, run in runs.items():
+        print(f"{f'{rule} ' if several else ''}test accuracy: {100 * run['test_accuracy']:.1f} %")
+    return 0
+
+
+def evaluate(words: argparse.Namespace) -> int:
+    """``minisnn eval FILE``."""
+    header, arrays = files.read(words.file, ("network", "checkpoint"))
+    net = from_file(words.file, header, arrays, {})
+    notes = header.get("notes")
+    command = notes.get("command") if isinstance(notes, dict) else None
+    stored = Options() if command is None else Options.read(words.file, command)
+    name, steps = words.data or stored.data, words.steps or stored.steps or 8
+    seed = stored.seed if words.seed is None else words.seed
+    print(net)
+    print(f"{name}, {steps} steps, seed {seed}")
+    flat = not any(isinstance(layer, ms.Conv2d) for layer in net.layers.values())
+    test = _load(name, "test", flat, words.data_dir or stored.data_dir, steps)
+    share = ms.train.evaluate(net, test, encoder=_encoder(name, steps), seed=seed)[1]
+    print(f"test accuracy: {100 * share:.1f} %")
+    return 0
+
+
+def versions() -> dict[str, str]:
+    """Versions of minisnn, Python and the packages that it uses."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    found = {"minisnn": ms.__version__, "python": platform.python_version()}
+    for package in ("numpy", "numba", "matplotlib"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+# -- one run
+
+
+def _train_rule(
+    rule: str, options: Options, data: dict[str, Data], out: Path, prefix: str, resume: bool
+) -> tuple[ms.History, dict[str, float]]:
+    """Train by one rule and write its files; the history, and the result on the test set."""
+    net, encoder = _network(options), _encoder(options.data, options.steps)
+    published = options.model == "stl-mnist"
+    adam = ms.models.stl_mnist_optimizer if published else ms.Adam
+    before = {n: p.copy() for n, p in net.params("*.threshold").items()}
+    print(f"{rule}: {WHAT_LEARNS[rule]} learn")
+    print(net)
+    begun, path, command = time.perf_counter(), out / f"{prefix}checkpoint.npz", asdict(options)
+    if not resume:
+        path.unlink(missing_ok=True)  # of an earlier run in a folder that the user named
+    try:
+        history = ms.fit(
+            net,
+            adam(net, RULES[rule], lr=options.lr),
+            data["train"],
+            validation=data["validation"],
+            keep="best",
+            encoder=encoder,
+            epochs=options.epochs,
+            batch=options.batch,
+            seed=options.seed,
+            schedule=ms.models.STL_MNIST["schedule"] if published else None,
+            checkpoint=path,
+            resume=resume,
+            notes={"command": command},
+        )
+    except KeyboardInterrupt:
+        again = f"minisnn train --resume {path}"
+        print(f"minisnn: interrupted; to go on from the last epoch: {again}", file=sys.stderr)
+        raise
+    print(_table(history))
+    seconds = f"{time.perf_counter() - begun:.1f} s of training"
+    print(f"epoch {history.best_epoch} kept (*: best validation accuracy), {seconds}")
+    # The one look at the test set, after every choice has been made.
+    loss, share = ms.train.evaluate(net, data["test"], encoder=encoder, seed=options.seed)
+    x = encoder(data["validation"][0][:1], np.random.default_rng(options.seed))
+    for name, figure in _figures(net, history, before, x).items():
+        ms.plot.save(figure, out / f"{prefix}{name}.png")
+    net.save(out / f"{prefix}model.npz", command=command)
+    return history, {"test_loss": loss, "test_accuracy": share}
+
+
+def _figures(net: ms.Network, history: ms.History, before: Any, x: Any) -> dict[str, Any]:
+    """Figures of a run by name: thresholds `before` and after, and what `x` makes lif1 do."""
+    return {
+        "learning_curves": ms.plot.learning_curves(history),
+        "firing_rates": ms.plot.firing_rates(history),
+        "thresholds": ms.plot.thresholds(before, net.params("*.threshold")),
+        "raster": ms.plot.raster(net["lif1"], net.forward(x)[1]["lif1"]),
+    }
+
+
+def _load(name: str, split: str, flat: bool, folder: str | None, steps: int) -> Data:
+    source = ms.data.SETS[name]
+    has_choice = source.encoder == "frames" and source.steps is None  # events have no steps
+    return source.load(split, flat=flat, folder=folder, **({"steps": steps} if has_choice else {}))
+
+
+def _encoder(name: str, steps: int) -> Any:
+    return ms.encode.ENCODERS[ms.data.SETS[name].encoder](steps)
+
+
+def _network(options: Options) -> ms.Network:
+    rng, data = np.random.default_rng(options.seed), ms.data.SETS[options.data]
+    lif: dict[str, Any] = {"threshold": options.threshold, "backend": options.backend}
+    classes = len(data.classes)
+    if options.model == "stl-mnist":
+        lif |= {"shape": data.shape, "classes": classes}
+        return ms.models.stl_mnist(options.width, rng=rng, **lif)
+    return ms.models.mlp(int(np.prod(data.shape)), options.hidden, classes, rng=rng, **lif)
+
+
+def _table(history: ms.History, most: int = 12) -> str:
+    """The history's table; of a long one every few epochs, the best and the last."""
+    head, lines = str(history).splitlines()[:2], str(history).splitlines()[2:]
+    every = -(-len(lines) // most)
+    kept = {len(lines) - 1, (history.best_epoch or 1) - 1, *range(0, len(lines), every)}
+    return "\n".join([*head, *(lines[i] for i in sorted(kept))])
+
+
+def _resumed(given: Options, words: argparse.Namespace) -> Options:
+    """The options of the run whose checkpoint is resumed, with those of `FREE` given anew."""
+    anew = given.given()
+    out = {} if words.out is None else {"out": words.out}
+    if fixed := [f"--{n.replace('_', '-')}" for n in {**anew, **out} if n not in FREE]:
+        raise ValueError(
+            f"--resume goes on with the options of that run; leave out {', '.join(fixed)}"
+        )
+    if not words.resume.exists():
+        raise FileNotFoundError(f"--resume: there is no file {words.resume}")
+    notes = files.read(words.resume, ("checkpoint",))[0]["notes"]
+    if "command" not in notes:
+        raise ms.FileError(
+            f"{words.resume} was not written by minisnn train: go on with fit(..., resume=True)"
+        )
+    return replace(Options.read(words.resume, notes["command"]), **anew)
+
+
+def _out_folder(named: Path | None, name: str) -> Path:
+    """The folder to write to, made before training: it may turn out not to be possible."""
+    number = 1
+    while named is None:  # never over an earlier run that the user did not name
+        out = Path("runs") / (name if number == 1 else f"{name}-{number}")
+        try:
+            out.mkdir(parents=True)
+            return out
+        except FileExistsError:
+            number += 1
+    named.mkdir(parents=True, exist_ok=True)
+    if not os.access(named, os.W_OK):
+        raise PermissionError(f"--out: {named} cannot be written to")
+    written = [*named.glob("history.json"), *named.glob("*checkpoint.npz")]
+    last = max(written, key=lambda p: p.stat().st_mtime_ns, default=None)
+    if last is not None and last.name != "history.json":  # which a run writes last
+        raise FileExistsError(
+            f"--out: {last} is of a run that was interrupted: --resume {last} goes on with it; "
+            "or delete it, or choose another folder"
+        )
+    return named
