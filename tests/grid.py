@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 import minisnn as ms
-from minisnn.checks.adjoint import draw
+from minisnn.checks.oracle import draw
 from minisnn.kernels import Dynamics
 
 STEEPNESS = 1.3

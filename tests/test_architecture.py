@@ -22,7 +22,7 @@ FLOORS = [
     {"layers"},
     {"network"},
     {"losses", "optimizers", "loading"},
-    {"encode", "data", "models", "checkpoint", "health", "train", "plot"},
+    {"encode", "data", "models", "checkpoint", "health", "train", "plot", "testing"},
     {"checks"},
     {"teach", "bench"},
     {"cli", "jobs"},

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import minisnn as ms
 from minisnn.checks import Report, Row, richardson, run_twin
-from minisnn.checks.adjoint import compare
+from minisnn.checks.check_adjoint import rows_of
 from minisnn.checks.differences import complex_step
 from minisnn.kernels import ON_CPU, Dynamics
 from minisnn.neurons import current_lif, current_lif_charge, integrate_and_fire_charge, lif, lif_charge
@@ -41,7 +41,7 @@ def test_built_ins_are_right_on_the_compiled_backend(name):
 )  # fmt: skip
 def test_adjoints_are_right_for_any_shape(t, b, n, seed, which, twin):
     dynamics = FULL[COVERING[which % len(COVERING)]]
-    for row in compare(dynamics, problem(dynamics, (t, b, n), seed), twin, "numpy"):
+    for row in rows_of(dynamics, problem(dynamics, (t, b, n), seed), twin, "numpy"):
         assert row.ok, row
 
 

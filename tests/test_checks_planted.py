@@ -5,6 +5,7 @@ Mistakes in neurons, resets and surrogates stand in test_checks_formulas.py.
 """
 
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -373,7 +374,7 @@ KERNELS = {
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels(name, monkeypatch):
     change, pattern = KERNELS[name]
-    monkeypatch.setattr("minisnn.checks.adjoint.kernel_of", lambda dynamics, backend: WrongKernel(dynamics, change))
+    monkeypatch.setattr(sys.modules["minisnn.checks.check_adjoint"], "kernel_of", lambda dynamics, backend: WrongKernel(dynamics, change))
     rejects(ms.checks.check_adjoint(ms.neurons.current_lif, ms.resets.hard, ATAN, backend="numpy"), pattern)
 
 

@@ -5,13 +5,13 @@ complex step.  ``check_grads(net, x, labels, loss)`` looks at whole networks on 
 ``check_layer(layer, x)`` does so for one layer.  Each returns a report: ``print`` it, or ``.raise_if_wrong()``.
 """
 
-from .adjoint import check_adjoint
-from .comparison import compare
+from .check_adjoint import check_adjoint
+from .check_function import check_function, check_loss
+from .check_grads import check_grads, check_layer
+from .check_scan import check_scan
+from .compare import compare
 from .differences import Difference, richardson
-from .functions import check_function, check_loss
-from .gradients import check_grads, check_layer
 from .report import Finding, GradientError, Report, Row
-from .scan import check_scan
 from .twins import TWINS, run_twin
 
 __all__ = [

@@ -21,12 +21,12 @@ from ..kernels import ON_CPU, backend_problem
 from ..layers.base import Layer
 from ..network import Network
 from ..thresholds import Softplus
-from .adjoint import check_adjoint
-from .functions import check_function, check_loss
-from .gradients import check_grads, check_layer
-from .guard import Broken, call
+from .calls import Broken, call
+from .check_adjoint import check_adjoint
+from .check_function import check_function, check_loss
+from .check_grads import check_grads, check_layer
 from .report import Report
-from .step import Step, check_steps
+from .steps import Step, check_steps
 
 __all__ = ["add_command", "check_file", "check_installation"]
 
@@ -158,7 +158,7 @@ def check_pair(forward: Callable, adjoint: Callable) -> Report:
         step = Step(f"pair {forward.__name__}", forward, adjoint, args, outs, "pair")
         report.rows, report.problems = check_steps((step,))
         if not report.ok:
-            from .formulas import explain_step
+            from .explain_formulas import explain_step
 
             report.find(explain_step(step))
     except Broken as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..kernels import Dynamics
 from .algebra import Dual, NotRational
-from .loop import run, walk_back
+from .oracle import run, walk_back
 
 __all__ = ["LONGEST", "prove"]
 

@@ -16,9 +16,9 @@ from ..kernels.arrays import Array
 from ..resets import RESETS
 from ..surrogates import SURROGATES
 from .algebra import Formula, load_sympy
-from .monomials import evaluate, explain, factor_name, monomials, same, write
 from .report import Finding
-from .step import Step, finite, reset_step
+from .steps import Step, finite, reset_step
+from .sums import evaluate, explain, factor_name, monomials, same, write
 
 __all__ = ["explain_step"]
 

@@ -9,16 +9,15 @@ from ..kernels.arrays import Array
 from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
-from .faults import explain_loop
-from .formulas import explain_step
-from .problem import Problem, draw, run_of
+from .explain_formulas import explain_step
+from .explain_loops import explain_loop
+from .oracle import ORIGIN, TOLERANCE, Problem, draw, row_of, run_of, truth
 from .proof import prove
 from .report import Report, Row
-from .step import check_steps, steps_of
-from .truth import ORIGIN, TOLERANCE, row_of, truth
+from .steps import check_steps, steps_of
 from .twins import TWINS, without_slope
 
-__all__ = ["check_adjoint", "compare", "draw"]
+__all__ = ["check_adjoint", "rows_of"]
 
 
 def check_adjoint(
@@ -27,7 +26,7 @@ def check_adjoint(
     """Check the adjoints of a neuron, a reset and a surrogate: each by itself, and all inside the time loop.
 
     First one step, cell by cell: each partial derivative that the adjoints hold, against the true one (see
-    :mod:`minisnn.checks.step`).  Then the loop: the gradient of every input, initial state, threshold and parameter, against
+    :mod:`minisnn.checks.steps`).  Then the loop: the gradient of every input, initial state, threshold and parameter, against
     the complex step through the smooth twin, the tangent twin, and the real network with slope 0 (see
     :mod:`minisnn.checks.twins`), on random problems that hide no mistake.  The steepness is drawn as well: a slope may be
     right at one k only.  What is wrong is explained: as a formula where one step is wrong, by name where the loop is.
@@ -62,7 +61,7 @@ def check_adjoint(
         report.find([finding for step in steps for finding in explain_step(step, seed)])
     with np.errstate(all="ignore"):
         report.problems += _forward_differs(dynamics, problems, backend)
-        report.add_worst([row for p in problems for twin in TWINS for row in compare(dynamics, p, twin, backend)])
+        report.add_worst([row for p in problems for twin in TWINS for row in rows_of(dynamics, p, twin, backend)])
         if report.ok and (proved := prove(dynamics)):
             report.notes.append(proved)
         elif not report.ok:
@@ -78,7 +77,7 @@ def check_adjoint(
     return report
 
 
-def compare(dynamics: Dynamics, problem: Problem, twin: str, backend: str) -> list[Row]:
+def rows_of(dynamics: Dynamics, problem: Problem, twin: str, backend: str) -> list[Row]:
     """One row for each gradient of one problem on one twin."""
     yours, (true, sizes) = kernel_gradients(dynamics, problem, twin, backend), truth(dynamics, problem, twin)
     neuron, rows = dynamics.neuron, []
@@ -126,7 +125,7 @@ def _other_stop(dynamics: Dynamics, problems: list[Problem], backend: str) -> li
     for stop in ((), ("s",), ("theta",), ("s", "theta"), ("u",), ("u", "s"), ("u", "theta"), ("u", "s", "theta")):
         other = dynamics._replace(reset=Reset(reset.reset, reset.reset_adjoint, stop))
         if set(stop) != set(reset.stop) and all(
-            row.ok for p in problems for twin in TWINS for row in compare(other, p, twin, backend)
+            row.ok for p in problems for twin in TWINS for row in rows_of(other, p, twin, backend)
         ):
             return [f"exact for stop={stop}, these arguments of the reset being constants; you claimed stop={reset.stop}"]
     return []

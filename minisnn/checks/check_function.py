@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 
 from ..kernels.arrays import Array
-from .compared import compare_arrays, curves
-from .differences import stencil
-from .guard import Broken, as_gradient, call, changed, name_of, named_gradients, pair, snapshot, watched
-from .monomials import evaluate, explain, monomials, same, write
+from .calls import Broken, as_gradient, call, changed, name_of, named_gradients, pair, snapshot, watched
+from .differences import compare_arrays, curves, stencil
+from .explain_layers import recognise
 from .report import Finding, Report
-from .transforms import recognise
+from .sums import evaluate, explain, monomials, same, write
 
 __all__ = ["check_function", "check_loss"]
 

@@ -13,13 +13,11 @@ from ..kernels.arrays import Array
 from ..neurons import Neuron, lif
 from ..resets import Reset, hard
 from ..surrogates import Surrogate, atan
-from .guard import Broken
-from .loop import Slip
-from .mistakes import SLIPS, with_slips
-from .problem import Problem, run_of
+from .calls import Broken
+from .check_scan import problem_from_rest, run_users
+from .explain_loops import SLIPS, with_slips
+from .oracle import Problem, Slip, row_of, run_of
 from .report import Report
-from .scan import problem_from_rest, run_users
-from .truth import row_of
 
 __all__ = ["compare"]
 

@@ -13,13 +13,12 @@ from ..kernels.arrays import Array
 from ..neurons import Neuron, lif
 from ..resets import Reset, hard
 from ..surrogates import Surrogate, atan
-from .faults import SHAPES, explain_loop
-from .formulas import explain_step
-from .guard import Broken, as_gradient, call, changed, name_of, named_gradients, pair, snapshot, watched
-from .problem import Problem, draw, run_of
+from .calls import Broken, as_gradient, call, changed, name_of, named_gradients, pair, snapshot, watched
+from .explain_formulas import explain_step
+from .explain_loops import SHAPES, explain_loop
+from .oracle import ORIGIN, TOLERANCE, Problem, draw, row_of, run_of, truth
 from .report import Report
-from .step import check_steps, steps_of
-from .truth import ORIGIN, TOLERANCE, row_of, truth
+from .steps import check_steps, steps_of
 
 __all__ = ["check_scan", "problem_from_rest", "run_users"]
 

@@ -11,16 +11,14 @@ import numpy as np
 
 from ..kernels.arrays import Array
 from ..layers.base import Layer
+from .calls import call
 from .differences import stencil
-from .faults import where_it_parts
-from .formulas import explain_step
-from .guard import call
-from .loop import fire_hard, run
-from .mistakes import Case, name_mistakes, with_slips
-from .monomials import factor_names, same
-from .problem import draw
+from .explain_formulas import explain_step
+from .explain_loops import Case, name_mistakes, where_it_parts, with_slips
+from .oracle import draw, fire_hard, run
 from .report import Finding
-from .step import steps_of
+from .steps import steps_of
+from .sums import factor_names, same
 
 __all__ = ["exact", "explain_layer", "recognise"]
 

@@ -13,11 +13,11 @@ import numpy as np
 from ..kernels.arrays import Array
 from ..layers.base import Layer
 from ..network import Caches, Network
-from .compared import compare_arrays
-from .functions import check_loss
-from .guard import Broken, as_gradient, call, changed, named_gradients, pair, same_bits, snapshot, watched
+from .calls import Broken, as_gradient, call, changed, named_gradients, pair, same_bits, snapshot, watched
+from .check_function import check_loss
+from .differences import compare_arrays
+from .explain_layers import explain_layer
 from .report import Finding, Report, Row
-from .transforms import explain_layer
 from .twins import TWINS, run_twin, with_slope_zero
 
 __all__ = ["check_grads", "check_layer"]
