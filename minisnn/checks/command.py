@@ -35,9 +35,14 @@ Named = Iterator[tuple[str, Callable[[], Report]]]
 
 def add_command(commands: Any) -> None:
     """The subcommand ``check`` of a command line."""
-    parser = commands.add_parser("check", help="check gradients: those a file defines, or the installation")
+    parser = commands.add_parser(
+        "check", help="check gradients: those a file defines, or the installation"
+    )
     parser.add_argument(
-        "what", nargs="?", metavar="FILE.py[:NAME]", help="a Python file, or one name in it (default: minisnn itself)"
+        "what",
+        nargs="?",
+        metavar="FILE.py[:NAME]",
+        help="a Python file, or one name in it (default: minisnn itself)",
     )
     parser.add_argument("--json", action="store_true", help="print the reports as JSON")
     parser.set_defaults(run=run)
@@ -66,7 +71,11 @@ def run(options: argparse.Namespace) -> int:
 def _run_one(name: str, check: Callable[[], Report]) -> Report:
     try:
         return check()
-    except (ValueError, TypeError, ImportError) as error:  # a refusal: nothing could be said about it
+    except (
+        ValueError,
+        TypeError,
+        ImportError,
+    ) as error:  # a refusal: nothing could be said about it
         return Report(name, problems=[str(error)])
 
 
@@ -90,11 +99,19 @@ def check_file(what: str) -> Named:
         raise ValueError(str(error)) from None
     finally:
         sys.path.remove(str(path.parent))
-    mine = {n: v for n, v in found.items() if not n.startswith("__") and not isinstance(v, types.ModuleType)}
+    mine = {
+        n: v
+        for n, v in found.items()
+        if not n.startswith("__") and not isinstance(v, types.ModuleType)
+    }
     if name and name not in mine:
-        raise ValueError(f"check: {path} has no {name!r}; it defines {', '.join(mine) or 'nothing'}")
+        raise ValueError(
+            f"check: {path} has no {name!r}; it defines {', '.join(mine) or 'nothing'}"
+        )
     checks = [
-        (n, check) for n, v in mine.items() if name in ("", n) and (check := _check_of(n, v, mine, str(path), bool(name)))
+        (n, check)
+        for n, v in mine.items()
+        if name in ("", n) and (check := _check_of(n, v, mine, str(path), bool(name)))
     ]
     if not checks:
         raise ValueError(
@@ -105,7 +122,9 @@ def check_file(what: str) -> Named:
     yield from checks
 
 
-def _check_of(name: str, value: Any, mine: dict[str, Any], path: str, asked: bool) -> Callable[[], Report] | None:
+def _check_of(
+    name: str, value: Any, mine: dict[str, Any], path: str, asked: bool
+) -> Callable[[], Report] | None:
     """The check that fits a value; ``None`` where there is none, or where it is one of minisnn's own."""
     known = [*neurons.NEURONS.values(), *resets.RESETS.values()]
     if any(value is one for one in known) and not asked:
@@ -117,7 +136,11 @@ def _check_of(name: str, value: Any, mine: dict[str, Any], path: str, asked: boo
         return lambda: check_adjoint(lif, value, atan)
     if isinstance(value, surrogates.Surrogate):
         return lambda: check_adjoint(lif, hard, value)
-    if isinstance(value, tuple) and [type(v) for v in value] == [neurons.Neuron, resets.Reset, surrogates.Surrogate]:
+    if isinstance(value, tuple) and [type(v) for v in value] == [
+        neurons.Neuron,
+        resets.Reset,
+        surrogates.Surrogate,
+    ]:
         return lambda: check_adjoint(*value)
     if isinstance(value, Report):
         return lambda: value
@@ -139,7 +162,9 @@ def _check_of(name: str, value: Any, mine: dict[str, Any], path: str, asked: boo
 def _used(mine: dict[str, Any]) -> list[Any]:
     """The functions that an ingredient in the file is made of: they are checked with it."""
     kinds = (neurons.Neuron, resets.Reset, surrogates.Surrogate)
-    return [f for v in mine.values() if isinstance(v, kinds) for f in vars(v).values() if callable(f)]
+    return [
+        f for v in mine.values() if isinstance(v, kinds) for f in vars(v).values() if callable(f)
+    ]
 
 
 def check_pair(forward: Callable, adjoint: Callable) -> Report:
@@ -169,7 +194,9 @@ def check_pair(forward: Callable, adjoint: Callable) -> Report:
 def _check_net(value: Any) -> Report:
     first = next(iter(value.layers.values())) if isinstance(value, Network) else value
     weight = first.params.get("weight")
-    shape = getattr(first, "shape", None) or (None if weight is None or weight.ndim != 2 else weight.shape[:1])
+    shape = getattr(first, "shape", None) or (
+        None if weight is None or weight.ndim != 2 else weight.shape[:1]
+    )
     if shape is None:
         raise ValueError(
             f"{type(first).__name__} does not say the shape of its input: call check_layer(layer, x) in the file"
@@ -199,36 +226,61 @@ def check_installation() -> Named:
         yield from _dynamics(n, r, curves[i % len(curves)], "numpy", draws=2)
     backends = [name for name in ON_CPU if backend_problem(name) is None]
     for backend in backends:
-        some = max(len(neurons.NEURONS), len(resets.RESETS), len(curves)) if backend != "numpy" else 0
+        some = (
+            max(len(neurons.NEURONS), len(resets.RESETS), len(curves)) if backend != "numpy" else 0
+        )
         for i in range(some):
-            n, r = list(neurons.NEURONS)[i % len(neurons.NEURONS)], list(resets.RESETS)[i % len(resets.RESETS)]
+            n, r = (
+                list(neurons.NEURONS)[i % len(neurons.NEURONS)],
+                list(resets.RESETS)[i % len(resets.RESETS)],
+            )
             yield from _dynamics(n, r, curves[i % len(curves)], backend, draws=1)
     rng = np.random.default_rng(0)
     for name, loss in losses.LOSSES.items():
-        yield f"loss {name}", partial(check_loss, loss, rng.normal(size=(6, 4)), rng.integers(0, 4, 6))
+        yield (
+            f"loss {name}",
+            partial(check_loss, loss, rng.normal(size=(6, 4)), rng.integers(0, 4, 6)),
+        )
     x, images = rng.normal(0.5, 1.0, (5, 3, 4)), rng.normal(0.5, 1.0, (4, 2, 2, 5, 7))
     for backend in backends:
         for name, layer in _layers(rng).items():
             sample = images if name in IMAGES else x
-            yield f"layer {name} on {backend}", partial(check_layer, layer.using(backend), sample, train=True, rng=rng)
+            yield (
+                f"layer {name} on {backend}",
+                partial(check_layer, layer.using(backend), sample, train=True, rng=rng),
+            )
         net = _network(rng).using(backend)
-        yield f"network on {backend}", partial(check_grads, net, x, np.array([0, 1, 1]), losses.cross_entropy)
+        yield (
+            f"network on {backend}",
+            partial(check_grads, net, x, np.array([0, 1, 1]), losses.cross_entropy),
+        )
 
 
 def _dynamics(neuron: str, reset: str, curve: str, backend: str, draws: int) -> Named:
     parts = neurons.NEURONS[neuron], resets.RESETS[reset], surrogates.SURROGATES[curve](1.3)
-    yield f"{neuron}, {reset}, {curve} on {backend}", lambda: check_adjoint(*parts, backend=backend, draws=draws)
+    yield (
+        f"{neuron}, {reset}, {curve} on {backend}",
+        lambda: check_adjoint(*parts, backend=backend, draws=draws),
+    )
 
 
 #: Layers that take images.
-IMAGES = ("convolution", "normalisation", "normalisation over time", "maximum pooling", "average pooling")
+IMAGES = (
+    "convolution",
+    "normalisation",
+    "normalisation over time",
+    "maximum pooling",
+    "average pooling",
+)
 
 
 def _layers(rng: np.random.Generator) -> dict[str, Layer]:
     options: dict[str, Any] = {"dtype": "float64"}
     return {
         "linear": layers.Linear(4, 3, bias=True, rng=rng, dtype="float64"),
-        "convolution": layers.Conv2d(2, 3, 3, stride=2, padding=1, bias=True, rng=rng, dtype="float64"),
+        "convolution": layers.Conv2d(
+            2, 3, 3, stride=2, padding=1, bias=True, rng=rng, dtype="float64"
+        ),
         "normalisation": layers.BatchNorm2d(2, scale=0.7, dtype="float64"),
         "normalisation over time": layers.BatchNorm2d(2, over="time_batch", dtype="float64"),
         "maximum pooling": layers.MaxPool2d(2, "float64"),
