@@ -2,14 +2,13 @@
 
 import numpy as np
 import pytest
-from grid import COVERING, FEW, FULL, PAIRS, problem
+from grid import COVERING, FEW, FULL, PAIRS, complex_step, problem
 from hypothesis import given
 from hypothesis import strategies as st
 
 import minisnn as ms
 from minisnn.checks import Report, Row, richardson, run_twin
 from minisnn.checks.check_adjoint import rows_of
-from minisnn.checks.differences import complex_step
 from minisnn.kernels import ON_CPU, Dynamics
 from minisnn.layers import LAYERS
 from minisnn.neurons import current_lif, current_lif_charge, integrate_and_fire_charge, lif, lif_charge

@@ -16,6 +16,7 @@ from ..kernels.arrays import Array
 __all__ = [
     "Broken",
     "as_gradient",
+    "as_gradients",
     "call",
     "changed",
     "name_of",
@@ -94,6 +95,11 @@ def as_gradient(value: Any, like: Array, what: str) -> Array:
         count = f"{len(bad)} of {array.size} entries are not finite"
         raise Broken(f"{what} holds {array[tuple(bad[0])]} at [{at}] ({count})")
     return array.astype(np.float64)
+
+
+def as_gradients(named: Mapping[str, Any], like: Mapping[str, Array]) -> dict[str, Array]:
+    """What `backward` returned by name as gradients of the arrays `like`."""
+    return {n: as_gradient(named[n], a, f"d_{n} from backward") for n, a in like.items()}
 
 
 def _shape_hint(array: Array, like: Array) -> str:

@@ -12,7 +12,7 @@ from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
 from .explain_loops import Loop, explain
-from .oracle import Problem, draw, row_of, run_of, truth
+from .oracle import Problem, draw, row_of, run, truth
 from .proof import prove
 from .report import Report, Row
 from .steps import check_steps, steps_of
@@ -120,7 +120,7 @@ def _forward_differs(dynamics: Dynamics, problems: list[Problem], backend: str) 
     what = f"the forward run on {backend}"
     for problem in problems:
         spikes, last, cache = kernel_of(dynamics, backend).scan(*problem[:5])
-        expected = run_of(dynamics, problem)
+        expected = run(dynamics, problem)
         u = np.stack([charged[0] for charged in expected.charged])
         too_far = np.abs(cache.u[0] - u).max((1, 2)) > 1e-9 * np.abs(u).max((1, 2))
         wrong = too_far | (spikes != np.stack(expected.spikes)).any((1, 2))

@@ -10,18 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.arrays import Array
-from .calls import (
-    Broken,
-    as_gradient,
-    call,
-    changed,
-    name_of,
-    named_gradients,
-    pair,
-    reported,
-    snapshot,
-    watched,
-)
+from . import calls
 from .differences import compare_arrays, curves
 from .explain_functions import explain_function, explain_loss
 from .report import Report
@@ -66,10 +55,10 @@ def check_function(
     ------
     TypeError : an input or a parameter is not float64.
     """
-    report = Report(f"gradients of {name_of(forward)}, {name_of(backward)}")
+    report = Report(f"gradients of {calls.name_of(forward)}, {calls.name_of(backward)}")
     subject = Function(forward, backward, inputs, dict(params or {}), report.problems)
     arrays = subject.arrays
-    with reported(report.problems):
+    with calls.reported(report.problems):
         gradients, d_y = subject.gradients(arrays, [seed, 23])
 
         def value(moved: Mapping[str, Array]) -> tuple[float, None]:
@@ -115,10 +104,10 @@ class Function:
         named, first = dict(own), []
         if not self.by_name:
             first = [named.pop(n) for n in self.inputs]
-        before = snapshot(**own)
-        result = call(self._forward, *first, **named, what="forward")
-        self.problems += [f"forward writes into {n}" for n in changed(before)]
-        y, cache = pair(result, "forward", "(y, cache)")
+        before = calls.snapshot(**own)
+        result = calls.call(self._forward, *first, **named, what="forward")
+        self.problems += [f"forward writes into {n}" for n in calls.changed(before)]
+        y, cache = calls.pair(result, "forward", "(y, cache)")
         self.kind = type(y) if isinstance(y, tuple | list | Mapping) else None
         found = {"y": y} if self.kind is None else y
         if isinstance(y, tuple | list):
@@ -141,15 +130,15 @@ class Function:
             handed = handed["y"] if handed["y"].shape else float(handed["y"])
         elif not issubclass(self.kind, Mapping):
             handed = tuple(handed.values())
-        before = snapshot(d_y=handed, cache=cache)
-        result = watched(partial(self._backward, handed, cache), before, self.problems)
-        d_x, grads = pair(result, "backward", "(d_x, grads)")
+        before = calls.snapshot(d_y=handed, cache=cache)
+        result = calls.watched(partial(self._backward, handed, cache), before, self.problems)
+        d_x, grads = calls.pair(result, "backward", "(d_x, grads)")
         inputs, params = ({n: arrays[n] for n in names} for names in (self.inputs, self.params))
         named = {"x": d_x}
         if not self.alone:
-            named = named_gradients(d_x, inputs, "backward, as d_x,")
-        named |= named_gradients(grads if params or grads else {}, params, "backward")
-        return {n: as_gradient(named[n], a, f"d_{n} from backward") for n, a in arrays.items()}, d_y
+            named = calls.named_gradients(d_x, inputs, "backward, as d_x,")
+        named |= calls.named_gradients(grads if params or grads else {}, params, "backward")
+        return calls.as_gradients(named, arrays), d_y
 
 
 def _finite(value: Any, name: str) -> Array:
@@ -157,10 +146,12 @@ def _finite(value: Any, name: str) -> Array:
         array = np.asarray(value, np.float64)
     except Exception:
         kind = type(value).__name__
-        raise Broken(f"forward returns {kind} as {name}, expected an array of numbers") from None
+        raise calls.Broken(
+            f"forward returns {kind} as {name}, expected an array of numbers"
+        ) from None
     if not np.isfinite(array).all():
         nothing = "nothing can be compared at this input"
-        raise Broken(f"forward returns {name} with entries that are not finite: {nothing}")
+        raise calls.Broken(f"forward returns {name} with entries that are not finite: {nothing}")
     return array
 
 
@@ -199,23 +190,23 @@ def check_loss(
     TypeError : `scores` are not float64.
     """
     scores = _float64(scores, "scores")
-    report = Report(f"gradient of the loss {name_of(loss)}")
+    report = Report(f"gradient of the loss {calls.name_of(loss)}")
 
     def run(at: Array, aims: Any, watch: bool = False) -> tuple[float, Array]:
         at = at.copy()
-        before = snapshot(scores=at, targets=aims)
-        result = call(loss, at, aims, what="the loss")
-        value, d_scores = pair(result, "the loss", "(number, d_scores)")
+        before = calls.snapshot(scores=at, targets=aims)
+        result = calls.call(loss, at, aims, what="the loss")
+        value, d_scores = calls.pair(result, "the loss", "(number, d_scores)")
         if watch:
-            report.problems += [f"the loss writes into {name}" for name in changed(before)]
+            report.problems += [f"the loss writes into {name}" for name in calls.changed(before)]
         if np.shape(value) != () or not np.isfinite(value):
-            raise Broken(f"the loss returns {value!r}, expected one finite number")
-        return float(value), as_gradient(d_scores, at, "d_scores from the loss")
+            raise calls.Broken(f"the loss returns {value!r}, expected one finite number")
+        return float(value), calls.as_gradient(d_scores, at, "d_scores from the loss")
 
     def value(moved: Mapping[str, Array]) -> tuple[float, None]:
         return run(moved["d_scores"], targets)[0], None
 
-    with reported(report.problems):
+    with calls.reported(report.problems):
         at, gradients = {"d_scores": scores}, {"d_scores": run(scores, targets, watch=True)[1]}
         rng = np.random.default_rng([seed, 29])
         report.rows = compare_arrays("loss", value, at, gradients, rng, entries=entries)

@@ -12,20 +12,9 @@ import numpy as np
 from ..kernels.arrays import Array
 from ..layers.base import Layer
 from ..network import Caches, Network
-from .calls import (
-    Broken,
-    as_gradient,
-    call,
-    changed,
-    named_gradients,
-    pair,
-    reported,
-    same_bits,
-    snapshot,
-    watched,
-)
+from . import calls
 from .differences import compare_arrays
-from .explain_layers import Subject, explain
+from .explain_layers import Subject, explain, weighting
 from .report import Report, Row
 from .twins import TWINS, run_twin, with_slope_zero
 
@@ -88,16 +77,15 @@ def check_grads(
     options: dict[str, Any] = {"train": train} | ({} if masks is None else {"masks": masks})
     spiking = any(layer.spiking for layer in net.layers.values())
     report = Report(f"gradients of a network of {len(net.layers)} layers on {net.backend}")
-    with reported(report.problems):
+    subject = Subject(net, x, targets, loss, options, rng)
+    with calls.reported(report.problems):
         if spiking and masks is None:
-            x, report.notes = _tame(net, x, options, rng)
+            subject, report.notes = _tame(subject)
         for twin in twins if spiking else ("smooth",):
-            draws = np.random.default_rng(seed)
-            problem = _Problem(net, x, targets, loss, twin, draws, options, rng, report.problems)
+            problem = _Twin(subject, twin, np.random.default_rng(seed), report.problems)
             report.rows += problem.rows_off_kinks(directions, entries)
-        _compare_calls(net, x, targets, loss, options, rng, report)
-    of_loss = None if loss is weighting else loss
-    explain(report, Subject(net, x, targets, of_loss, options, rng))
+        report.problems += _differing_calls(subject)
+    explain(report, subject)
     return report
 
 
@@ -115,12 +103,6 @@ def check_layer(layer: Layer, x: Array, *, seed: int = 0, **options: Any) -> Rep
     report = check_grads(Network(layer=layer), x, weights, weighting, seed=seed, **options)
     report.title = f"gradients of {type(layer).__name__} on {layer.backend}"
     return report
-
-
-def weighting(y: Array, weights: Any) -> tuple[float, Array]:
-    """A loss for a single layer: its output, weighted at random but always alike."""
-    weights = copy.deepcopy(weights).normal(size=np.shape(y))
-    return float(np.sum(y * weights)), weights
 
 
 # -- before anything is compared
@@ -163,14 +145,14 @@ def _refuse(net: Any, x: Any, twins: tuple[str, ...], train: bool, rng: Any, mas
         )
 
 
-def _tame(net: Network, x: Array, options: Mapping[str, Any], rng: Any) -> tuple[Array, list[str]]:
-    """An input on which nothing overflows: `x`, or a weaker or shorter one, and a note of it."""
-    smooth, sizes = net.smoothed(), (1.0, 0.3, 0.1, 0.03)
-    tries = [(steps, scale) for steps in (len(x), 3) for scale in sizes]
+def _tame(subject: Subject) -> tuple[Subject, list[str]]:
+    """The subject with an input, weaker or shorter, on which nothing overflows, and a note."""
+    x, nets = subject.x, (subject.net, subject.net.smoothed())
+    tries = [(steps, scale) for steps in (len(x), 3) for scale in (1.0, 0.3, 0.1, 0.03)]
     for limit in (1e6, 1e60):
         for steps, scale in tries:
-            tamed = scale * x[:steps]
-            if max(_size(run, tamed, options, rng) for run in (net, smooth)) <= limit:
+            tamed = subject._replace(x=scale * x[:steps])
+            if max(_largest_state(tamed, net) for net in nets) <= limit:
                 note = f"the neurons overflow on x: checked on {scale:g} * x[:{steps}]"
                 return tamed, [note] if (steps, scale) != tries[0] else []
     raise ValueError(
@@ -179,79 +161,60 @@ def _tame(net: Network, x: Array, options: Mapping[str, Any], rng: Any) -> tuple
     )
 
 
-def _size(net: Network, x: Array, options: Mapping[str, Any], rng: Any) -> float:
-    """The largest state of a run that goes on where a run has ended; infinite if it overflows."""
-    start: dict[str, Any] = {}
-    for _ in range(2):
-        result = call(net.forward, x, rng=copy.deepcopy(rng), what="forward", **options, **start)
-        _, caches = pair(result, "forward", "(scores, caches)")
-        start = {"state": caches.state} if caches.state else {}
+def _largest_state(subject: Subject, net: Network) -> float:
+    """Of a run that goes on where a run has ended; infinite if it overflows."""
+    _, caches = subject.forward(net)
+    _, caches = subject.forward(net, **({"state": caches.state} if caches.state else {}))
     states = [v for c in caches.state.values() for v in c.values()]
     largest = max((float(np.max(np.abs(v))) for v in states), default=0.0)
     return float(np.nan_to_num(largest, nan=np.inf))
 
 
-def _compare_calls(
-    net: Network, x: Array, targets: Any, loss: Loss, options: dict, rng: Any, report: Report
-) -> None:
+def _differing_calls(subject: Subject) -> list[str]:
     """``loss_and_grads``, which ``fit`` calls, against forward and backward."""
-    run = {"rng": rng, **options}
-    scores, caches = call(net.forward, x, what="forward", **copy.deepcopy(run))
-    d_scores = _gradient_of_loss(loss, scores, targets)
-    _, grads = call(net.backward, d_scores, caches, input_grad=False, what="backward")
-    fit = call(net.loss_and_grads, x, targets, loss, what="loss_and_grads", **copy.deepcopy(run))
+    net, x, targets, loss, options, rng = subject
+    scores, caches = subject.forward()
+    d_scores = subject.d_scores(scores)
+    _, grads = calls.call(net.backward, d_scores, caches, input_grad=False, what="backward")
+    run = partial(calls.call, net.loss_and_grads, x, targets, loss, what="loss_and_grads")
+    _, found = run(rng=copy.deepcopy(rng), **options)
     least = 1e-12 * max((float(np.max(np.abs(d))) for d in grads.values()), default=0.0)
-    found = {n: np.allclose(fit[1][n], d, 1e-9, least) for n, d in grads.items()}
-    if differing := ", ".join(n for n, same in found.items() if not same):
-        what = "loss_and_grads, which fit calls, gives other gradients than backward"
-        report.problems.append(f"{what}: {differing}")
-
-
-def _gradient_of_loss(loss: Loss, scores: Array, targets: Any) -> Array:
-    result = call(loss, scores, targets, what="the loss")
-    return pair(result, "the loss", "(number, d_scores)")[1]
+    same = {n: np.allclose(found[n], d, 1e-9, least) for n, d in grads.items()}
+    what = "loss_and_grads, which fit calls, gives other gradients than backward"
+    return [] if all(same.values()) else [f"{what}: {', '.join(n for n in same if not same[n])}"]
 
 
 # -- one twin
 
 
-class _Problem:
-    """One twin of a network at one input: its value as a function of all arrays, its gradients."""
+class _Twin:
+    """One twin of a network: its value as a function of all arrays, and its gradients."""
 
     def __init__(
-        self,
-        net: Network,
-        x: Array,
-        targets: Any,
-        loss: Loss,
-        twin: str,
-        rng: np.random.Generator,
-        options: dict[str, Any],
-        draws: Any,
-        problems: list[str],
+        self, subject: Subject, twin: str, rng: np.random.Generator, problems: list[str]
     ) -> None:
-        self.x, self.targets, self.loss, self.twin, self.rng = x, targets, loss, twin, rng
-        self.options, self.draws, self.problems = options, draws, problems
-        self.fire = {**TWINS, "real": "step"}[twin]
+        self.subject, self.twin, self.rng, self.problems = subject, twin, rng, problems
+        self.fire, net = {**TWINS, "real": "step"}[twin], subject.net
         changed = {"smooth": net.smoothed, "slope 0": lambda: with_slope_zero(net)}
         self.run = changed.get(twin, lambda: net)()
         self.shifted = self.run.astype("float64")  # a copy: the net under check is never touched
 
     def rows_off_kinks(self, directions: int, entries: int) -> list[Row]:
         """The rows of this twin; if a kink lies at the very point, those of a point beside it."""
-        start = self.x
+        x = self.subject.x
         for _ in range(4):
             rows = self.rows(directions, entries)
             decided = all(row.verdict in ("ok", "WRONG", "REFUSED") for row in rows)
             if decided or self.problems:
                 break
-            self.x = start + 1e-3 * self.rng.normal(size=start.shape)
+            beside = x + 1e-3 * self.rng.normal(size=x.shape)
+            self.subject = self.subject._replace(x=beside)
         return rows
 
     def rows(self, directions: int, entries: int) -> list[Row]:
         scores, base, state = self._forward()
         weights = {n: self._weigh(c) for n, c in base.state.items() if self.twin != "real"}
-        arrays = {**self.shifted.params(), "x": self.x}
+        arrays = {**self.shifted.params(), "x": self.subject.x}
         starts = {f"{n}.{s}[0]": v for n, c in state.items() for s, v in c.items()}
         arrays |= {n: v for n, v in starts.items() if v.dtype == np.float64}
         arrays = {n: a.copy() for n, a in arrays.items()}
@@ -263,18 +226,19 @@ class _Problem:
                 n: {s: moved.get(f"{n}.{s}[0]", v) for s, v in c.items()} for n, c in state.items()
             }
             run = (self.shifted, moved["x"], base, self.fire, start)
-            y, caches = call(run_twin, *run, what="forward")
+            y, caches = calls.call(run_twin, *run, what="forward")
             pairs = [(caches.state[n][s], w) for n, c in weights.items() for s, w in c.items()]
             total = sum(float(np.sum(v * w)) for v, w in pairs)
             if self.twin != "slope 0":
-                total += float(call(self.loss, y, self.targets, what="the loss")[0])
+                _, _, targets, loss, _, _ = self.subject
+                total += float(calls.call(loss, y, targets, what="the loss")[0])
             return total, _sides(self.shifted, caches)
 
         if self.twin != "real":
             first, again = value(arrays)[0], value(arrays)[0]
             if abs(first - again) > 1e-9 * abs(again):
                 cure = "a twin of a layer that draws must hold what its base run drew"
-                raise Broken(f"forward draws anew at every run: {cure}")
+                raise calls.Broken(f"forward draws anew at every run: {cure}")
         gradients = self._backward(scores, base, weights, arrays)
         return compare_arrays(self.twin, value, arrays, gradients, self.rng, directions, entries)
 
@@ -285,21 +249,15 @@ class _Problem:
 
     def _forward(self) -> tuple[Array, Caches, dict[str, dict[str, Array]]]:
         """A run that starts from a state of its own: where a run has ended."""
-        x, before = self.x, snapshot(x=self.x, params=self.run.params())
-
-        def forward(**state: Any) -> Any:
-            rng = copy.deepcopy(self.draws)
-            return call(self.run.forward, x, rng=rng, what="forward", **self.options, **state)
-
-        scores, base = pair(forward(), "forward", "(scores, caches)")
+        before = calls.snapshot(x=self.subject.x, params=self.run.params())
+        scores, base = self.subject.forward(self.run)
         state = {n: dict(c) for n, c in base.state.items()}
-        start = {"state": state} if state else {}
-        if start:
-            scores, base = forward(**start)
-        self.problems += [f"forward writes into {name}" for name in changed(before)]
-        if not same_bits(scores, forward(**start)[0]):
+        forward = partial(self.subject.forward, self.run, **({"state": state} if state else {}))
+        scores, base = forward() if state else (scores, base)
+        self.problems += [f"forward writes into {name}" for name in calls.changed(before)]
+        if not calls.same_bits(scores, forward()[0]):
             again = "called a second time on the same input"
-            raise Broken(f"forward returns other bits when it is {again}")
+            raise calls.Broken(f"forward returns other bits when it is {again}")
         return scores, base, state
 
     def _backward(
@@ -307,21 +265,21 @@ class _Problem:
     ) -> dict[str, Array]:
         d_scores = np.zeros(scores.shape)
         if self.twin != "slope 0":
-            d_scores = _gradient_of_loss(self.loss, scores, self.targets)
-            d_scores = as_gradient(d_scores, scores, "d_scores from the loss")
-        params = self.run.params()
-        before = snapshot(d_scores=d_scores, caches=dict(base), x=self.x, params=params)
+            d_scores = self.subject.d_scores(scores)
+        x, params = self.subject.x, self.run.params()
+        before = calls.snapshot(d_scores=d_scores, caches=dict(base), x=x, params=params)
         backward = partial(self.run.backward, d_scores, base, d_state=weights)
-        result = watched(backward, before, self.problems)
-        d_x, grads = pair(result, "backward", "(d_x, grads)")
+        result = calls.watched(backward, before, self.problems)
+        d_x, grads = calls.pair(result, "backward", "(d_x, grads)")
         grads = dict(grads)
         states = grads.pop("state", {})
-        found = {"x": d_x, **named_gradients(grads, {n: arrays[n] for n in params}, "backward")}
+        like = {n: arrays[n] for n in params}
+        found = {"x": d_x, **calls.named_gradients(grads, like, "backward")}
         found |= {f"{n}.{s}[0]": d for n, c in states.items() for s, d in c.items()}
         if missing := ", ".join(n for n in arrays if n not in found):
             what = f"no gradient of the state it was given: {missing}"
-            raise Broken(f"backward returns {what} (grads['state'])")
-        return {n: as_gradient(found[n], a, f"d_{n} from backward") for n, a in arrays.items()}
+            raise calls.Broken(f"backward returns {what} (grads['state'])")
+        return calls.as_gradients(found, arrays)
 
 
 def _sides(net: Network, caches: Caches) -> Array:

@@ -13,20 +13,9 @@ from ..kernels.arrays import Array
 from ..neurons import Neuron, lif
 from ..resets import Reset, hard
 from ..surrogates import Surrogate, atan
-from .calls import (
-    Broken,
-    as_gradient,
-    call,
-    changed,
-    name_of,
-    named_gradients,
-    pair,
-    reported,
-    snapshot,
-    watched,
-)
+from . import calls
 from .explain_loops import SHAPES, Loop, explain
-from .oracle import Problem, draw, row_of, run_of, truth
+from .oracle import Problem, draw, row_of, run, truth
 from .report import Report
 from .steps import check_steps, steps_of
 
@@ -67,7 +56,7 @@ def check_scan(
     """
     dynamics = Dynamics(neuron, reset, atan(2.0) if surrogate is None else surrogate)
     parts = f"{neuron.charge.__name__}, {reset}, {dynamics.surrogate}"
-    report = Report(f"time loop {name_of(forward)}, {name_of(backward)}: {parts}")
+    report = Report(f"time loop {calls.name_of(forward)}, {calls.name_of(backward)}: {parts}")
 
     def gradients(problem: Problem) -> dict[str, Array]:
         return run_users(forward, backward, dynamics, problem, shared, report.problems)
@@ -77,7 +66,7 @@ def check_scan(
         wrong = "the dynamics you compare with are wrong themselves: see check_adjoint"
         report.problems = [*problems, wrong]
     else:
-        with reported(report.problems):
+        with calls.reported(report.problems):
             rows = []
             for number, shape in enumerate(SHAPES):
                 problem = problem_from_rest(dynamics, seed + number, shape, shared)
@@ -101,7 +90,7 @@ def problem_from_rest(
             theta, params = 0 * theta + theta[0], 0 * params + params[:, :1]
         problem = problem._replace(theta=theta, params=params, k=dynamics.surrogate.k)
         problem = problem._replace(state0=0 * state0, d_state_last=0 * d_last)
-        if 0 < np.mean(run_of(dynamics, problem).spikes) < 1:
+        if 0 < np.mean(run(dynamics, problem).spikes) < 1:
             return problem
     raise ValueError(f"{dynamics.neuron}: starting from 0 it fires always or never in 50 problems")
 
@@ -126,18 +115,18 @@ def run_users(
     values |= dict(zip(dynamics.neuron.params, problem.params, strict=True))
     params: dict[str, Any] = {n: float(v[0]) if shared else v.copy() for n, v in values.items()}
     x, d_spikes = problem.x.copy(), problem.d_spikes.copy()
-    before = snapshot(x=x, params=params)
-    result = call(forward, x, what="forward", **params)
-    spikes, cache = pair(result, "forward", "(spikes, cache)")
-    problems += [f"forward writes into {name}" for name in changed(before)]
-    _compare_spikes(spikes, np.stack(run_of(dynamics, problem).spikes))
-    before = snapshot(d_spikes=d_spikes, x=x, cache=cache)
-    result = watched(partial(backward, d_spikes, cache), before, problems)
-    d_x, grads = pair(result, "backward", "(d_x, grads)")
+    before = calls.snapshot(x=x, params=params)
+    result = calls.call(forward, x, what="forward", **params)
+    spikes, cache = calls.pair(result, "forward", "(spikes, cache)")
+    problems += [f"forward writes into {name}" for name in calls.changed(before)]
+    _compare_spikes(spikes, np.stack(run(dynamics, problem).spikes))
+    before = calls.snapshot(d_spikes=d_spikes, x=x, cache=cache)
+    result = calls.watched(partial(backward, d_spikes, cache), before, problems)
+    d_x, grads = calls.pair(result, "backward", "(d_x, grads)")
     like = {n: np.asarray(v, float) for n, v in params.items()}
-    named = {"x": d_x, **named_gradients(grads, like, "backward")}
+    named = {"x": d_x, **calls.named_gradients(grads, like, "backward")}
     like["x"] = problem.x
-    return {n: as_gradient(d, like[n], f"d_{n} from backward") for n, d in named.items()}
+    return calls.as_gradients(named, like)
 
 
 def _compare_spikes(spikes: Any, expected: Array) -> None:
@@ -145,11 +134,13 @@ def _compare_spikes(spikes: Any, expected: Array) -> None:
         found = np.asarray(spikes, float)
     except Exception:
         kind = type(spikes).__name__
-        raise Broken(f"forward returns {kind} as spikes, expected an array [T, B, N]") from None
+        raise calls.Broken(
+            f"forward returns {kind} as spikes, expected an array [T, B, N]"
+        ) from None
     if found.shape != expected.shape:
         shapes = f"{list(found.shape)}, expected {list(expected.shape)}, that of x"
-        raise Broken(f"spikes from forward have shape {shapes}")
+        raise calls.Broken(f"spikes from forward have shape {shapes}")
     if (wrong := (found != expected).any((1, 2))).any():
         hint = "is it u >= threshold before the reset, with the state at 0 before the first step?"
         at = f"its spikes differ from step t = {int(np.argmax(wrong))} on"
-        raise Broken(f"the forward is not the one you named: {at} ({hint})")
+        raise calls.Broken(f"the forward is not the one you named: {at} ({hint})")

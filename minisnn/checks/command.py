@@ -142,7 +142,7 @@ def check_pair(forward: Callable, adjoint: Callable) -> Report:
     report = Report(f"{forward.__name__}, {name}")
     with reported(report.problems):
         values = call(forward, *np.full((len(args), 1), 0.7), what=forward.__name__)
-        outs = ("y",)
+        outs: tuple[str, ...] = ("y",)
         if isinstance(values, tuple):
             outs = tuple(f"y{i}" for i in range(len(values)))
         results = call(adjoint, *np.full((len(outs) + len(args), 1), 0.7), what=name)
@@ -160,10 +160,12 @@ def check_pair(forward: Callable, adjoint: Callable) -> Report:
 def _check_net(value: Any) -> Report:
     first = next(iter(value.layers.values())) if isinstance(value, Network) else value
     weight, shape = first.params.get("weight"), getattr(first, "shape", None)
-    if not shape and (weight is None or weight.ndim != 2):
+    if not shape and weight is not None and weight.ndim == 2:
+        shape = weight.shape[:1]
+    if not shape:
         cure = "call check_layer(layer, x) in the file"
         raise ValueError(f"{type(first).__name__} does not say the shape of its input: {cure}")
-    x = np.random.default_rng(0).normal(0.5, 1.0, (5, 3, *(shape or weight.shape[:1])))
+    x = np.random.default_rng(0).normal(0.5, 1.0, (5, 3, *shape))
     value = value.astype("float64")
     if isinstance(value, Layer):
         return check_layer(value, x)
@@ -198,13 +200,13 @@ def check_installation() -> Iterator[tuple[str, Check]]:
             neuron, reset, curve = (kind[n] for kind, n in zip(kinds, names, strict=True))
             check = partial(check_adjoint, neuron, reset, curve(1.3), backend=backend)
             yield f"{', '.join(names)} on {backend}", check
-        for name, readout in (("vote", layers.PopulationVote(2)), ("rate", layers.Rate())):
-            net = _network(rng, readout).using(backend)
-            options = {"train": True, "rng": np.random.default_rng(1)}
-            check = partial(check_grads, net, x, np.array([0, 1]), losses.cross_entropy, **options)
+        readouts: dict[str, Layer] = {"vote": layers.PopulationVote(2), "rate": layers.Rate()}
+        for name, readout in readouts.items():
+            arguments = _network(rng, readout).using(backend), x, np.array([0, 1])
+            check = partial(check_grads, *arguments, losses.cross_entropy, train=True, rng=rng)
             yield f"network with {name} on {backend}", check
-        readout = layers.MembraneReadout(4, over="max", dtype="float64", backend=backend)
-        yield f"membrane readout on {backend}", partial(check_layer, readout, x[:, :, 0, 0, :4])
+        last = layers.MembraneReadout(4, over="max", dtype="float64", backend=backend)
+        yield f"membrane readout on {backend}", partial(check_layer, last, x[:, :, 0, 0, :4])
 
 
 def _network(rng: np.random.Generator, readout: Layer) -> Network:

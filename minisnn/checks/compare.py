@@ -14,9 +14,9 @@ from ..resets import Reset, hard
 from ..surrogates import Surrogate, atan
 from .calls import reported
 from .check_scan import problem_from_rest, run_users
-from .explain_loops import Case, mutant_gradients
+from .explain_loops import mutant_gradients
 from .mutants import Mutant
-from .oracle import Problem, row_of, run_of
+from .oracle import Problem, row_of, run
 from .report import Report
 
 __all__ = ["compare"]
@@ -106,8 +106,7 @@ def _gradients(rule: Any, dynamics: Dynamics, report: Report) -> Gradients:
 
 
 def _walk(dynamics: Dynamics, p: Problem, *mutants: Mutant) -> dict[str, Array]:
-    case = Case(run_of(dynamics, p), p.d_spikes, p.d_state_last, p.k, {})
-    found = mutant_gradients(dynamics, case, mutants)
+    found = mutant_gradients(dynamics, run(dynamics, p), mutants)
     assert found is not None
     params = dict(zip(dynamics.neuron.params, found["params"], strict=True))
     return {"x": found["x"], "threshold": found["theta"], **params}

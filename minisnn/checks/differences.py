@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,14 +10,7 @@ import numpy as np
 from ..kernels.arrays import Array
 from .report import Row
 
-__all__ = [
-    "Difference",
-    "compare_arrays",
-    "complex_step",
-    "curves",
-    "richardson",
-    "stencil",
-]
+__all__ = ["Difference", "compare_arrays", "curves", "richardson", "stencil"]
 
 TOLERANCE = 1e-7
 #: A difference whose own estimated error is larger than this share of the gradient decides nothing.
@@ -113,16 +106,6 @@ def _resolution(f: Along) -> float:
     return 1e4 * min(rounding, 1e-12 * (1 + abs(here)))  # what moves more is a jump
 
 
-def complex_step(f: Callable[[Array], complex], at: Array, step: float = 1e-30) -> Array:
-    """Gradient of a real analytic function, exact to rounding: ``Im f(at + i h e) / h``."""
-    gradient = np.empty_like(at)
-    for i in np.ndindex(at.shape):
-        shifted = at.astype(complex)
-        shifted[i] += 1j * step
-        gradient[i] = complex(f(shifted)).imag / step
-    return gradient
-
-
 def stencil(f: Callable[[Array], float], at: Array, h: float = 1e-2) -> Array:
     """A gradient by four-point differences, error of order ``h^4``: quick, to recognise one by."""
     gradient, moved = np.empty(at.shape), at.copy()
@@ -158,17 +141,13 @@ def compare_arrays(
     for name, array in arrays.items():
         compared = _Compared(twin, name, value, arrays, gradients[name])
         if array.size <= entries:
-            found = [compared.entries(np.ndindex(array.shape))]
+            found = [compared.entries(list(np.ndindex(array.shape)))]
         else:
             found = [compared.along(rng.normal(size=array.shape)) for _ in range(directions)]
             if entries or any(row.verdict == "WRONG" for row in found):
                 some = rng.choice(array.size, min(array.size, max(entries, 24)), replace=False)
-                at = (tuple(map(int, np.unravel_index(i, array.shape))) for i in some)
-                row = compared.entries(at)
-                if row.verdict == "WRONG":
-                    found = [row]
-                elif entries:
-                    found.append(row)
+                row = compared.entries([np.unravel_index(i, array.shape) for i in some])
+                found = [row] if row.verdict == "WRONG" else found + [row] * bool(entries)
         rows += [max(found, key=_badness)] if found else []
     return rows
 
@@ -192,35 +171,30 @@ class _Compared(NamedTuple):
         return lambda h: self.value({**self.arrays, self.name: at + h * direction})
 
     def along(self, direction: Array) -> Row:
-        f, gradient = self.moved(direction), self.gradient
-        scale = float(np.linalg.norm(gradient) * np.linalg.norm(direction))
-        numeric = _settled(f, TOLERANCE / 10 * scale)
-        scale = max(scale, abs(numeric.value)) or 1.0
-        return self.row(float((gradient * direction).sum()), numeric, scale, ALONG, f)
+        size = float(np.linalg.norm(self.gradient) * np.linalg.norm(direction))
+        return self.worst({(): direction}, size, ALONG)
 
-    def entries(self, chosen: Iterable[tuple[int, ...]]) -> Row:
-        largest, found = float(np.abs(self.gradient).max(initial=0)), []
-        for i in chosen:
-            direction = np.zeros(self.gradient.shape)
-            direction[i] = 1.0
-            f = self.moved(direction)
-            found.append((i, f, _settled(f, TOLERANCE / 10 * max(largest, 1e-300))))
-        if not found:
-            empty = "an empty array has no gradient"
-            shape = self.gradient.shape
-            return Row(self.twin, self.name, shape, 0.0, 0.0, 0.0, TOLERANCE, empty, True)
-        scale = max(max(abs(d.value) for _, _, d in found), largest) or 1.0
-        rows = [self.row(float(self.gradient[i]), d, scale, ENTRIES, f, i) for i, f, d in found]
+    def entries(self, chosen: list[tuple]) -> Row:
+        if not chosen:
+            values = 0.0, 0.0, 0.0, TOLERANCE, "an empty array has no gradient"
+            return Row(self.twin, self.name, self.gradient.shape, *values, True)
+        ones = {}
+        for at in chosen:
+            ones[tuple(map(int, at))] = one = np.zeros(self.gradient.shape)
+            one[at] = 1.0
+        return self.worst(ones, float(np.abs(self.gradient).max()), ENTRIES)
+
+    def worst(self, directions: dict[tuple, Array], size: float, origin: str) -> Row:
+        """The worst of these derivatives, relative to `size` or the largest of them."""
+        along = {at: self.moved(direction) for at, direction in directions.items()}
+        numeric = {at: _settled(f, TOLERANCE / 10 * max(size, 1e-300)) for at, f in along.items()}
+        scale = max(max(abs(d.value) for d in numeric.values()), size) or 1.0
+        analytic = {at: float((self.gradient * d).sum()) for at, d in directions.items()}
+        rows = [self.row(analytic[at], numeric[at], scale, origin, along[at], at) for at in along]
         return max(rows, key=_badness)
 
     def row(
-        self,
-        analytic: float,
-        numeric: Difference,
-        scale: float,
-        origin: str,
-        f: Along,
-        at: tuple[int, ...] = (),
+        self, analytic: float, numeric: Difference, scale: float, origin: str, f: Along, at: tuple
     ) -> Row:
         # A bias before a normalisation has the gradient 0, and returns the rounding of it.
         scale = max(scale, UNSEEN * abs(f(0.0)[0]))
@@ -239,16 +213,12 @@ class _Compared(NamedTuple):
             origin, error = KINK, 0.0
         elif not ok and not decided and np.isfinite(analytic) and not error > 100 * estimate:
             error = 0.0  # too coarse a difference proves no mistake, unless that is far larger
-        shape = self.gradient.shape
         values = analytic, numeric.value, error, tolerance
-        return Row(self.twin, self.name, shape, *values, origin, ok, at, refused)
+        return Row(self.twin, self.name, self.gradient.shape, *values, origin, ok, at, refused)
 
 
 def curves(
-    value: Value,
-    arrays: Mapping[str, Array],
-    gradients: Mapping[str, Array],
-    rng: np.random.Generator,
+    value: Value, arrays: Mapping[str, Array], gradients: Mapping[str, Array], rng: Any
 ) -> list[tuple]:
     """For the figure: each gradient's error by the step of a plain difference, in one direction."""
     found, steps = [], [10.0 ** (-k / 2) for k in range(2, 25)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -12,33 +12,51 @@ import numpy as np
 from ..kernels.arrays import Array
 from ..layers.base import Layer
 from ..network import Network
-from .calls import Broken, call, pair
+from .calls import Broken, as_gradient, call, pair
 from .check_function import check_loss
 from .differences import stencil
 from .explain_formulas import explain_step
 from .explain_functions import MOST, ROUGH, held_by_all, recognise
 from .explain_loops import Case, mutant_gradients, name_mutants, where_it_parts
-from .oracle import draw, run, spike_function
+from .oracle import draw, run
 from .report import Finding, Report
 from .steps import steps_of
 from .sums import same
 
-__all__ = ["Subject", "explain"]
+__all__ = ["Subject", "explain", "weighting"]
 
 #: Sizes [T, B] of the problems a mistake is recognised and verified on.
 SIZES = ((5, 3), (4, 6), (7, 2))
+D_SCORES = "d_scores from the loss"
 ERRORS = (Broken, ValueError, TypeError, KeyError, AttributeError)
 
 
 class Subject(NamedTuple):
-    """A network that has a wrong gradient, and how it was run; `loss` is None for a layer alone."""
+    """What is checked: a network, its input, targets and loss, and the options of its forward."""
 
     net: Network
     x: Array
     targets: Any
-    loss: Callable | None
-    options: Mapping[str, Any]
+    loss: Callable[[Array, Any], tuple[float, Array]]
+    options: dict[str, Any]
     rng: Any
+
+    def forward(self, net: Network | None = None, **state: Any) -> tuple[Array, Any]:
+        """The run of this network or a variant of it; what it draws is the same at each call."""
+        forward, rng = (net or self.net).forward, copy.deepcopy(self.rng)
+        found = call(forward, self.x, rng=rng, what="forward", **self.options, **state)
+        return pair(found, "forward", "(scores, caches)")
+
+    def d_scores(self, scores: Array) -> Array:
+        """The gradient that the loss returns."""
+        found = call(self.loss, scores, self.targets, what="the loss")
+        return as_gradient(pair(found, "the loss", "(number, d_scores)")[1], scores, D_SCORES)
+
+
+def weighting(y: Array, weights: Any) -> tuple[float, Array]:
+    """A loss for a single layer: its output, weighted at random but always alike."""
+    weights = copy.deepcopy(weights).normal(size=np.shape(y))
+    return float(np.sum(y * weights)), weights
 
 
 def explain(report: Report, subject: Subject) -> None:
@@ -62,7 +80,7 @@ def explain(report: Report, subject: Subject) -> None:
         if str(error) not in " ".join(report.problems):
             report.problems.append(f"{name}: {error}" if name else str(error))
         return
-    if subject.loss is not None:
+    if subject.loss is not weighting:
         _explain_loss(report, subject.loss, np.asarray(x, np.float64), subject.targets)
 
 
@@ -101,7 +119,7 @@ def _explain_spiking(layer: Any) -> list[Finding]:
         first, *others = (_spiking_case(layer, seed, size) for seed, size in enumerate(SIZES))
     except ERRORS[1:]:
         return []
-    right = mutant_gradients(layer.dynamics, first)
+    right = mutant_gradients(layer.dynamics, first.run)
     if right is None or all(same(right[n], d) for n, d in first.yours.items() if np.size(d)):
         return []
     sentences = name_mutants(layer.dynamics, first, others)
@@ -126,11 +144,7 @@ def _spiking_case(layer: Any, seed: int, size: tuple[int, int]) -> Case:
     if recurrent is not None:
         before = np.random.default_rng(seed).integers(0, 2, (size[1], n)) * 1.0
         state["spikes"], d_state["spikes"] = before.reshape(lanes), 0 * before.reshape(lanes)
-    fire, arguments = (
-        spike_function(dynamics, "step", p.k),
-        (tuple(p.state0), p.theta, tuple(p.params)),
-    )
-    ran = run(dynamics, p.x, *arguments, fire, recurrent=recurrent, spikes0=before)
+    ran = run(dynamics, p, recurrent=recurrent, spikes0=before)
     x = p.x.reshape(*size, *layer.shape)
     y, cache = call(layer.forward, x, state=state, what="forward")
     if not np.array_equal(np.reshape(y, p.x.shape), np.stack(ran.spikes)):
@@ -142,7 +156,7 @@ def _spiking_case(layer: Any, seed: int, size: tuple[int, int]) -> Case:
     yours["state0"] = np.reshape([grads["state"][s] for s in neuron.state], p.state0.shape)
     if recurrent is not None:
         yours["recurrent"] = grads["recurrent"]
-    return Case(ran, p.d_spikes, p.d_state_last, p.k, yours)
+    return Case(ran, yours)
 
 
 # -- layers without neurons

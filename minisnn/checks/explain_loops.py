@@ -17,7 +17,7 @@ from ..kernels.arrays import Array
 from .calls import reported
 from .explain_formulas import explain_step
 from .mutants import MUTANTS, Mutant, mutated
-from .oracle import Problem, Run, run_of, truth
+from .oracle import Problem, Run, run, truth
 from .report import Finding, Report
 from .steps import check_steps, steps_of
 from .sums import monomials, same, sum_text
@@ -51,12 +51,9 @@ class Loop(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One problem for a recogniser: the run, what comes from above, the gradients returned."""
+    """A run, and the gradients that were returned for it."""
 
     run: Run
-    d_spikes: Array
-    d_last: Array
-    k: float
     yours: Mapping[str, Array]
 
 
@@ -91,37 +88,34 @@ def _case(loop: Loop, seed: int, shape: tuple[int, int, int]) -> Case:
         params = [yours.pop(n) for n in loop.dynamics.neuron.params]
         yours["params"] = np.reshape([d + 0 * problem.theta for d in params], (-1, shape[2]))
         yours["theta"] = yours.pop("threshold") + 0 * problem.theta
-    _, _, _, _, k, d_spikes, d_last = problem
-    return Case(run_of(loop.dynamics, problem), d_spikes, d_last, k, yours)
+    return Case(run(loop.dynamics, problem), yours)
 
 
 # -- mistakes with a name
 
 
 def mutant_gradients(
-    dynamics: Dynamics, case: Case, mutants: Sequence[Mutant] = (), shared: bool = False
+    dynamics: Dynamics, run: Run, mutants: Sequence[Mutant] = (), shared: bool = False
 ) -> dict[str, Array] | None:
-    """``x [T, B, N]``, ``state0 [K, B, N]``, ``theta [N]``, ``params [Q, N]`` by a derivation.
+    """The gradients of a run by a derivation with these mistakes.
 
-    It has these mistakes; ``None`` if one cannot be made here.
+    ``x [T, B, N]``, ``state0 [K, B, N]``, ``theta [N]``, ``params [Q, N]``; ``None`` if a mistake
+    cannot be made here.
     """
-    batch, lanes = case.d_spikes.shape[1:]
+    shape = run.problem.x.shape[1:]
 
     def full(values: Any) -> Array:
-        return np.stack([np.broadcast_to(np.asarray(d, float), (batch, lanes)) for d in values])
-
-    def slope(t: int, x: Array) -> Array:
-        return dynamics.surrogate.slope(x, case.k)
+        every = [np.broadcast_to(np.asarray(d, float), shape) for d in values]
+        return np.array(every).reshape(-1, *shape)
 
     try:
         with np.errstate(all="ignore"):
-            found = mutated(*mutants)(dynamics, case.run, case.d_spikes, case.d_last, slope)
+            found = mutated(*mutants)(dynamics, run)
             found |= {n: full(found[n]) for n in ("x", "state0")}
             found["theta"] = full([found["theta"]])[0].sum(axis=0)
-            params = full(found["params"]).sum(axis=1) if found["params"] else np.zeros((0, lanes))
+            found["params"] = full(found["params"]).sum(axis=1)
     except (IndexError, ValueError, TypeError):
         return None
-    found["params"] = params
     if shared:
         for n in ("theta", "params"):
             found[n] = 0 * found[n] + found[n].sum(axis=-1, keepdims=True)
@@ -140,7 +134,7 @@ def name_mutants(
         return found is not None and all(same(found[n], d) for n, d in what.items() if np.size(d))
 
     def made(mutants: Sequence[Mutant], at: Case = case) -> dict[str, Array] | None:
-        return mutant_gradients(dynamics, at, mutants, shared)
+        return mutant_gradients(dynamics, at.run, mutants, shared)
 
     right = made(()) or {}
     changing = [m for m in MUTANTS if not equal(made((m,)) or right, right)]  # others fit any pair
@@ -185,8 +179,8 @@ def _one_step(loop: Loop) -> list[Finding]:
             ones, zeros = np.ones_like(p.d_spikes), np.zeros_like(p.d_spikes)
             given = (ones, zeros) if above == "d_spikes" else (zeros, ones)
             p = p._replace(d_spikes=given[0], d_state_last=given[1])
-            run = run_of(dynamics, p)
-            u, s = run.charged[0][0][0], run.spikes[0][0]
+            ran = run(dynamics, p)
+            u, s = ran.charged[0][0][0], ran.spikes[0][0]
             slope = dynamics.surrogate.slope(u - p.theta, p.k)
             known = {"s": s, "u": u, "theta": p.theta, "slope": slope, "v": p.state0[0, 0]}
             known |= dict(zip(dynamics.neuron.params, p.params, strict=True))

@@ -151,9 +151,9 @@ spike: into_theta = d_theta_t - (g - d_s * slope_t)
     the threshold's gradient lacks the reset path through the spike (d_s); the membrane's has it
 charge: d_before = into_u, *d_before[1:]
     the factor of the carry is missing: the membrane's gradient is handed on without decay
-charge: d_before = d_before[0] * run.params[0], *d_before[1:]
+charge: d_before = d_before[0] * params[0], *d_before[1:]
     the decay is there twice in the carry
-charge: d_x[t] = d_x[t] * run.params[0]
+charge: d_x[t] = d_x[t] * params[0]
     the input's gradient is multiplied by decay; the input is not scaled
 charge: d_x[t] = d_x[t] - g
     the input's gradient lacks the spike's part g
@@ -188,7 +188,7 @@ charge: d_params_t = [d / (T * len(s)) for d in d_params_t]
     the gradient of the parameters is a mean over batch and time where it should be a sum
 recurrent: d_back = 0 * d_back
     nothing goes back through the recurrent weight: the spikes that come back count as constants
-recurrent: d_back = d_x[t] @ run.recurrent
+recurrent: d_back = d_x[t] @ recurrent
     the recurrent weight is not transposed on the way back
 recurrent: paired = s.T @ d_x[t]
     off by one in time: the recurrent weight's gradient pairs d_x[t] with the spikes of t, not of
@@ -198,7 +198,7 @@ recurrent: paired = s.T @ d_x[t] if t else paired
     t-1 (but at t = 0)
 recurrent: paired = paired.T
     the recurrent weight's gradient is transposed
-recurrent: paired = 0 * run.recurrent
+recurrent: paired = 0 * recurrent
     the recurrent weight's gradient is missing
 recurrent: paired = paired / len(s)
     the recurrent weight's gradient is a mean over the batch where it should be a sum

@@ -8,7 +8,7 @@ gradients of a problem.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,23 +19,25 @@ from ..spikes import FIRES, hold
 from .report import Row
 from .twins import TWINS
 
-__all__ = [
-    "Problem",
-    "Run",
-    "draw",
-    "row_of",
-    "run",
-    "run_of",
-    "spike_function",
-    "truth",
-    "walk_back",
-]
+__all__ = ["Problem", "Run", "draw", "row_of", "run", "truth", "walk_back"]
 
 TOLERANCE = 1e-12
 ORIGIN = "the time loop: complex step, relative to the largest entry, its terms taken without sign"
 #: How far inputs and states are stretched, in turn, until a neuron fires and stays finite.
 SCALES = (1.0, 3.0, 0.3, 0.1, 10.0, 0.03)
 TAME, FINITE = 1e3, 1e60
+
+
+class Problem(NamedTuple):
+    """Arguments of a scan, and gradients from above: of the spikes and of the last state."""
+
+    x: Any
+    state0: Any
+    theta: Any
+    params: Any
+    k: float
+    d_spikes: Any
+    d_state_last: Any
 
 
 class Run(NamedTuple):
@@ -45,41 +47,42 @@ class Run(NamedTuple):
     the last one; ``charged`` those after the charge; ``spikes0`` the spikes before the first step.
     """
 
+    problem: Problem
     x: list[Any]
     states: list[tuple[Any, ...]]
     charged: list[tuple[Any, ...]]
     spikes: list[Any]
-    theta: Any
-    params: tuple[Any, ...]
-    recurrent: Any = None
-    spikes0: Any = None
+    recurrent: Any
+    spikes0: Any
 
 
 def run(
     dynamics: Dynamics,
-    x: Sequence[Any],
-    state0: tuple[Any, ...],
-    theta: Any,
-    params: tuple[Any, ...],
-    fire: Callable[[int, Any, Any], Any],
+    problem: Problem,
+    fire: str | Callable[[int, Any, Any], Any] = "step",
     base: Run | None = None,
     recurrent: Any = None,
     spikes0: Any = None,
 ) -> Run:
-    """The loop forward; ``fire(t, u, theta)`` makes the spikes.
+    """The loop forward.
 
-    Arguments that ``reset.stop`` names keep the values of the run `base`, if there is one.  With
-    `recurrent`, a weight ``[N, N]``, the spikes of each step come back as a current at the next.
+    `fire` is a key of ``minisnn.spikes.FIRES``, or a function of ``(t, u, theta)``.  Arguments that
+    ``reset.stop`` names keep the values of the run `base`, if there is one.  With `recurrent`, a
+    weight ``[N, N]``, the spikes of each step come back as a current at the next.
     """
-    reset = hold(dynamics.reset.reset, dynamics.reset.stop if base else ())
-    state, s = state0, 0 * x[0] if spikes0 is None else spikes0
-    found = Run([], [state0], [], [], theta, params, recurrent, s)
+    neuron, reset, surrogate = dynamics
+    x, state0, theta, params, k, *_ = problem
+    held_reset = hold(reset.reset, reset.stop if base else ())
+    spike: Any = isinstance(fire, str) and FIRES[fire](surrogate.smooth, surrogate.slope)
+    state, s = tuple(state0), 0 * x[0] if spikes0 is None else spikes0
+    found = Run(problem, [], [state], [], [], recurrent, s)
     for t in range(len(x)):
         current = x[t] if recurrent is None else x[t] + s @ recurrent
-        charged = dynamics.neuron.charge(*state, current, *params)
+        charged = neuron.charge(*state, current, *params)
         u, *others = charged if isinstance(charged, tuple) else (charged,)
-        s = fire(t, u, theta)
-        state = (reset(u, s, theta, *_at(base, t)), *others)
+        held = (base.charged[t][0], base.spikes[t], base.problem.theta) if base else (None,) * 3
+        s = fire(t, u, theta) if callable(fire) else spike(u, theta, k, *held) * 1.0
+        state = (held_reset(u, s, theta, *held), *others)
         found.x.append(current)
         found.charged.append((u, *others))
         found.spikes.append(s)
@@ -87,22 +90,19 @@ def run(
     return found
 
 
-def _at(base: Run | None, t: int) -> tuple[Any, Any, Any]:
-    """Membrane, spike and threshold of a base run at step t."""
-    return (base.charged[t][0], base.spikes[t], base.theta) if base else (None, None, None)
-
-
 def walk_back(
-    dynamics: Dynamics, run: Run, d_spikes: Any, d_last: Any, slope: Callable[[int, Any], Any]
+    dynamics: Dynamics, run: Run, slope: Callable[[int, Any], Any] | None = None
 ) -> dict[str, Any]:
     """The adjoint of `run`: gradients of x (over time), state0, theta, params and recurrent.
 
-    ``slope(t, u - theta)`` is the surrogate's.  The comments name lines: a mutant of this
-    derivation has one line more after one of them (:mod:`minisnn.checks.explain_loops`).
+    ``slope(t, u - theta)`` is the surrogate's if not given.  The comments name lines: a mutant of
+    this derivation has one line more after one of them (:mod:`minisnn.checks.mutants`).
     """
-    neuron, reset, _ = dynamics
-    n, T, theta = len(run.states[0]), len(run.x), run.theta
-    d_x, d_theta, d_params, d_recurrent = [0] * T, 0, [0] * len(run.params), 0
+    neuron, reset, surrogate = dynamics
+    _, _, theta, params, k, d_spikes, d_last = run.problem
+    slope = slope or (lambda t, x: surrogate.slope(x, k))
+    n, T, recurrent = len(run.states[0]), len(run.x), run.recurrent
+    d_x, d_theta, d_params, d_recurrent = [0] * T, 0, [0] * len(params), 0
     d_v, *d_others = d_last
     d_back, steps = 0, reversed(range(T))  # begin
     for t in steps:
@@ -112,47 +112,20 @@ def walk_back(
         slope_t = slope(t, at - theta)  # slope
         g = (d_s + d_s_above + d_back) * slope_t  # g
         into_u, into_theta = d_u + g, d_theta_t - g  # spike
-        adjoints = neuron.charge_adjoint(into_u, *d_others, *before, x, *run.params)
+        adjoints = neuron.charge_adjoint(into_u, *d_others, *before, x, *params)
         d_before, d_x[t], d_params_t = adjoints[:n], adjoints[n], adjoints[n + 1 :]  # charge
         d_v, *d_others = d_before
         d_theta = d_theta + into_theta
         d_params = [total + d for total, d in zip(d_params, d_params_t, strict=True)]
-        if run.recurrent is not None:
-            d_back, paired = d_x[t] @ run.recurrent.T, s_before.T @ d_x[t]  # recurrent
+        if recurrent is not None:
+            d_back, paired = d_x[t] @ recurrent.T, s_before.T @ d_x[t]  # recurrent
             d_recurrent = d_recurrent + paired
     d_state0 = [d_v, *d_others]  # end
     found = {"x": d_x, "state0": d_state0, "theta": d_theta, "params": d_params}
-    return found | ({} if run.recurrent is None else {"recurrent": d_recurrent})
+    return found if recurrent is None else {**found, "recurrent": d_recurrent}
 
 
 # -- problems
-
-
-class Problem(NamedTuple):
-    """Arguments of a scan, and gradients from above: of the spikes and of the last state."""
-
-    x: Array
-    state0: Array
-    theta: Array
-    params: Array
-    k: float
-    d_spikes: Array
-    d_state_last: Array
-
-
-def spike_function(
-    dynamics: Dynamics, how: str, k: float, base: Run | None = None
-) -> Callable[[int, Any, Any], Any]:
-    """How neurons fire, a key of ``minisnn.spikes.FIRES``, as a function for :func:`run`."""
-    fire = FIRES[how](dynamics.surrogate.smooth, dynamics.surrogate.slope)
-    return lambda t, u, theta: 1.0 * fire(u, theta, k, *_at(base, t))
-
-
-def run_of(dynamics: Dynamics, problem: Problem, how: str = "step") -> Run:
-    """The run of a problem, with spikes or with the surrogate's curve ("smooth")."""
-    x, state0, theta, params, k, *_ = problem
-    fire = spike_function(dynamics, how, k)
-    return run(dynamics, x, tuple(state0), theta, tuple(params), fire)
 
 
 def draw(
@@ -205,7 +178,7 @@ def _draw_once(
 
 def _hides_nothing(dynamics: Dynamics, problem: Problem, limit: float) -> bool:
     with np.errstate(all="ignore"):
-        runs = [run_of(dynamics, problem, how) for how in ("step", "smooth")]
+        runs = [run(dynamics, problem, fire) for fire in ("step", "smooth")]
         spikes = np.stack(runs[0].spikes)
         enough = spikes.size == 1 or 0 < spikes.mean() < 1
         if len(spikes) > 1:
@@ -224,21 +197,18 @@ def truth(
 
     With them the sizes that rounding is measured against: the terms of each, without sign.
     """
-    base = run_of(dynamics, problem, "smooth" if twin == "smooth" else "step")
-    fire = spike_function(dynamics, TWINS[twin], problem.k, base)
+    base = run(dynamics, problem, "smooth" if twin == "smooth" else "step")
     d_spikes = 0 * problem.d_spikes if twin == "slope 0" else problem.d_spikes
     found, sizes, h = dict[str, Array](), dict[str, Array](), 1e-30
     for name in ("x", "state0", "theta", "params"):
         at = getattr(problem, name)
-        # One entry shifted in each of at.size copies, a first axis that everything broadcasts over.
-        shifted = at + 1j * h * np.eye(at.size).reshape(at.size, *at.shape)
-        x, state0, theta, params = (
-            shifted if n == name else getattr(problem, n)[None]
-            for n in ("x", "state0", "theta", "params")
-        )
-        x, state0 = np.moveaxis(x, 0, 1), np.moveaxis(state0, 0, 1)
-        lanes = tuple(np.moveaxis(params, 1, 0)[..., None, :])
-        moved = run(dynamics, x, tuple(state0), theta[:, None], lanes, fire, base)
+        # One entry shifted in each of at.size copies, an axis that everything broadcasts over:
+        # [T, copies, B, N], [K, copies, B, N], [copies, 1, N] and [Q, copies, 1, N].
+        each = {n: getattr(problem, n)[None] for n in ("x", "state0", "theta", "params")}
+        each[name] = at + 1j * h * np.eye(at.size).reshape(at.size, *at.shape)
+        each = {n: np.moveaxis(a, 0, 1) if n != "theta" else a for n, a in each.items()}
+        each |= {n: each[n][..., None, :] for n in ("theta", "params")}
+        moved = run(dynamics, problem._replace(**each), TWINS[twin], base)
         terms = [np.imag(s) / h * d for s, d in zip(moved.spikes, d_spikes, strict=True)]
         ends = zip(moved.states[-1], problem.d_state_last, strict=True)
         terms += [np.imag(v) / h * d for v, d in ends]

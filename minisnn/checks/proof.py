@@ -19,7 +19,7 @@ import numpy as np
 
 from ..formula import COMPARISONS, Formula
 from ..kernels import Dynamics
-from .oracle import run, walk_back
+from .oracle import Problem, run, walk_back
 
 __all__ = ["prove"]
 
@@ -84,16 +84,13 @@ def _exact(formula: Formula) -> Callable[..., Any]:
 def prove(dynamics: Dynamics, longest: int = LONGEST, seed: int = 0) -> str | None:
     """What is proved, as a sentence; ``None`` if it is not: not rational, or the identity fails."""
     draws, f = Random(seed), {name: _exact(f) for name, f in dynamics.formulas().items()}
-    neuron: Any = SimpleNamespace(charge=f["charge"], charge_adjoint=f["charge_adjoint"])
-    reset: Any = SimpleNamespace(
-        reset=f["reset"], reset_adjoint=f["reset_adjoint"], stop=dynamics.reset.stop
-    )
-    exact, sizes = dynamics._replace(neuron=neuron, reset=reset), dynamics.neuron
+    neuron, reset = SimpleNamespace(**f), SimpleNamespace(**f, stop=dynamics.reset.stop)
+    exact: Any = (neuron, reset, dynamics.surrogate)
+    sizes = len(dynamics.neuron.state), len(dynamics.neuron.params)
     patterns = [p for steps in range(longest) for p in itertools.product((0, 1), repeat=steps + 1)]
     try:
-        for pattern in patterns:
-            if not _identity_holds(exact, len(sizes.state), len(sizes.params), pattern, draws):
-                return None
+        if not all(_identity_holds(Dynamics(*exact), sizes, p, draws) for p in patterns):
+            return None
     except (NotRational, ZeroDivisionError, OverflowError, TypeError):
         return None
     return (
@@ -103,31 +100,31 @@ def prove(dynamics: Dynamics, longest: int = LONGEST, seed: int = 0) -> str | No
 
 
 def _identity_holds(
-    exact: Dynamics, n_states: int, n_params: int, pattern: tuple[int, ...], draws: Random
+    exact: Dynamics, sizes: tuple[int, int], pattern: tuple[int, ...], draws: Random
 ) -> bool:
-    def some() -> Fraction:
-        return Fraction(draws.randrange(1, SIZE), draws.randrange(1, SIZE))
+    def some(count: int) -> list[Fraction]:
+        return [Fraction(draws.randrange(1, SIZE), draws.randrange(1, SIZE)) for _ in range(count)]
 
-    def moving(count: int) -> tuple[Dual, ...]:
-        return tuple(Dual(some() - 1, some()) for _ in range(count))
+    def moving(count: int) -> list[Dual]:
+        return [Dual(value - 1, d) for value, d in (some(2) for _ in range(count))]
 
-    steps = len(pattern)
-    arguments = [moving(count) for count in (steps, n_states, 1, n_params)]
-    slopes = [some() for _ in pattern]
+    (n_states, n_params), steps = sizes, len(pattern)
+    x, state0, (theta,), params = (moving(n) for n in (steps, n_states, 1, n_params))
+    slopes, d_spikes, d_last = some(steps), some(steps), some(n_states)
 
     def fire(t: int, u: Dual, at: Dual) -> Dual:
         return Dual(pattern[t], slopes[t] * (u.d - at.d))
 
-    def ran(values: list[tuple[Dual, ...]], base: Any = None) -> Any:
-        x, state0, (theta,), params = values
-        return run(exact, x, state0, theta, params, fire, base)
+    def still(values: list[Dual]) -> list[Dual]:
+        return [Dual(v.value) for v in values]
 
-    base = ran([tuple(Dual(v.value) for v in values) for values in arguments])  # for `stop`
-    found = ran(arguments, base)
-    d_spikes, d_last = ([Dual(some()) for _ in range(count)] for count in (steps, n_states))
-    above, results = [*d_spikes, *d_last], [*found.spikes, *found.states[-1]]
-    forward = sum(d.value * r.d for d, r in zip(above, results, strict=True))
-    back = walk_back(exact, found, d_spikes, d_last, lambda t, at: Dual(slopes[t]))
+    above = [Dual(d) for d in d_spikes], [Dual(d) for d in d_last]
+    at_rest = Problem(still(x), still(state0), Dual(theta.value), still(params), 1.0, *above)
+    base = run(exact, at_rest, fire)  # what `stop` names keeps its values
+    found = run(exact, Problem(x, state0, theta, params, 1.0, *above), fire, base)
+    results = [*found.spikes, *found.states[-1]]
+    forward = sum(d * r.d for d, r in zip([*d_spikes, *d_last], results, strict=True))
+    back = walk_back(exact, found, lambda t, at: Dual(slopes[t]))
     gradients = [*back["x"], *back["state0"], back["theta"], *back["params"]]
-    moved = itertools.chain(*arguments)
-    return forward == sum(_dual(d).value * e.d for d, e in zip(gradients, moved, strict=True))
+    arguments = [*x, *state0, theta, *params]
+    return forward == sum(_dual(d).value * e.d for d, e in zip(gradients, arguments, strict=True))

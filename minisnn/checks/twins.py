@@ -38,7 +38,7 @@ def without_slope(surrogate: Surrogate) -> Surrogate:
 
 
 def with_slope_zero(net: Network) -> Network:
-    """The same network, in whose gradient no path passes through a spike; it shares `net`'s arrays."""
+    """The network without paths through spikes in its gradient; it shares its parameters."""
 
     def change(layer: Any) -> Any:
         if not layer.spiking:
