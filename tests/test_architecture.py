@@ -22,7 +22,11 @@ FLOORS = [
     {"layers"},
     {"network"},
     {"losses", "optimizers", "loading"},
+<<<<<<< HEAD
     {"encode", "data", "models", "checkpoint", "monitor", "train", "plot"},
+=======
+    {"encode", "data", "models", "checkpoint", "health", "train", "plot", "testing"},
+>>>>>>> part-checks
     {"checks"},
     {"teach", "bench"},
     {"cli"},

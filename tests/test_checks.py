@@ -2,15 +2,15 @@
 
 import numpy as np
 import pytest
-from grid import COVERING, FEW, FULL, PAIRS, problem
+from grid import COVERING, FEW, FULL, PAIRS, complex_step, problem
 from hypothesis import given
 from hypothesis import strategies as st
 
 import minisnn as ms
 from minisnn.checks import Report, Row, richardson, run_twin
-from minisnn.checks.adjoint import compare
-from minisnn.checks.differences import complex_step
+from minisnn.checks.check_adjoint import rows_of
 from minisnn.kernels import ON_CPU, Dynamics
+from minisnn.layers import LAYERS
 from minisnn.neurons import current_lif, current_lif_charge, integrate_and_fire_charge, lif, lif_charge
 from minisnn.resets import hard, hard_adjoint, hard_detached, hard_reset, soft, soft_adjoint, soft_detached, soft_reset
 from minisnn.surrogates import HALF_PI, atan_smooth, fast_sigmoid_smooth, sigmoid_smooth
@@ -41,7 +41,7 @@ def test_built_ins_are_right_on_the_compiled_backend(name):
 )  # fmt: skip
 def test_adjoints_are_right_for_any_shape(t, b, n, seed, which, twin):
     dynamics = FULL[COVERING[which % len(COVERING)]]
-    for row in compare(dynamics, problem(dynamics, (t, b, n), seed), twin, "numpy"):
+    for row in rows_of(dynamics, problem(dynamics, (t, b, n), seed), twin, "numpy"):
         assert row.ok, row
 
 
@@ -269,13 +269,17 @@ def test_every_layer_of_the_installation_is_checked_on_every_backend(monkeypatch
     from minisnn.checks import command
 
     seen = set()
-    for check, where in (("check_layer", lambda layer: layer.backend), ("check_grads", lambda net: net.backend)):
-        monkeypatch.setattr(command, check, lambda what, *rest, where=where, **options: seen.add((where(what), type(what))))
-    for name, run in command.check_installation():
-        if name.startswith(("layer", "network")):
+
+    def look(what, *rest, **options):
+        parts = what.layers.values() if isinstance(what, ms.Network) else [what]
+        seen.update((layer.backend or what.backend, type(layer)) for layer in parts)
+
+    monkeypatch.setattr(command, "check_layer", look)
+    monkeypatch.setattr(command, "check_grads", look)
+    for _, run in command.check_installation():
+        if run.func is look:
             run()
-    kinds = {kind for _, kind in seen}
-    assert kinds >= {ms.Network, ms.Linear, ms.Conv2d, ms.BatchNorm2d, ms.MaxPool2d, ms.LIF(1).__class__}
+    kinds = {*LAYERS.values()} - {ms.Spiking} | {type(ms.LIF(1))}
     assert seen == {(backend, kind) for backend in ON_CPU for kind in kinds}
 
 

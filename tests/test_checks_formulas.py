@@ -7,9 +7,9 @@ import pytest
 import test_checks as planted
 
 import minisnn as ms
-from minisnn.checks import formulas
-from minisnn.checks.formulas import explain_step
-from minisnn.checks.step import charge_step, check_steps, reset_step, slope_step
+from minisnn.checks import explain_formulas
+from minisnn.checks.explain_formulas import explain_step
+from minisnn.checks.steps import charge_step, check_steps, reset_step, slope_step
 from minisnn.neurons import current_lif, current_lif_charge, lif_charge
 from minisnn.resets import hard_reset, soft_reset
 from minisnn.surrogates import atan_smooth, fast_sigmoid_smooth, sigmoid_smooth
@@ -91,7 +91,7 @@ def test_mistakes_are_explained(sympy, monkeypatch):
     if sympy:
         pytest.importorskip("sympy", reason="formulas need SymPy: pip install 'minisnn[symbolic]'")
     else:
-        monkeypatch.setattr(formulas, "load_sympy", lambda: (_ for _ in ()).throw(ImportError("no SymPy here")))
+        monkeypatch.setattr(explain_formulas, "load_sympy", lambda: (_ for _ in ()).throw(ImportError("no SymPy here")))
     without = []
     for name, (step, pattern) in CASES.items():
         rows, problems = check_steps((step,))

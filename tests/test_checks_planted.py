@@ -4,12 +4,20 @@ Each case: what is planted, and a pattern that the findings must match (``None``
 Mistakes in neurons, resets and surrogates stand in test_checks_formulas.py.
 """
 
+import inspect
+import itertools
 import re
+import sys
+import textwrap
 
 import numpy as np
 import pytest
 
 import minisnn as ms
+from minisnn.checks.explain_loops import mutant_gradients
+from minisnn.checks.mutants import MUTANTS
+from minisnn.checks.oracle import draw, run, walk_back
+from minisnn.kernels import Dynamics
 from minisnn.layers.linear import LinearCache
 
 ATAN = ms.surrogates.atan(1.3)
@@ -373,8 +381,28 @@ KERNELS = {
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels(name, monkeypatch):
     change, pattern = KERNELS[name]
-    monkeypatch.setattr("minisnn.checks.adjoint.kernel_of", lambda dynamics, backend: WrongKernel(dynamics, change))
+    monkeypatch.setattr(sys.modules["minisnn.checks.check_adjoint"], "kernel_of", lambda dynamics, backend: WrongKernel(dynamics, change))
     rejects(ms.checks.check_adjoint(ms.neurons.current_lif, ms.resets.hard, ATAN, backend="numpy"), pattern)
+
+
+# -- mutants: the same mistakes as lines of text
+
+
+def test_every_mutant_follows_a_line_of_the_derivation_and_changes_what_comes_out():
+    marked = [line.rpartition("  # ")[2] for line in inspect.getsource(walk_back).splitlines()]
+    assert len(set(MUTANTS)) == len(MUTANTS) >= 70
+    rng, changed = np.random.default_rng(0), set()
+    for neuron, reset in itertools.product(ms.neurons.NEURONS.values(), ms.resets.RESETS.values()):
+        dynamics = Dynamics(neuron, reset, ATAN)
+        weight, spikes = rng.normal(size=(4, 4)), rng.integers(0, 2, (3, 4)) * 1.0
+        ran = run(dynamics, draw(dynamics, rng, (5, 3, 4)), recurrent=weight, spikes0=spikes)
+        right = mutant_gradients(dynamics, ran)
+        for mutant in MUTANTS:
+            assert marked.count(mutant.line) == 1 and mutant.sentence
+            found = mutant_gradients(dynamics, ran, [mutant])
+            if found is not None and any(not np.allclose(found[n], d) for n, d in right.items()):
+                changed.add(mutant)
+    assert changed == set(MUTANTS)
 
 
 # -- Recurrent
@@ -382,9 +410,6 @@ def test_kernels(name, monkeypatch):
 
 def recurrent(change):
     """A recurrent layer whose walk back has one line changed."""
-    import inspect
-    import textwrap
-
     from minisnn.layers import recurrent as module
 
     source = textwrap.dedent(inspect.getsource(module.Recurrent._back))

@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import minisnn as ms
-from minisnn.checks import strategies as some
-from minisnn.checks.adjoint import compare, draw
-from minisnn.checks.step import check_steps, steps_of
+from minisnn import testing as some
+from minisnn.checks.check_adjoint import rows_of
+from minisnn.checks.oracle import draw
+from minisnn.checks.steps import check_steps, steps_of
 
 ATAN = ms.surrogates.atan(1.3)
 THIRD = 1 / 3
@@ -135,7 +136,7 @@ def test_right_surrogates_pass(name):
     twin=st.sampled_from(list(ms.checks.TWINS)),
 )
 def test_right_dynamics_pass_in_any_shape(dynamics, shape, seed, twin):
-    for row in compare(dynamics, draw(dynamics, np.random.default_rng(seed), shape), twin, "numpy"):
+    for row in rows_of(dynamics, draw(dynamics, np.random.default_rng(seed), shape), twin, "numpy"):
         assert row.ok, row
 
 

@@ -1,6 +1,7 @@
 """Formulas: what may stand in one, and that what is recorded computes the same, bit for bit."""
 
 import math
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -179,6 +180,30 @@ def test_in_complex_numbers_constants_are_real():
     z = np.array([0.3 + 1e-20j])
     found = of_two(lambda x, k: 0.1 * x * x + k).python("complex128")(z, 1.0)
     assert found.dtype == complex and np.isclose(found.imag[0], 0.1 * 2 * 0.3 * 1e-20, rtol=1e-12)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_it_has_values_on_numbers_of_other_kinds(name):
+    formula, _ = BUILT_IN[name]
+    z = np.random.default_rng(1).uniform(0.2, 2.0, (len(formula.args), 5)) + 1e-20j
+    for args in (z, z.real):
+        expected = formula.python(args.dtype)(*args)
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for a, b in zip(
+            formula.evaluate(*args, call=lambda name, *values: getattr(np, name)(*values)), expected, strict=True
+        ):
+            assert np.array_equal(a, b)
+
+
+def test_it_is_exact_on_fractions_and_asks_for_what_these_do_not_have():
+    def unknown(name, *operands):
+        raise LookupError(name)
+
+    charge = ms.neurons.leaky_integrator.formulas[0]
+    found = charge.evaluate(Fraction(1, 3), Fraction(1, 7), Fraction(2, 3), call=unknown, number=Fraction)
+    assert found == (Fraction(2, 9) + Fraction(1, 21),)
+    with pytest.raises(LookupError, match="arctan"):
+        ms.surrogates.atan().formulas[0].evaluate(Fraction(1), Fraction(2), call=unknown, number=Fraction)
 
 
 def test_loops_and_helpers_unroll():

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
+from grid import complex_step
 from hypothesis import given
 from hypothesis import strategies as st
 
 import minisnn as ms
-from minisnn.checks.differences import complex_step
 
 SOFT, BOUND = ms.thresholds.Softplus(), ms.thresholds.LowerBound(0.3)
 

@@ -1,20 +1,35 @@
-"""Checks: is a hand-derived gradient right?  Surrogate gradients against the three networks whose derivative they are.
+"""Checks: is a hand-derived gradient right?  Surrogate gradients against three twin networks.
 
-``check_adjoint(neuron, reset, surrogate)`` looks at floor-0 functions inside the time loop, entry by entry, with the
-complex step.  ``check_grads(net, x, labels, loss)`` looks at whole networks on their own backend, by differences.
-``check_layer(layer, x)`` does so for one layer.  Each returns a report: ``print`` it, or ``.raise_if_wrong()``.
+``check_adjoint(neuron, reset, surrogate)`` looks at formulas inside the time loop, entry by entry,
+with the complex step.  ``check_grads(net, x, labels, loss)`` looks at whole networks on their own
+backend, by differences, ``check_layer(layer, x)`` at one layer.  ``check_scan``, ``check_function``
+and ``check_loss`` look at functions of your own.  Each returns a report: ``print`` it, or
+``.raise_if_wrong()``.
 """
 
-from .adjoint import check_adjoint
-from .comparison import compare
+from .check_adjoint import check_adjoint
+from .check_function import check_function, check_loss
+from .check_grads import check_grads, check_layer
+from .check_scan import check_scan
+from .compare import compare
 from .differences import Difference, richardson
-from .functions import check_function, check_loss
-from .gradients import check_grads, check_layer
 from .report import Finding, GradientError, Report, Row
-from .scan import check_scan
 from .twins import TWINS, run_twin
 
 __all__ = [
-    "TWINS", "Difference", "Finding", "GradientError", "Report", "Row", "check_adjoint", "check_function",
-    "check_grads", "check_layer", "check_loss", "check_scan", "compare", "richardson", "run_twin",
-]  # fmt: skip
+    "TWINS",
+    "Difference",
+    "Finding",
+    "GradientError",
+    "Report",
+    "Row",
+    "check_adjoint",
+    "check_function",
+    "check_grads",
+    "check_layer",
+    "check_loss",
+    "check_scan",
+    "compare",
+    "richardson",
+    "run_twin",
+]

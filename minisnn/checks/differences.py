@@ -1,22 +1,40 @@
-"""Differences: a derivative from values of the function alone, with an estimate of its own error."""
+"""Differences: a derivative from values of a function alone, and gradients compared with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..kernels.arrays import Array
+from .report import Row
 
-__all__ = ["Difference", "at_a_kink", "complex_step", "richardson", "settled"]
+__all__ = ["Difference", "compare_arrays", "curves", "richardson", "stencil"]
+
+TOLERANCE = 1e-7
+#: A difference whose own estimated error is larger than this share of the gradient decides nothing.
+TOO_COARSE = 1e-6
+#: Gradients smaller than this share of the value cannot be told from 0: a difference has its
+#: value's rounding, 1e-14 of it.
+UNSEEN = 1e-7
+ALONG = "differences along random directions, relative to the norms of gradient and direction"
+ENTRIES = "differences entry by entry, relative to the largest entry"
+KINK = "a kink (a threshold, a maximum) lies at this very point: choose another input or seed"
+JUMPS = (
+    "the output does not move at all under small steps: it only jumps (a spike?), so differences "
+    "of it say nothing about a surrogate gradient; check_scan, check_layer and check_grads compare "
+    "with twins instead"
+)
 
 #: Takes a step h, returns ``(value, sides)``; see :func:`richardson`.
 Along = Callable[[float], tuple[float, Any]]
+#: Takes arrays by name, returns the value to differentiate, and the sides of its kinks.
+Value = Callable[[Mapping[str, Array]], tuple[float, Any]]
 
 
 class Difference(NamedTuple):
-    """A numeric derivative: its ``value``, the estimated ``error`` of that, and whether a kink lay in between."""
+    """A numeric derivative: its ``value``, its estimated ``error``, whether a kink was crossed."""
 
     value: float
     error: float
@@ -24,15 +42,17 @@ class Difference(NamedTuple):
 
 
 def richardson(f: Along, step: float = 1e-2, levels: int = 7) -> Difference:
-    """Derivative of `f` at 0 by central differences, extrapolated to step 0 (Richardson; Ridders' choice of the entry).
+    """Derivative of `f` at 0 by central differences, extrapolated to step 0.
 
-    Central differences err by ``a h^2 + b h^4 + ...``.  Halving the step and combining neighbours removes one power after
-    the other, until rounding takes over; the entry of the table with the smallest estimated error is returned.
+    Central differences err by ``a h^2 + b h^4 + ...``.  Halving the step and combining neighbours
+    removes one power after the other, until rounding takes over (Richardson); the entry of the
+    table with the smallest estimated error is returned (Ridders).
 
     Parameters
     ----------
-    f : takes a step ``h``, returns ``(value, sides)``.  ``sides`` is an array of booleans that tells on which side of its
-        kinks each quantity lies, or ``None``.  A difference across a kink is no derivative.
+    f : takes a step ``h``, returns ``(value, sides)``.  ``sides`` is an array of booleans that
+        tells on which side of its kinks each quantity lies, or ``None``.  A difference across a
+        kink is no derivative.
     step : largest step to try; as long as a kink lies in between, it is halved up to 20 times.
     levels : number of step sizes combined.
     """
@@ -54,42 +74,40 @@ def richardson(f: Along, step: float = 1e-2, levels: int = 7) -> Difference:
             guess = max(abs(row[-1] - row[-2]), abs(row[-1] - table[-1][power - 1]))
             if guess <= error:
                 best, error = row[-1], guess
-        if abs(row[-1] - table[-1][-1]) >= 2 * error:  # rounding has taken over: smaller steps only add noise
+        if abs(row[-1] - table[-1][-1]) >= 2 * error:  # rounding has taken over
             break
         table.append(row)
     return Difference(float(best), float(error), False)
 
 
-def settled(f: Along, wanted: float) -> Difference:
-    """:func:`richardson` from smaller and smaller steps until its error is `wanted`: inside of kinks nobody told of."""
+def _settled(f: Along, enough: float) -> Difference:
+    """:func:`richardson` from smaller and smaller steps, to get inside undeclared kinks."""
     best = richardson(f)
     for step in (1e-3, 1e-4, 1e-5):
-        if best.error <= wanted:
+        if best.error <= enough:
             break
         finer = richardson(f, step, 4)
         best = finer if finer.error < best.error else best
     return best
 
 
-def at_a_kink(f: Along, scale: float) -> bool:
-    """Whether the slopes to the left and to the right of 0 differ: there is no derivative to compare with then."""
+def _at_a_kink(f: Along, scale: float) -> bool:
+    """Whether the slopes to the left and to the right of 0 differ: there is no derivative then."""
     here = f(0.0)[0]
     jumps = [abs(f(h)[0] - 2 * here + f(-h)[0]) / h for h in (1e-4, 1e-6)]
     return jumps[1] > 0.3 * jumps[0] and jumps[1] > 1e-7 * scale
 
 
-def complex_step(f: Callable[[Array], complex], at: Array, step: float = 1e-30) -> Array:
-    """Gradient of a real analytic function, entry by entry, exact to rounding: ``Im f(at + i h e) / h``."""
-    gradient = np.empty_like(at)
-    for i in np.ndindex(at.shape):
-        shifted = at.astype(complex)
-        shifted[i] += 1j * step
-        gradient[i] = complex(f(shifted)).imag / step
-    return gradient
+def _resolution(f: Along) -> float:
+    """The smallest derivative that differences can see: rounding, over the smallest step."""
+    here, steps = f(0.0)[0], (1e-14, 1e-13, 1e-12)
+    moved = [abs(f(h)[0] - here) for h in (*steps, *(-h for h in steps))]
+    rounding = max(np.spacing(abs(here)), *moved)
+    return 1e4 * min(rounding, 1e-12 * (1 + abs(here)))  # what moves more is a jump
 
 
 def stencil(f: Callable[[Array], float], at: Array, h: float = 1e-2) -> Array:
-    """Every entry of a gradient by a four-point difference, error of order ``h^4``: quick, to recognise a gradient by."""
+    """A gradient by four-point differences, error of order ``h^4``: quick, to recognise one by."""
     gradient, moved = np.empty(at.shape), at.copy()
     for i in np.ndindex(at.shape):
         values = []
@@ -99,3 +117,116 @@ def stencil(f: Callable[[Array], float], at: Array, h: float = 1e-2) -> Array:
         moved[i] = at[i]
         gradient[i] = (-values[0] + 8 * values[1] - 8 * values[2] + values[3]) / (12 * h)
     return gradient
+
+
+# -- gradients compared with differences
+
+
+def compare_arrays(
+    twin: str,
+    value: Value,
+    arrays: Mapping[str, Array],
+    gradients: Mapping[str, Array],
+    rng: np.random.Generator,
+    directions: int = 2,
+    entries: int = 0,
+) -> list[Row]:
+    """A row for each array: its gradient against differences of `value`.
+
+    Arrays of up to `entries` entries are compared entry by entry; larger ones along `directions`
+    random directions, in which every entry takes part, and at `entries` entries drawn, no fewer
+    than 24, if any.  A gradient found wrong is shown at its worst entry.
+    """
+    rows = []
+    for name, array in arrays.items():
+        compared = _Compared(twin, name, value, arrays, gradients[name])
+        if array.size <= entries:
+            found = [compared.entries(list(np.ndindex(array.shape)))]
+        else:
+            found = [compared.along(rng.normal(size=array.shape)) for _ in range(directions)]
+            if entries or any(row.verdict == "WRONG" for row in found):
+                some = rng.choice(array.size, min(array.size, max(entries, 24)), replace=False)
+                row = compared.entries([np.unravel_index(i, array.shape) for i in some])
+                found = [row] if row.verdict == "WRONG" else found + [row] * bool(entries)
+        rows += [max(found, key=_badness)] if found else []
+    return rows
+
+
+def _badness(row: Row) -> tuple:
+    return not row.ok, row.error != row.error, row.error
+
+
+class _Compared(NamedTuple):
+    """The gradient of one array and the function that it should be the derivative of."""
+
+    twin: str
+    name: str
+    value: Value
+    arrays: Mapping[str, Array]
+    gradient: Array
+
+    def moved(self, direction: Array) -> Along:
+        """The value as a function of how far the array has gone in a direction."""
+        at = self.arrays[self.name]
+        return lambda h: self.value({**self.arrays, self.name: at + h * direction})
+
+    def along(self, direction: Array) -> Row:
+        size = float(np.linalg.norm(self.gradient) * np.linalg.norm(direction))
+        return self.worst({(): direction}, size, ALONG)
+
+    def entries(self, chosen: list[tuple]) -> Row:
+        if not chosen:
+            values = 0.0, 0.0, 0.0, TOLERANCE, "an empty array has no gradient"
+            return Row(self.twin, self.name, self.gradient.shape, *values, True)
+        ones = {}
+        for at in chosen:
+            ones[tuple(map(int, at))] = one = np.zeros(self.gradient.shape)
+            one[at] = 1.0
+        return self.worst(ones, float(np.abs(self.gradient).max()), ENTRIES)
+
+    def worst(self, directions: dict[tuple, Array], size: float, origin: str) -> Row:
+        """The worst of these derivatives, relative to `size` or the largest of them."""
+        along = {at: self.moved(direction) for at, direction in directions.items()}
+        numeric = {at: _settled(f, TOLERANCE / 10 * max(size, 1e-300)) for at, f in along.items()}
+        scale = max(max(abs(d.value) for d in numeric.values()), size) or 1.0
+        analytic = {at: float((self.gradient * d).sum()) for at, d in directions.items()}
+        rows = [self.row(analytic[at], numeric[at], scale, origin, along[at], at) for at in along]
+        return max(rows, key=_badness)
+
+    def row(
+        self, analytic: float, numeric: Difference, scale: float, origin: str, f: Along, at: tuple
+    ) -> Row:
+        # A bias before a normalisation has the gradient 0, and returns the rounding of it.
+        scale = max(scale, UNSEEN * abs(f(0.0)[0]))
+        error, estimate = abs(analytic - numeric.value) / scale, numeric.error / scale
+        tolerance = max(TOLERANCE, min(10 * estimate, TOO_COARSE))
+        decided = not numeric.crossed and estimate <= TOO_COARSE
+        ok, refused = bool(decided and error <= tolerance), False
+        if not ok:
+            coarse, resolution = richardson(f), _resolution(f)
+            if abs(analytic - coarse.value) + coarse.error <= resolution:  # too small to see
+                ok, numeric, tolerance = True, coarse, resolution / scale
+                error = abs(analytic - coarse.value) / scale
+        if not ok and analytic != 0 and numeric.value == 0 and numeric.error == 0:
+            origin, refused = JUMPS, True
+        elif not ok and np.isfinite(analytic) and (numeric.crossed or _at_a_kink(f, scale)):
+            origin, error = KINK, 0.0
+        elif not ok and not decided and np.isfinite(analytic) and not error > 100 * estimate:
+            error = 0.0  # too coarse a difference proves no mistake, unless that is far larger
+        values = analytic, numeric.value, error, tolerance
+        return Row(self.twin, self.name, self.gradient.shape, *values, origin, ok, at, refused)
+
+
+def curves(
+    value: Value, arrays: Mapping[str, Array], gradients: Mapping[str, Array], rng: Any
+) -> list[tuple]:
+    """For the figure: each gradient's error by the step of a plain difference, in one direction."""
+    found, steps = [], [10.0 ** (-k / 2) for k in range(2, 25)]
+    for name, array in arrays.items():
+        direction, gradient = rng.normal(size=array.shape), gradients[name]
+        f = _Compared("", name, value, arrays, gradient).moved(direction)
+        size = np.linalg.norm(gradient) * np.linalg.norm(direction) or 1.0
+        slope = float((gradient * direction).sum())
+        errors = [abs((f(h)[0] - f(-h)[0]) / (2 * h) - slope) / size for h in steps]
+        found.append((name, steps, errors))
+    return found

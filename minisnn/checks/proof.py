@@ -1,68 +1,130 @@
 """A proof for neurons that are made of + - * / alone: exact fractions, every spike pattern.
 
-The adjoint J' of a step must keep ``<d, J e> = <J' d, e>`` for every direction e and every d from above.  On fractions there
-is no rounding, so the two sides are compared with ``==``.  Slopes are free numbers: whatever the surrogate, it is proved
-with it.  A spike pattern is imposed, so every way through the reset is walked.
+The adjoint J' of a step must keep ``<d, J e> = <J' d, e>`` for every direction e and every d from
+above.  On fractions there is no rounding, so the two sides are compared with ``==``.  Slopes are
+free numbers: whatever the surrogate, it is proved with it.  A spike pattern is imposed, so every
+way through the reset is walked.
 """
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from fractions import Fraction
 from random import Random
+from types import SimpleNamespace
 from typing import Any
 
-from ..kernels import Dynamics
-from .algebra import Dual, NotRational
-from .loop import run, walk_back
+import numpy as np
 
-__all__ = ["LONGEST", "prove"]
+from ..formula import COMPARISONS, Formula
+from ..kernels import Dynamics
+from .oracle import Problem, run, walk_back
+
+__all__ = ["prove"]
 
 LONGEST = 5
-#: A wrong identity of degree d holds at a random point with probability d / SIZE at most (Schwartz and Zippel).
+#: A wrong identity of degree d holds at a random point with probability d / SIZE at most (Schwartz
+#: and Zippel).
 SIZE = 2**40
 
 
+class NotRational(TypeError):
+    """A formula is not made of + - * / alone, so that it has no value on fractions."""
+
+
+class Dual:
+    """An exact fraction and its derivative along one direction."""
+
+    def __init__(self, value: Any, d: Any = 0) -> None:
+        self.value, self.d = Fraction(value), Fraction(d)
+
+    def __add__(self, other: Any) -> Dual:
+        other = _dual(other)
+        return Dual(self.value + other.value, self.d + other.d)
+
+    def __mul__(self, other: Any) -> Dual:
+        other = _dual(other)
+        return Dual(self.value * other.value, self.d * other.value + self.value * other.d)
+
+    def __truediv__(self, other: Dual) -> Dual:
+        ratio = self.value / other.value
+        return Dual(ratio, (self.d - ratio * other.d) / other.value)
+
+    def __neg__(self) -> Dual:
+        return Dual(-self.value, -self.d)
+
+    def __sub__(self, other: Dual) -> Dual:
+        return self + -other
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+def _dual(value: Any) -> Dual:
+    return value if isinstance(value, Dual) else Dual(value)
+
+
+def _call(name: str, a: Dual, b: Dual | None = None) -> Dual:
+    """Comparisons, maximum and minimum; the derivative is that of the side at hand."""
+    if b is None or name not in (*COMPARISONS, "maximum", "minimum"):
+        raise NotRational(f"np.{name} of a fraction is no fraction")
+    if name in COMPARISONS:
+        return Dual(int(getattr(np, name)(a.value, b.value)))
+    return a if (a.value >= b.value) == (name == "maximum") else b
+
+
+def _exact(formula: Formula) -> Callable[..., Any]:
+    def function(*values: Any) -> Any:
+        results = formula.evaluate(*map(_dual, values), call=_call, number=Dual)
+        return results if len(results) > 1 else results[0]
+
+    return function
+
+
 def prove(dynamics: Dynamics, longest: int = LONGEST, seed: int = 0) -> str | None:
-    """What is proved, as a sentence; ``None`` where it is not: not rational, or the identity fails."""
-    draws, patterns = Random(seed), 0
+    """What is proved, as a sentence; ``None`` if it is not: not rational, or the identity fails."""
+    draws, f = Random(seed), {name: _exact(f) for name, f in dynamics.formulas().items()}
+    neuron, reset = SimpleNamespace(**f), SimpleNamespace(**f, stop=dynamics.reset.stop)
+    exact: Any = (neuron, reset, dynamics.surrogate)
+    sizes = len(dynamics.neuron.state), len(dynamics.neuron.params)
+    patterns = [p for steps in range(longest) for p in itertools.product((0, 1), repeat=steps + 1)]
     try:
-        for steps in range(1, longest + 1):
-            for pattern in itertools.product((0, 1), repeat=steps):
-                if not _identity_holds(dynamics, pattern, draws):
-                    return None
-                patterns += 1
+        if not all(_identity_holds(Dynamics(*exact), sizes, p, draws) for p in patterns):
+            return None
     except (NotRational, ZeroDivisionError, OverflowError, TypeError):
         return None
-    return f"Proved for T <= {longest}: <d, J e> == <J' d, e> on exact fractions, all {patterns} spike patterns, slopes free"
+    return (
+        f"Proved for T <= {longest}: <d, J e> == <J' d, e> on exact fractions, "
+        f"all {len(patterns)} spike patterns, slopes free"
+    )
 
 
-def _identity_holds(dynamics: Dynamics, pattern: tuple[int, ...], draws: Random) -> bool:
-    def some() -> Fraction:
-        return Fraction(draws.randrange(1, SIZE), draws.randrange(1, SIZE))
+def _identity_holds(
+    exact: Dynamics, sizes: tuple[int, int], pattern: tuple[int, ...], draws: Random
+) -> bool:
+    def some(count: int) -> list[Fraction]:
+        return [Fraction(draws.randrange(1, SIZE), draws.randrange(1, SIZE)) for _ in range(count)]
 
-    def moving() -> Dual:
-        return Dual(some() - 1, some())
+    def moving(count: int) -> list[Dual]:
+        return [Dual(value - 1, d) for value, d in (some(2) for _ in range(count))]
 
-    n, steps = len(dynamics.neuron.state), len(pattern)
-    x, state0 = [moving() for _ in pattern], tuple(moving() for _ in range(n))
-    theta, params = moving(), tuple(moving() for _ in dynamics.neuron.params)
-    slopes = [some() for _ in pattern]
+    (n_states, n_params), steps = sizes, len(pattern)
+    x, state0, (theta,), params = (moving(n) for n in (steps, n_states, 1, n_params))
+    slopes, d_spikes, d_last = some(steps), some(steps), some(n_states)
 
     def fire(t: int, u: Dual, at: Dual) -> Dual:
         return Dual(pattern[t], slopes[t] * (u.d - at.d))
 
-    still = [tuple(Dual(v.value) for v in values) for values in (x, state0, (theta,), params)]
-    base = run(dynamics, still[0], still[1], still[2][0], still[3], fire)  # what `stop` names keeps its values
-    found = run(dynamics, x, state0, theta, params, fire, base)
-    d_spikes, d_last = [Dual(some()) for _ in range(steps)], [Dual(some()) for _ in range(n)]
-    forward = sum(d.value * s.d for d, s in zip(d_spikes, found.spikes, strict=True))
-    forward += sum(d.value * v.d for d, v in zip(d_last, found.last, strict=True))
-    back = walk_back(dynamics, found, d_spikes, d_last, lambda t, at: Dual(slopes[t]))
-    pairs = [*zip(back.d_x, x, strict=True), *zip(back.d_state0, state0, strict=True), (back.d_theta, theta)]
-    pairs += zip(back.d_params, params, strict=True)
-    return forward == sum(_value(d) * e.d for d, e in pairs)
+    def still(values: list[Dual]) -> list[Dual]:
+        return [Dual(v.value) for v in values]
 
-
-def _value(d: Any) -> Fraction:
-    return d.value if isinstance(d, Dual) else Fraction(d)
+    above = [Dual(d) for d in d_spikes], [Dual(d) for d in d_last]
+    at_rest = Problem(still(x), still(state0), Dual(theta.value), still(params), 1.0, *above)
+    base = run(exact, at_rest, fire)  # what `stop` names keeps its values
+    found = run(exact, Problem(x, state0, theta, params, 1.0, *above), fire, base)
+    results = [*found.spikes, *found.states[-1]]
+    forward = sum(d * r.d for d, r in zip([*d_spikes, *d_last], results, strict=True))
+    back = walk_back(exact, found, lambda t, at: Dual(slopes[t]))
+    gradients = [*back["x"], *back["state0"], back["theta"], *back["params"]]
+    arguments = [*x, *state0, theta, *params]
+    return forward == sum(_dual(d).value * e.d for d, e in zip(gradients, arguments, strict=True))

@@ -1,12 +1,15 @@
-"""The report: a row for each comparison, what is wrong and why, a verdict, and a table that teaches."""
+"""The report: a row for each comparison, what is wrong and why, a verdict, and a table."""
 
 from __future__ import annotations
 
 import json
 import textwrap
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
+
+from .figures import figure_of
 
 __all__ = ["Finding", "GradientError", "Report", "Row"]
 
@@ -21,9 +24,10 @@ class GradientError(AssertionError):
 class Row:
     """One comparison: the gradient of `name` on one twin, or one cell of a step's Jacobian.
 
-    ``analytic`` and ``numeric`` are the two values where they differ most (for a directional comparison, the only two), and
-    ``at`` is where that is; ``error`` is the relative error and ``tolerance`` what was allowed, ``origin`` saying why that
-    much.  ``refused`` marks a comparison that decides nothing, because the function compared with has no derivative.
+    ``analytic`` and ``numeric`` are the two values where they differ most (for a directional
+    comparison, the only two), and ``at`` is where that is; ``error`` is the relative error and
+    ``tolerance`` what was allowed, ``origin`` says why that much.  ``refused`` marks a comparison
+    that decides nothing, because the function compared with has no derivative.
     """
 
     twin: str
@@ -40,17 +44,22 @@ class Row:
 
     @property
     def verdict(self) -> str:
-        """In a word: ok, WRONG, UNDECIDED (the numeric value is too coarse to tell) or REFUSED."""
+        """In a word: ok, WRONG, UNDECIDED (the numeric value is too coarse to tell) or REFUSED.
+
+        DIFFERS if two derivations are compared: neither need be right.
+        """
         if self.ok:
             return "ok"
-        if self.twin.startswith("against "):  # two derivations side by side: neither need be right
+        if self.twin.startswith("against "):
             return "DIFFERS"
-        return "REFUSED" if self.refused else "UNDECIDED" if self.error <= self.tolerance else "WRONG"
+        return (
+            "REFUSED" if self.refused else "UNDECIDED" if self.error <= self.tolerance else "WRONG"
+        )
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with one gradient: as formulas, as a sentence, or both.  It was verified on fresh numbers."""
+    """What is wrong with one gradient, in formulas and in a sentence; verified on fresh numbers."""
 
     name: str
     sentence: str = ""
@@ -60,20 +69,24 @@ class Finding:
     latex: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        formulas = [f"yours {self.yours}"] * bool(self.yours) + [f"true {self.true}"] * bool(self.true)
-        formulas += [f"yours - true = {self.difference}"] * bool(self.difference)
-        if not formulas and not self.sentence:
-            hint = "" if find_spec("sympy") else "; with SymPy it may be shown as one: pip install sympy"
-            return f"{self.name}: wrong, and not explained by a short formula in s, u, v, theta, decay and the slope{hint}"
-        return f"{self.name}: {', '.join(formulas)}{'; ' * bool(formulas and self.sentence)}{self.sentence}"
+        named = {"yours": self.yours, "true": self.true, "yours - true =": self.difference}
+        formulas = ", ".join(f"{name} {text}" for name, text in named.items() if text)
+        if formulas or self.sentence:
+            return f"{self.name}: {'; '.join(filter(None, (formulas, self.sentence)))}"
+        hint = (
+            "" if find_spec("sympy") else "; with SymPy it may be shown as one: pip install sympy"
+        )
+        what = "not explained by a short formula in s, u, v, theta, decay and the slope"
+        return f"{self.name}: wrong, and {what}{hint}"
 
 
 @dataclass
 class Report:
-    """The outcome of a check: ``.ok``, ``.rows``, ``.raise_if_wrong()``, ``.to_json()``, ``.plot()``; a table when printed.
+    """The outcome of a check; a table when printed.
 
-    ``problems`` are what kept a derivation from being compared (it raised, returned the wrong shape, wrote into its input);
-    ``findings`` say which term is wrong; ``notes`` are remarks that decide nothing.
+    ``problems`` are what kept a derivation from being compared (it raised, returned the wrong
+    shape, wrote into its input); ``findings`` say which term is wrong; ``notes`` are remarks that
+    decide nothing.
     """
 
     title: str
@@ -98,12 +111,12 @@ class Report:
                 worst[row.twin, row.name] = row
         self.rows += worst.values()
 
-    def find(self, found: list[Finding]) -> None:
+    def find(self, found: Iterable[Finding]) -> None:
         """Add findings that are not there yet."""
         self.findings += [f for f in found if f not in self.findings]
 
     def raise_if_wrong(self) -> Report:
-        """The report itself if every gradient is right; else :class:`GradientError` with the table."""
+        """The report if every gradient is right; else :class:`GradientError` with the table."""
         if not self.ok:
             raise GradientError(f"\n{self}")
         return self
@@ -117,46 +130,48 @@ class Report:
 
     def plot(self) -> Any:
         """A Matplotlib figure of what was found; see :mod:`minisnn.checks.figures`."""
-        from .figures import figure_of
-
-        return figure_of(self)
+        return figure_of(self.title, self.rows, self.pictures)
 
     def __repr__(self) -> str:
-        lines = _wrap(self.title, "")
+        lines = _wrap([self.title], "")
         for twin in dict.fromkeys(row.twin for row in self.rows):
             lines += _table(twin, [row for row in self.rows if row.twin == twin])
-        for title, texts in (
-            ("what went wrong before anything could be compared:", self.problems),
-            ("which term:", [str(f) for f in self.findings]),
-        ):
-            if texts:
-                lines += [f"  {title}", *(line for text in texts for line in _wrap(text, "    "))]
-        origins = dict.fromkeys(row.origin for row in self.rows)
-        lines += [line for origin in origins for line in _wrap(f"error: {origin}", "  ")]
-        lines += [line for note in self.notes for line in _wrap(f"note: {note}", "  ")]
-        right = sum(row.ok for row in self.rows)
+        findings = [str(f) for f in self.findings]
+        lines += _section("what went wrong before anything could be compared:", self.problems)
+        lines += _section("which term:", findings)
+        lines += _wrap(
+            [f"error: {origin}" for origin in dict.fromkeys(r.origin for r in self.rows)]
+        )
+        lines += _wrap([f"note: {note}" for note in self.notes])
+        verdict = "right" if self.ok else "right: NOT RIGHT"
         if any(row.verdict == "DIFFERS" for row in self.rows):
-            return "\n".join([*lines, f"  {right} of {len(self.rows)} the same"])
-        return "\n".join([*lines, f"  {right} of {len(self.rows)} right" + ("" if self.ok else ": NOT RIGHT")])
+            verdict = "the same"
+        lines.append(f"  {sum(row.ok for row in self.rows)} of {len(self.rows)} {verdict}")
+        return "\n".join(lines)
 
 
 def _table(twin: str, rows: list[Row]) -> list[str]:
     name = max(len(twin), *(len(row.name) + 2 for row in rows))
     true = "other" if twin.startswith("against ") else "true"
-    lines = [f"  {twin:<{name}} {'shape':>9} {'worst at':>9} {'yours':>12} {true:>12} {'error':>7} {'allowed':>7}"]
+    head = f"{'shape':>9} {'worst at':>9} {'yours':>12} {true:>12} {'error':>7} {'allowed':>7}"
+    lines = [f"  {twin:<{name}} {head}"]
     for r in rows:
-        shape, at = "x".join(map(str, r.shape)) or "1", "-" if r.ok else ",".join(map(str, r.at)) or "-"
-        lines.append(
-            f"    {r.name:<{name - 2}} {shape:>9} {at:>9} {r.analytic:12.5e} {r.numeric:12.5e} {r.error:7.0e}"
-            f" {r.tolerance:7.0e}  {r.verdict}"
-        )
+        shape = "x".join(map(str, r.shape)) or "1"
+        at = "-" if r.ok else ",".join(map(str, r.at)) or "-"
+        values = f"{r.analytic:12.5e} {r.numeric:12.5e} {r.error:7.0e} {r.tolerance:7.0e}"
+        lines.append(f"    {r.name:<{name - 2}} {shape:>9} {at:>9} {values}  {r.verdict}")
     return lines
 
 
-def _wrap(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent + "  ", break_long_words=False) or [
-        indent
-    ]
+def _section(title: str, texts: list[str]) -> list[str]:
+    return [f"  {title}", *_wrap(texts, "    ")] if texts else []
+
+
+def _wrap(texts: list[str], indent: str = "  ") -> list[str]:
+    wrapper = textwrap.TextWrapper(
+        WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_long_words=False
+    )
+    return [line for text in texts for line in wrapper.wrap(text) or [indent]]
 
 
 def _plain(value: Any) -> Any:

@@ -1,12 +1,15 @@
-"""Twins: networks whose ordinary derivative a surrogate gradient is (law 5).
+"""Twins: networks whose ordinary derivative a surrogate gradient is.
 
 smooth
-    The surrogate's curve in place of the jump.  Checks every term, the slope included; spikes are soft.
+    The surrogate's curve in place of the jump.  Checks every term, the slope included; spikes are
+    soft.
 tangent
-    The hard network, run once; then each jump replaced by the straight line through its base point with the surrogate's
-    slope.  Same values as the hard network, and its derivative IS the surrogate gradient at hard spikes.
+    The hard network, run once; then each jump replaced by the straight line through its base point
+    with the surrogate's slope.  Same values as the hard network, and its derivative IS the
+    surrogate gradient at hard spikes.
 slope 0
-    The real network with a loss on its membranes and the slope set to zero: every path that does not pass a spike.
+    The real network with a loss on its membranes and the slope set to zero: every path that does
+    not pass a spike.
 
 Arguments that a reset's ``stop`` names keep the values of the base run, as its author declared.
 """
@@ -35,17 +38,21 @@ def without_slope(surrogate: Surrogate) -> Surrogate:
 
 
 def with_slope_zero(net: Network) -> Network:
-    """The same network, in whose gradient no path passes through a spike.  It shares its parameters with `net`."""
+    """The network without paths through spikes in its gradient; it shares its parameters."""
 
     def change(layer: Any) -> Any:
         if not layer.spiking:
             return layer
-        return layer._changed(dynamics=layer.dynamics._replace(surrogate=without_slope(layer.dynamics.surrogate)))
+        return layer._changed(
+            dynamics=layer.dynamics._replace(surrogate=without_slope(layer.dynamics.surrogate))
+        )
 
     return net._map(change)
 
 
-def run_twin(net: Network, x: Array, base: Caches, fire: str, state: Any = None) -> tuple[Array, Caches]:
+def run_twin(
+    net: Network, x: Array, base: Caches, fire: str, state: Any = None
+) -> tuple[Array, Caches]:
     """Run a twin of `net` that holds on to the run with the caches `base`: ``(scores, caches)``.
 
     `fire` is "smooth", "tangent" or "step"; `state` holds the states to start from, by layer.

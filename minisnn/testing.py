@@ -1,6 +1,6 @@
 """Hypothesis strategies for property tests: right neurons, resets, surrogates and networks, kept from overflowing.
 
-``from minisnn.checks import strategies`` needs hypothesis: ``pip install 'minisnn[test]'``.
+``from minisnn import testing`` needs hypothesis: ``pip install 'minisnn[test]'``.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from ..kernels import Dynamics
-from ..kernels.arrays import Array
-from ..layers import Linear, PopulationVote, Spiking
-from ..network import Network
-from ..neurons import NEURONS, Neuron
-from ..resets import RESETS
-from ..surrogates import SURROGATES
+from .kernels import Dynamics
+from .kernels.arrays import Array
+from .layers import Linear, PopulationVote, Spiking
+from .network import Network
+from .neurons import NEURONS, Neuron
+from .resets import RESETS
+from .surrogates import SURROGATES
 
 __all__ = ["arrays", "dynamics", "networks", "neurons", "resets", "shapes", "surrogates", "thresholds"]
 

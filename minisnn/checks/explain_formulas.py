@@ -1,0 +1,284 @@
+"""What is wrong with a step, as formulas (yours, the true one, their difference) and a sentence.
+
+Two ways to the formulas.  With SymPy the function is traced and evaluated on symbols.  Without it
+(or if the function cannot be traced) the values at random points are explained as small sums of
+products.  Whatever is printed has been compared with the function at fresh random points first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from ..formula import trace
+from ..kernels.arrays import Array
+from ..resets import RESETS
+from ..surrogates import SURROGATES
+from .report import Finding
+from .steps import Step, finite, reset_step
+from .sums import factor_names, monomials, same, sum_text
+
+__all__ = ["explain_step"]
+
+LONGEST = 200
+
+Points = dict[str, Array]
+
+
+def explain_step(step: Step, seed: int = 0) -> list[Finding]:
+    """A finding for each argument whose derivative is wrong."""
+    rng, found = np.random.default_rng([seed, 11]), []
+    with np.errstate(all="ignore"):
+        points, fresh = (finite(step, step.draw(rng)) for _ in range(2))
+        for a in step.free:
+            yours, true = (_column(m(points), step, a) for m in (step.yours, step.true))
+            if same(yours, true, 1e-11):
+                continue
+            function = step.title.split()[1]
+            name = f"slope {function}" if step.kind == "slope" else f"d_{a} of {function}"
+            formulas = _from_symbols(step, a, fresh) or _from_numbers(step, a, points, fresh)
+            found.append(Finding(name, _sentence(step, a, points, fresh), **formulas))
+    return found
+
+
+def _column(matrix: dict[tuple[str, str], Array], step: Step, a: str) -> Array:
+    return np.stack([matrix[out, a] for out in step.outs]).astype(float)
+
+
+# -- formulas by SymPy
+
+
+def load_sympy() -> Any:
+    """SymPy, or an ImportError with the pip line."""
+    try:
+        import sympy
+    except ImportError as error:
+        install = "pip install 'minisnn[symbolic]'"
+        raise ImportError(f"formulas need SymPy: {install} ({error})") from None
+    return sympy
+
+
+def _from_symbols(step: Step, a: str, fresh: Points) -> dict[str, Any]:
+    """Yours, true, difference and their LaTeX; nothing if SymPy is absent or disagrees."""
+    try:
+        sp = load_sympy()
+        yours, true = _expressions(sp, step, a)
+        forms = [_shortest(sp, e) for e in (yours, true, yours - true)]
+        if not _agree(sp, step, a, forms, fresh):
+            return {}
+    except Exception:  # SymPy meets something it cannot do: the numbers remain
+        return {}
+    texts = [str(e).replace("**2", "^2").replace("**", "^") for e in forms]
+    if max(map(len, texts)) > LONGEST:
+        return {}
+    named = dict(zip(("yours", "true", "difference"), texts, strict=True))
+    return {**named, "latex": tuple(map(sp.latex, forms))}
+
+
+def _expressions(sp: Any, step: Step, a: str) -> tuple[Any, Any]:
+    """What the adjoint returns for `a`, and what it should, as expressions of SymPy."""
+    arguments = _symbols(sp, step)
+    above = [1 if step.kind == "slope" else sp.Symbol(f"d_{out}", real=True) for out in step.outs]
+    n_args, n_outs = len(step.args), len(step.outs)
+    forward = trace(step.forward, step.title, n_args, n_outs)
+    adjoint = trace(step.adjoint, step.title, n_outs + n_args, len(step.free))
+    yours = adjoint.evaluate(*above, *arguments.values(), call=_symbolic, number=_number)
+    outs = forward.evaluate(*arguments.values(), call=_symbolic, number=_number)
+    slopes = [d * sp.diff(out, arguments[a]) for d, out in zip(above, outs, strict=True)]
+    true = sp.Integer(0) if a in step.stop else sum(slopes, sp.Integer(0))
+    return yours[step.free.index(a)], true
+
+
+def _symbols(sp: Any, step: Step) -> dict[str, Any]:
+    return {n: sp.Symbol(n, real=True, positive=n == "k" or None) for n in step.args}
+
+
+def _symbolic(name: str, *values: Any) -> Any:
+    """A comparison, 1 where it holds and 0 elsewhere, or a function."""
+    sp = load_sympy()
+    relations = {"less": sp.Lt, "less_equal": sp.Le, "greater": sp.Gt, "greater_equal": sp.Ge}
+    relations |= {"equal": sp.Eq, "not_equal": sp.Ne}
+    if name in relations:
+        return sp.Piecewise((1, relations[name](*values)), (0, True))
+    if name in ("maximum", "minimum"):
+        a, b = values
+        if sp.expand(a + b) == 0:
+            return sp.Abs(a) if name == "maximum" else -sp.Abs(a)
+        return sp.Piecewise((a, a >= b if name == "maximum" else a <= b), (b, True))
+    return getattr(sp, {"arctan": "atan"}.get(name, name))(*values)
+
+
+def _number(value: float) -> Any:
+    """A number as a reader would write it: 0.5 is 1/2, and 1.5707963267948966 is pi/2."""
+    sp = load_sympy()
+    for factor, name in ((1.0, sp.Integer(1)), (math.pi, sp.pi), (1 / math.pi, 1 / sp.pi)):
+        guess = Fraction(value / factor).limit_denominator(1000)
+        if abs(float(guess) * factor - value) <= 2e-16 * abs(value):
+            return sp.Rational(guess.numerator, guess.denominator) * name
+    return sp.Float(value)
+
+
+def _shortest(sp: Any, e: Any) -> Any:
+    simple = sp.simplify(e)
+    return min((e, simple, sp.factor_terms(simple)), key=lambda form: len(str(form)))
+
+
+def _agree(sp: Any, step: Step, a: str, forms: list[Any], fresh: Points) -> bool:
+    """Whether the expressions have the values of the functions themselves."""
+    symbols, values = _symbols(sp, step), [v.astype(float) for v in fresh.values()]
+    for e, matrix in zip(forms, (step.yours(fresh), step.true(fresh)), strict=False):
+        for out in step.outs:
+            one = {sp.Symbol(f"d_{o}", real=True): int(o == out) for o in step.outs}
+            value = sp.lambdify(list(symbols.values()), e.subs(one), "numpy")(*values)
+            if not same(np.broadcast_to(value, fresh[a].shape), matrix[out, a]):
+                return False
+    return True
+
+
+# -- formulas from numbers
+
+
+def _from_numbers(step: Step, a: str, points: Points, fresh: Points) -> dict[str, Any]:
+    """The same from values at random points; nothing if they are no small sum of products."""
+    texts, is_slope = {}, step.kind == "slope"
+    values = [{n: v.astype(float) for n, v in p.items()} for p in (points, fresh)]
+    for which in ("yours", "true", "difference"):
+        parts = []
+        for out in step.outs:
+            cells = [_cell(step, (out, a), p, which) for p in (points, fresh)]
+            text = sum_text(cells, [monomials(v) for v in values], "" if is_slope else f"d_{out}")
+            if text is None and is_slope and which != "difference":
+                text = _inverse_text(cells, values)
+            if text is None and not (is_slope and which == "difference"):
+                return {}
+            parts += [text] if text and text != "0" else []
+        texts[which] = " + ".join(parts).replace("+ -", "- ") or "0" * (which != "difference")
+    return texts
+
+
+def _inverse_text(cells: list[Array], values: list[Points]) -> str | None:
+    """Most slopes are one over a polynomial."""
+    terms = [monomials({**v, "1/k": 1 / v["k"]}, 4) for v in values]
+    terms = [{n: v for n, v in t.items() if not {"k", "1/k"} <= {*n.split("*")}} for t in terms]
+    text = sum_text([1 / c for c in cells], terms)
+    return text and f"1/({text})"
+
+
+def _cell(step: Step, cell: tuple[str, str], points: Points, which: str) -> Array:
+    yours, true = (m[cell].astype(float) for m in (step.yours(points), step.true(points)))
+    return {"yours": yours, "true": true, "difference": yours - true}[which]
+
+
+# -- sentences
+
+
+def _sentence(step: Step, a: str, points: Points, fresh: Points) -> str:
+    """The first sentence that is true of both sets of points."""
+    if not np.isfinite(_column(step.yours(points), step, a)).all():
+        return "not a finite number at some points where the forward is finite"
+    held: list[list[str]] = []
+    for p in (points, fresh):
+        yours = _column(step.yours(p), step, a)
+        candidates = _candidates(step, a, p)
+        held.append([t for t, d in candidates if same(yours, np.broadcast_to(d, yours.shape))])
+    return next((text for text in held[0] if text in held[1]), "")
+
+
+def _candidates(step: Step, a: str, p: Points) -> Iterator[tuple[str, Array]]:
+    """Sentences, each with the derivative by `a` that would make it true."""
+    matrix = step.true(p)
+    true, plain = _column(matrix, step, a), {n: v.astype(float) for n, v in p.items()}
+    if step.kind == "reset":
+        yield from _reset_candidates(step, a, plain, true)
+    elif step.kind == "slope":
+        yield from _slope_candidates(step, plain)
+    lost = {"x": ": nothing reaches the input"}
+    for state in step.args[: len(step.outs)]:
+        lost[state] = ": nothing is carried to the step before"
+    yield f"the path through {a} is missing{lost.get(a, '')}", 0 * true
+    if not true.any():
+        stop = f" ({a} is declared constant by stop={step.stop})" if a in step.stop else ""
+        yield f"there is no such path: it should be 0{stop}", _column(step.yours(p), step, a)
+    yield "the sign is wrong", -true
+    for j, out in enumerate(step.outs if len(step.outs) > 1 else ()):
+        this = np.arange(len(step.outs))[:, None] == j
+        yield f"the path through {out} is missing", np.where(this, 0, true)
+        yield f"the path through {out} is counted twice", np.where(this, 2 * true, true)
+        yield f"only the path through {out} is there", np.where(this, true, 0)
+    for b, value in plain.items():
+        yield f"the factor {b} is missing", true / value
+        yield f"the factor {b} is there once too often", true * value
+        yield f"it is multiplied by 1 - {b}", true * (1 - value)
+        yield f"the factor 1 - {b} is missing", true / (1 - value)
+    for b in step.free:
+        if b != a:
+            mixed = _column(matrix, step, b)
+            yield f"this is the derivative by {b}: two results are mixed up", mixed
+    values = {**p, **dict(zip(step.outs, step.values(p), strict=True))}
+    for b in step.args:  # one quantity stands where another belongs
+        for c, value in values.items():
+            if c != b:
+                other = step.true({**p, b: np.asarray(value, p[b].dtype)})
+                yield f"{c} stands where {b} belongs", _column(other, step, a)
+    yours = _column(step.yours(p), step, a)
+    ratio = float((yours * true).sum() / (true * true).sum()) if true.any() else 0.0
+    if name := next(factor_names(ratio, {}), None):
+        yield f"it is {name} times the true one: a constant factor", ratio * true
+
+
+def _reset_candidates(step: Step, a: str, p: Points, true: Array) -> Iterator[tuple[str, Array]]:
+    if a == "s" and "s" not in step.stop:
+        yield (
+            "the reset path through the spike is missing: this is the gradient of a detached "
+            "reset; declare stop=('s',) if you mean it",
+            0 * true,
+        )
+    if a == "theta":
+        yield (
+            "the reset holds the threshold, too: its path is missing (it stays even when the "
+            "spike is detached)",
+            0 * true,
+        )
+    if a == "u" and same(true[0], 1 - p["s"]):
+        yield (
+            "the mask 1 - s is missing: a spike empties the membrane, so nothing goes back past it",
+            0 * true + 1,
+        )
+        yield (
+            "the mask is the wrong way round: gradient passes where there was no spike, 1 - s",
+            0 * true + p["s"],
+        )
+    for name, other in RESETS.items():
+        if not other.stop:
+            derivative = _column(reset_step(other).true(p), step, a)
+            yield f"this is the derivative of the {name} reset", derivative
+
+
+def _slope_candidates(step: Step, p: Points) -> Iterator[tuple[str, Array]]:
+    x, k = p["x"], p["k"]
+    true, peak = (step.true({**p, "x": at})["s", "x"].astype(float) for at in (x, 0 * x + 1e-9))
+    yield "this is the curve itself, not its slope", step.values(p)[0][None]
+    yield "the sign is wrong: the curve rises", -true[None]
+    factors = {"1": 1, "2": 2, "0.5": 0.5, "pi": np.pi, "1/pi": 1 / np.pi}
+    for text, power in {"*k": k, "*k*k": k**2, "/k": k**-1, "/(k*k)": k**-2}.items():
+        for c, factor in factors.items():
+            times = f"{c}{text}".removeprefix("1*")
+            yield (
+                f"it is {times} times the true slope: a factor of the steepness is wrong",
+                (factor * power * true)[None],
+            )
+    scaled = (true / peak)[None]
+    yield "it is scaled to a peak of 1; the curve's own slope has another peak", scaled
+    for name, make in SURROGATES.items():
+        other = make(1.0)
+        if other.smooth is not step.forward:
+            yield f"this is the slope of another curve: {name}", other.slope(x, k)[None]
+    one = 1 + 0 * k
+    stands = {"1": one, "2": 2 * one, "2*k": 2 * k, "0.5*k": k / 2, "k*k": k * k, "1/k": 1 / k}
+    for text, value in stands.items():
+        replaced = step.true({**p, "k": value.astype(p["k"].dtype)})["s", "x"]
+        yield f"{text} stands where k belongs", replaced[None]

@@ -1,0 +1,252 @@
+"""What is wrong in a network: which layer, and its gradient recognised as the true one changed."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..kernels.arrays import Array
+from ..layers.base import Layer
+from ..network import Network
+from .calls import Broken, as_gradient, call, pair
+from .check_function import check_loss
+from .differences import stencil
+from .explain_formulas import explain_step
+from .explain_functions import MOST, ROUGH, held_by_all, recognise
+from .explain_loops import Case, mutant_gradients, name_mutants, where_it_parts
+from .oracle import draw, run
+from .report import Finding, Report
+from .steps import steps_of
+from .sums import same
+
+__all__ = ["Subject", "explain", "weighting"]
+
+#: Sizes [T, B] of the problems a mistake is recognised and verified on.
+SIZES = ((5, 3), (4, 6), (7, 2))
+D_SCORES = "d_scores from the loss"
+ERRORS = (Broken, ValueError, TypeError, KeyError, AttributeError)
+
+
+class Subject(NamedTuple):
+    """What is checked: a network, its input, targets and loss, and the options of its forward."""
+
+    net: Network
+    x: Array
+    targets: Any
+    loss: Callable[[Array, Any], tuple[float, Array]]
+    options: dict[str, Any]
+    rng: Any
+
+    def forward(self, net: Network | None = None, **state: Any) -> tuple[Array, Any]:
+        """The run of this network or a variant of it; what it draws is the same at each call."""
+        forward, rng = (net or self.net).forward, copy.deepcopy(self.rng)
+        found = call(forward, self.x, rng=rng, what="forward", **self.options, **state)
+        return pair(found, "forward", "(scores, caches)")
+
+    def d_scores(self, scores: Array) -> Array:
+        """The gradient that the loss returns."""
+        found = call(self.loss, scores, self.targets, what="the loss")
+        return as_gradient(pair(found, "the loss", "(number, d_scores)")[1], scores, D_SCORES)
+
+
+def weighting(y: Array, weights: Any) -> tuple[float, Array]:
+    """A loss for a single layer: its output, weighted at random but always alike."""
+    weights = copy.deepcopy(weights).normal(size=np.shape(y))
+    return float(np.sum(y * weights)), weights
+
+
+def explain(report: Report, subject: Subject) -> None:
+    """Findings about every layer by itself, at the input it had, and about the loss."""
+    if report.ok:
+        return
+    net, x, options = subject.net, subject.x, subject.options
+    outputs, name, masks = dict[str, Array](), "", options.get("masks", {})
+    try:
+        for name, layer in net.layers.items():
+            extra = net.extra_inputs(layer, outputs)
+            extra |= {"mask": masks[name]} if name in masks else {}
+            found = [] if extra else _explain_layer(layer, x, subject)
+            draws = {"train": options["train"], "rng": copy.deepcopy(subject.rng)}
+            what = f"{name}.forward"
+            x, _ = pair(call(layer.forward, x, what=what, **draws, **extra), what, "(y, cache)")
+            outputs[name] = x
+            prefix = "" if len(net.layers) == 1 else f"{name}: "
+            report.find([replace(f, name=prefix + f.name) for f in found])
+    except ERRORS as error:
+        if str(error) not in " ".join(report.problems):
+            report.problems.append(f"{name}: {error}" if name else str(error))
+        return
+    if subject.loss is not weighting:
+        _explain_loss(report, subject.loss, np.asarray(x, np.float64), subject.targets)
+
+
+def _explain_loss(report: Report, loss: Callable, scores: Array, targets: Any) -> None:
+    of_loss = check_loss(loss, scores, targets)
+    report.find([replace(f, name=f"loss: {f.name}") for f in of_loss.findings])
+    report.problems += [p for p in of_loss.problems if p not in report.problems]
+    wrong = any(row.verdict == "WRONG" for row in report.rows)
+    if report.findings or report.problems or not wrong:
+        return
+    finding = Finding(
+        "network",
+        "each layer and the loss seem right by themselves: look at the walk back through layers "
+        "(Network.backward)",
+    )
+    if not of_loss.ok:
+        what = "its gradient is not its derivative: see check_loss(loss, scores, targets)"
+        finding = Finding("loss", what)
+    report.find([finding])
+
+
+def _explain_layer(layer: Layer, x: Any, subject: Subject) -> list[Finding]:
+    """Findings about each gradient of a layer that is wrong and can be explained."""
+    if layer.spiking and hasattr(layer, "dynamics"):
+        with np.errstate(all="ignore"):
+            found = [f for step in steps_of(layer.dynamics) for f in explain_step(step)]
+            return found or _explain_spiking(layer)
+    return _explain_plain(layer, np.asarray(x, np.float64), subject)
+
+
+# -- layers of neurons: the time loop
+
+
+def _explain_spiking(layer: Any) -> list[Finding]:
+    try:
+        first, *others = (_spiking_case(layer, seed, size) for seed, size in enumerate(SIZES))
+    except ERRORS[1:]:
+        return []
+    right = mutant_gradients(layer.dynamics, first.run)
+    if right is None or all(same(right[n], d) for n, d in first.yours.items() if np.size(d)):
+        return []
+    sentences = name_mutants(layer.dynamics, first, others)
+    found = [Finding("time loop", sentence) for sentence in sentences]
+    return found + where_it_parts(first.yours["x"], right["x"])
+
+
+def _spiking_case(layer: Any, seed: int, size: tuple[int, int]) -> Case:
+    """What the layer makes of a random problem; raises if its forward is another loop."""
+    dynamics, (neuron, *_), n = layer.dynamics, layer.dynamics, int(np.prod(layer.shape))
+    p = draw(dynamics, np.random.default_rng([seed, 13]), (*size, n))
+    p = p._replace(k=dynamics.surrogate.k)
+    drawn = {"threshold": p.theta, **dict(zip(neuron.params, p.params, strict=True))}
+    shaped = {name: d.reshape(layer.shape) for name, d in drawn.items() if name in layer.params}
+    layer = layer._changed(params={**layer.params, **shaped})
+    lanes = (-1, *layer.shape)
+    state, d_state = (
+        {s: v.reshape(lanes) for s, v in zip(neuron.state, values, strict=True)}
+        for values in (p.state0, p.d_state_last)
+    )
+    recurrent, before = layer.params.get("recurrent"), None
+    if recurrent is not None:
+        before = np.random.default_rng(seed).integers(0, 2, (size[1], n)) * 1.0
+        state["spikes"], d_state["spikes"] = before.reshape(lanes), 0 * before.reshape(lanes)
+    ran = run(dynamics, p, recurrent=recurrent, spikes0=before)
+    x = p.x.reshape(*size, *layer.shape)
+    y, cache = call(layer.forward, x, state=state, what="forward")
+    if not np.array_equal(np.reshape(y, p.x.shape), np.stack(ran.spikes)):
+        raise ValueError("another loop than the one known here")
+    d_y = p.d_spikes.reshape(y.shape)
+    d_x, grads = call(layer.backward, d_y, cache, d_state=d_state, what="backward")
+    yours = {"x": np.reshape(d_x, p.x.shape), "theta": grads["threshold"].ravel()}
+    yours["params"] = np.reshape([grads[name] for name in neuron.params], (-1, n))
+    yours["state0"] = np.reshape([grads["state"][s] for s in neuron.state], p.state0.shape)
+    if recurrent is not None:
+        yours["recurrent"] = grads["recurrent"]
+    return Case(ran, yours)
+
+
+# -- layers without neurons
+
+
+def _explain_plain(layer: Layer, x: Array, subject: Subject) -> list[Finding]:
+    draws = np.random.default_rng(19)
+    inputs = [draws.choice(x.ravel(), (*size, *x.shape[2:])) for size in SIZES[:2]]
+    problems = [_Plain(layer, at, subject, seed) for seed, at in enumerate(inputs)]
+    yours, found = [p.yours() for p in problems], []
+    for name, gradient in yours[0].items():
+        if np.size(gradient) > MOST or same(gradient, problems[0].true(name), ROUGH):
+            continue
+        pairs = zip(problems, yours, strict=True)
+        texts = (recognise(d[name], p.candidates(name), p.sizes) for p, d in pairs)
+        if sentence := held_by_all(texts):
+            found.append(Finding(f"d_{name}", sentence))
+    return found
+
+
+class _Plain:
+    """A layer at one input: its own gradients, the true ones by differences, variations of both."""
+
+    def __init__(self, layer: Layer, x: Array, subject: Subject, seed: int) -> None:
+        train, rng = subject.options.get("train", False), copy.deepcopy(subject.rng)
+        self.layer, self.x = layer, x
+        y, self.cache = call(layer.forward, x, train=train, rng=rng, what="forward")
+        self.weights = np.random.default_rng([seed, 17]).normal(size=np.shape(y))
+        self.sizes = {"T": x.shape[0], "B": x.shape[1]}
+
+    def yours(self) -> dict[str, Array]:
+        d_x, grads = call(self.layer.backward, self.weights, self.cache, what="backward")
+        return {"x": d_x, **{n: grads[n] for n in self.layer.params}}
+
+    def true(
+        self,
+        name: str,
+        x: Array | None = None,
+        weights: Array | None = None,
+        layer: Layer | None = None,
+    ) -> Array:
+        x, weights = self.x if x is None else x, self.weights if weights is None else weights
+        layer = self.layer if layer is None else layer
+
+        def value(moved: Array) -> float:
+            at, other = moved, layer
+            if name != "x":
+                at, other = x, layer._changed(params={**layer.params, name: moved})
+            twin, _ = call(other.twin, at, self.cache, "tangent", what="forward")
+            return float(np.sum(twin * weights))
+
+        return stencil(value, (x if name == "x" else layer.params[name]).astype(np.float64))
+
+    def candidates(self, name: str) -> Iterator[tuple[str, Array]]:
+        """Sentences, each with the gradient that would make it true (up to a factor)."""
+        true, w, x, params = self.true(name), self.weights, self.x, self.layer.params
+        yield "", true
+        if name == "x":
+            yield from _shifted_in_time(true)
+        else:
+            if _is_square(true):
+                yield "it is transposed", true.T
+            for text, values in _shifted_in_time(x):
+                yield f"it pairs with the wrong input: {text}", self.true(name, x=values)
+        if w.shape[:2] == x.shape[:2]:
+            for text, values in _shifted_in_time(w):
+                yield f"it pairs with the wrong d_y: {text}", self.true(name, weights=values)
+        for p, value in params.items():
+            if _is_square(value):
+                turned = self.layer._changed(params={**params, p: value.T.copy()})
+                wrong = f"d_y meets {p}.T where the forward has {p}"
+                found = self.true(name, layer=turned)
+                yield f"{p} is transposed the wrong way: {wrong}", found
+
+
+def _is_square(a: Array) -> bool:
+    return a.ndim == 2 and a.shape[0] == a.shape[1]
+
+
+def _shifted_in_time(a: Array) -> Iterator[tuple[str, Array]]:
+    """An array ``[T, ...]`` taken at the wrong steps."""
+    t, last = np.arange(len(a)).reshape(-1, *[1] * (a.ndim - 1)), len(a) - 1
+    late, early = np.roll(a, 1, axis=0), np.roll(a, -1, axis=0)
+    of_before = "off by one in time: that of step t-1 stands at step t"
+    of_after = "off by one in time: that of step t+1 stands at step t"
+    yield f"{of_before} (the last one at the first)", late
+    yield f"{of_after} (the first one at the last)", early
+    yield of_before, late * (t > 0)
+    yield of_after, early * (t < last)
+    yield "time runs the wrong way", a[::-1].copy()
+    yield "only that of the last step is there", a * (t == last)
+    yield "only that of the first step is there", a * (t == 0)
+    yield "the same at every step: the mean over time", np.broadcast_to(a.mean(axis=0), a.shape)
