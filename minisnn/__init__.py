@@ -39,24 +39,14 @@ from .version import __version__
 if _TYPE_CHECKING:
     from . import checks, plot
 
-<<<<<<< HEAD
-__all__ = [
-    "LIF", "SGD", "SL", "STDL", "STL", "TL", "Adam", "Add", "AvgPool2d", "BackendUnavailable", "BatchNorm2d", "Conv2d",
-    "Dropout", "FileError", "Flatten", "FormulaError", "History", "Layer", "LearningRule", "Linear", "MaxPool2d",
-    "MembraneReadout", "Network", "Neuron", "PopulationVote", "Rate", "Recurrent", "Reset", "Spiking", "Surrogate",
-    "TrainingStopped", "__version__", "checks", "data", "encode", "fit", "get_threads", "load", "losses", "models",
-    "neurons", "one_blas_thread", "optimizers", "plot", "resets", "set_threads", "surrogates", "thresholds",
-]  # fmt: skip
-=======
 __all__ = ["checks", "data", "encode", "losses", "models", "neurons", "optimizers", "plot"]
 __all__ += ["resets", "surrogates", "thresholds", "__version__"]
 __all__ += ["LIF", "Add", "AvgPool2d", "BatchNorm2d", "Conv2d", "Dropout", "Flatten", "Layer"]
 __all__ += ["Linear", "MaxPool2d", "MembraneReadout", "PopulationVote", "Rate", "Recurrent"]
 __all__ += ["Neuron", "Network", "Reset", "Spiking", "Surrogate", "load"]
-__all__ += ["SGD", "SL", "STDL", "STL", "TL", "Adam", "History", "Rule", "fit"]
+__all__ += ["SGD", "SL", "STDL", "STL", "TL", "Adam", "History", "LearningRule", "fit"]
 __all__ += ["BackendUnavailable", "FileError", "FormulaError", "TrainingStopped"]
 __all__ += ["get_threads", "one_blas_thread", "set_threads"]
->>>>>>> part-use
 
 
 def __getattr__(name: str) -> _Any:

@@ -9,14 +9,9 @@ from typing import Any
 
 import numpy as np
 
-<<<<<<< HEAD
-from .layers import LIF, BatchNorm2d, Conv2d, Dropout, Flatten, Layer, Linear, MaxPool2d, PopulationVote
+from . import layers as nn
 from .layers.rules import STL, Pattern
 from .network import Network
-=======
-from . import layers as nn
-from .network import STL, Network, Pattern
->>>>>>> part-use
 from .optimizers import Adam, exponential
 from .thresholds import Normal
 

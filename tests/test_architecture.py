@@ -22,11 +22,7 @@ FLOORS = [
     {"layers"},
     {"network"},
     {"losses", "optimizers", "loading"},
-<<<<<<< HEAD
-    {"encode", "data", "models", "checkpoint", "monitor", "train", "plot"},
-=======
-    {"encode", "data", "models", "checkpoint", "health", "train", "plot", "testing"},
->>>>>>> part-checks
+    {"encode", "data", "models", "checkpoint", "monitor", "train", "plot", "testing"},
     {"checks"},
     {"teach", "bench"},
     {"cli"},

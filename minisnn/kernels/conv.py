@@ -1,10 +1,8 @@
-"""Convolution with windows of k x k places that move one by one, compiled.
+"""What is compiled of a convolution whose windows of k x k places move one by one.
 
-*Dense*: im2col.  A loop unfolds a few images, so that each window is a column; one matrix product
-per image does the rest: ``y = weight @ windows``.  Each thread unfolds images of its own, so few
-that their windows stay in its cache.  Channels stay first, so ``y`` comes out in its final layout.
-The gradient of the input goes the same way back: a product gives the gradients of the windows, and
-a loop adds each of them where it came from (col2im).
+*Dense*: im2col.  :func:`unfold` makes a column of each window, and a matrix product does the rest;
+on the way back a product gives the gradients of the windows, and :func:`fold` adds each of them
+where it came from (col2im).
 
 *Sparse*: if few inputs are active (:mod:`minisnn.kernels.spike_matmul`), loops add up rows of all
 output channels that belong to active inputs.  Here channels come last, on a *full* grid of
@@ -14,185 +12,98 @@ an input with the output one fixed distance away, and borders are no special cas
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from contextlib import nullcontext
-from typing import NamedTuple
-
 import numpy as np
 
 from . import memory
 from .arrays import Array
 from .jit import Loop, U, helper, read_only
 from .spike_matmul import ActiveEntries, add_runs
-from .threads import blas_is_limited, one_blas_thread, share
+from .threads import share
 
-__all__ = ["Grid", "d_input", "d_weight", "forward", "on_full_grid"]
-
-#: Values of unfolded windows at once: half a megabyte of float32, half of a second cache.
-PIECE = 1 << 17
-#: Chunks of images, each with a sum of the weights' gradient, and values of all sums at most.  They
-#: do not depend on the number of threads, so the bits of the results do not either.
-CHUNKS, SUMS = 32, 1 << 23
-#: Multiplications of a matrix product that take as long as one element of a forward loop.
-PER_ELEMENT = 16
+__all__ = ["d_weight", "fold", "forward", "unfold"]
 
 
-class Grid(NamedTuple):
-    """Sizes: images of `n` x `c` x `height` x `width`, windows k x k, `padding` zeros around."""
+def unfold(images: Array, windows: Array, padding: int) -> None:
+    """Images ``[n, c, H, W]`` into windows ``[n, c, k, k, H', W']``: what each place sees.
 
-    n: int
-    c: int
-    height: int
-    width: int
-    k: int
-    padding: int
-
-    @property
-    def out(self) -> tuple[int, int]:
-        """Height and width of the output."""
-        grown = 2 * self.padding - self.k + 1
-        return self.height + grown, self.width + grown
-
-
-def forward(grid: Grid, x: Array, active: ActiveEntries | None, weight: Array) -> Array:
-    """``[n, c, H, W] -> [n, o, H', W']``; weight ``[o, c, k, k]``, `x` floats or spikes.
-
-    `active` holds the active entries of `x` as rows ``[n * c, H * W]``, or is ``None``: the dense
-    way.  Like all functions here it raises ValueError if a size does not fit `grid`.
+    Like all functions here it raises ValueError if sizes do not fit.
     """
-    x = _checked(grid, "x", x, grid[:4])
-    weight = _checked(grid, "weight", weight, (None, grid.c, grid.k, grid.k))
-    y = memory.empty((grid.n, len(weight), *grid.out), weight.dtype)
-    if active is not None:
-        table = read_only(weight[..., ::-1].transpose(2, 1, 3, 0).ravel())
-        given = *_entries(grid, active), table, y, weight.dtype.type(active.scale), grid
-        share(add_weights, grid.n, y.size * grid.k, *given)
-        return y
-    matrix = weight.reshape(len(weight), -1)
-    rows = y.reshape(grid.n, len(weight), math.prod(grid.out))
+    _check(images.shape, windows.shape[3], padding, windows.shape[4:])
+    unfold_loop(read_only(np.ascontiguousarray(images)), windows, padding)
 
-    def work(chunk: int, images: slice, windows: Array, columns: Array) -> None:
-        unfold(x[images], windows, grid)
-        np.matmul(matrix, columns, out=rows[images])  # (conv.1)
 
-    _share_pieces(grid, len(weight), y.dtype, CHUNKS, work)
+def fold(d_windows: Array, d_images: Array, padding: int) -> None:
+    """The adjoint of `unfold`: each value is added where it came from."""
+    _check(d_images.shape, d_windows.shape[3], padding, d_windows.shape[4:])
+    fold_loop(read_only(d_windows), d_images, padding)
+
+
+def forward(shape: tuple[int, ...], active: ActiveEntries, weight: Array, padding: int) -> Array:
+    """Images of that shape ``[n, c, H, W] -> [n, o, H', W']``, weight ``[o, c, k, k]``.
+
+    `active` holds the active entries of the images as rows ``[n * c, H * W]``.
+    """
+    n, _, *size = shape
+    n_out, k = len(weight), weight.shape[3]
+    out = [m + 2 * padding - k + 1 for m in size]
+    _check(shape, k, padding, out, weight.shape[1:])
+    y = memory.empty((n, n_out, *out), weight.dtype)
+    table = read_only(weight[..., ::-1].transpose(2, 1, 3, 0).ravel())
+    given = *_entries(shape, active), table, y, weight.dtype.type(active.scale), *size, k, padding
+    share(add_weights, n, y.size * k, *given)
     return y
 
 
-def d_weight(grid: Grid, x: Array, active: ActiveEntries | None, d_y: Array) -> Array:
-    """Gradient of the weights ``[o, c, k, k]``; `x` and `active` as they went forward."""
-    x = _checked(grid, "x", x, grid[:4])
-    d_y = _checked(grid, "d_y", d_y, (grid.n, None, *grid.out))
-    c, k, n_out = grid.c, grid.k, d_y.shape[1]
-    if active is not None:
-        d_full, total = read_only(on_full_grid(grid, d_y)), np.zeros((c, k, k, n_out), d_y.dtype)
-        given = *_entries(grid, active), d_full, total, d_y.dtype.type(active.scale), grid
-        share(add_gradients, c * k, d_full.size * k, *given)
-        return np.ascontiguousarray(total[:, :, ::-1].transpose(3, 0, 1, 2))
-    d_columns = d_y.reshape(grid.n, n_out, math.prod(grid.out)).swapaxes(1, 2)
-    n_chunks = max(1, min(CHUNKS, SUMS // (c * k * k * n_out)))
-    sums = np.zeros((n_chunks, c * k * k, n_out), d_y.dtype)
-
-    def work(chunk: int, images: slice, windows: Array, columns: Array) -> None:
-        unfold(x[images], windows, grid)
-        sums[chunk] += np.matmul(columns, d_columns[images]).sum(0)  # (conv.2)
-
-    _share_pieces(grid, n_out, d_y.dtype, n_chunks, work)
-    return np.ascontiguousarray(sums.sum(0).T).reshape(n_out, c, k, k)
+def d_weight(shape: tuple[int, ...], active: ActiveEntries, d_y: Array, padding: int) -> Array:
+    """Gradient of the weights ``[o, c, k, k]``; `d_y` ``[n, o, H', W']``."""
+    n, c, height, width = shape
+    k, n_out, (high, wide) = height + 2 * padding - d_y.shape[2] + 1, d_y.shape[1], d_y.shape[2:]
+    _check(shape, k, padding, (high, wide), (c, k, k), len(d_y))
+    inset = k - 1 - padding
+    d_full = memory.empty((n, height + k - 1, width + k - 1, n_out), d_y.dtype)
+    d_full[:] = 0
+    d_full[:, inset : inset + high, inset : inset + wide] = d_y.transpose(0, 2, 3, 1)
+    total = np.zeros((c, k, k, n_out), d_y.dtype)
+    scale = d_y.dtype.type(active.scale)
+    given = *_entries(shape, active), read_only(d_full), total, scale, width
+    share(add_gradients, c * k, d_full.size * k, *given)
+    return np.ascontiguousarray(total[:, :, ::-1].transpose(3, 0, 1, 2))
 
 
-def d_input(grid: Grid, d_y: Array, weight: Array) -> Array:
-    """Gradient of the input ``[n, c, H, W]``; `d_y` ``[n, o, H', W']``, weight ``[o, c, k, k]``."""
-    weight = _checked(grid, "weight", weight, (None, grid.c, grid.k, grid.k))
-    d_y = _checked(grid, "d_y", d_y, (grid.n, len(weight), *grid.out))
-    d_x = memory.empty(grid[:4], weight.dtype)
-    matrix = weight.reshape(len(weight), -1).T
-    d_rows = d_y.reshape(grid.n, len(weight), math.prod(grid.out))
-
-    def work(chunk: int, images: slice, d_windows: Array, d_columns: Array) -> None:
-        np.matmul(matrix, d_rows[images], out=d_columns)  # (conv.3)
-        fold(d_windows, d_x[images], grid)  # (conv.4)
-
-    _share_pieces(grid, len(weight), d_x.dtype, CHUNKS, work)
-    return d_x
+def _check(shape, k, padding, out, weight_shape=None, n_images=None) -> None:
+    n, c, height, width = shape
+    fits = k >= 1 and 0 <= padding < k and min(out) >= 1
+    fits &= tuple(out) == (height + 2 * padding - k + 1, width + 2 * padding - k + 1)
+    if not fits or (weight_shape or (c, k, k)) != (c, k, k) or (n_images or n) != n:
+        sizes = f"images {list(shape)}, windows {k} x {k}, padding {padding}, outputs {list(out)}"
+        raise ValueError(f"convolution: sizes do not fit: {sizes}, weights of {weight_shape}")
 
 
-def on_full_grid(grid: Grid, d_y: Array) -> Array:
-    """``[n, o, H', W']`` as ``[n, H + k - 1, W + k - 1, o]``, zeros around."""
-    d_y = _checked(grid, "d_y", d_y, (grid.n, None, *grid.out))
-    inset, (high, wide) = grid.k - 1 - grid.padding, grid.out
-    shape = grid.n, grid.height + grid.k - 1, grid.width + grid.k - 1, d_y.shape[1]
-    full = memory.empty(shape, d_y.dtype)
-    full[:] = 0
-    full[:, inset : inset + high, inset : inset + wide] = d_y.transpose(0, 2, 3, 1)
-    return full
-
-
-def _checked(grid: Grid, name: str, array: Array, shape: tuple[int | None, ...]) -> Array:
-    """The array, contiguous and read-only, if its shape fits (``None``: any size)."""
-    if min(grid[1:5]) < 1 or not 0 <= grid.padding < grid.k or min(grid.out) < 1 or grid.n < 0:
-        expected = "sizes of at least 1, 0 <= padding < k, windows within images"
-        raise ValueError(f"convolution: got {grid}, expected {expected}")
-    sizes = [1 if n is None else n for n in shape]
-    if (
-        array.ndim != 4
-        or 0 in sizes[1:]
-        or any(m == 0 if n is None else m != n for n, m in zip(shape, array.shape, strict=True))
-    ):
-        expected = ", ".join("1 or more" if n is None else str(n) for n in shape)
-        came = f"{name} of shape {list(array.shape)}"
-        raise ValueError(f"convolution: got {came}, expected [{expected}] for {grid}")
-    return read_only(np.ascontiguousarray(array))
-
-
-def _entries(grid: Grid, active: ActiveEntries) -> list[Array]:
+def _entries(shape: tuple[int, ...], active: ActiveEntries) -> list[Array]:
     """The arrays of the active entries if they fit ``[n * c, H * W]``; loops check each column."""
     starts, ends, columns = active.starts, active.ends, active.columns
-    rows, places = grid.n * grid.c, grid.height * grid.width
+    rows, places = shape[0] * shape[1], shape[2] * shape[3]
     fit = starts.shape == ends.shape == (rows,) and active.n_columns == places
     outside = (starts < 0) | (ends > len(columns)) | (starts > ends) | (ends - starts > places)
     if not fit or outside.any():
         came = f"{len(starts)} rows of {active.n_columns} columns, {len(columns)} entries"
-        expected = f"{rows} rows of {places} for {grid}"
+        expected = f"{rows} rows of {places}"
         raise ValueError(f"convolution: got active entries in {came}, expected {expected}")
     return [read_only(starts), read_only(ends), read_only(columns)]
 
 
-def _share_pieces(grid: Grid, n_out: int, dtype: np.dtype, n_chunks: int, work: Callable) -> None:
-    """Call ``work(chunk, images, windows, columns)`` for a few images at a time.
-
-    Threads share the chunks of images.  Memory for the windows comes in two views: ``[images, c, k,
-    k, H', W']`` for the loops, ``[images, c * k * k, H' * W']`` for products.  BLAS has one thread
-    in each of ours: threads of its own would wait for each other.
-    """
-    size, places = grid.c * grid.k * grid.k, math.prod(grid.out)
-    # Windows and products stay in the cache.  Each value is moved, and multiplied n_out times.
-    step = max(1, min(-(-grid.n // n_chunks), PIECE // (size * max(places, n_out))))
-    elements = grid.n * size * places * (PER_ELEMENT + n_out) // PER_ELEMENT
-
-    def run(first: int, last: int) -> None:
-        columns = memory.empty((step, size, places), dtype)
-        windows = columns.reshape(step, grid.c, grid.k, grid.k, *grid.out)
-        for chunk in range(first, last):
-            end = grid.n * (chunk + 1) // n_chunks
-            for start in range(grid.n * chunk // n_chunks, end, step):
-                count = min(step, end - start)
-                work(chunk, slice(start, start + count), windows[:count], columns[:count])
-
-    with nullcontext() if blas_is_limited() else one_blas_thread():
-        share(run, n_chunks, elements)
+# -- the loops
 
 
 @Loop
-def unfold(x, windows, grid):
-    """Images ``[n, c, H, W]`` into windows ``[n, c, k, k, H', W']``: what each place sees."""
-    border, k, high, wide = grid.padding, U(grid.k), U(windows.shape[4]), U(windows.shape[5])
-    padded = np.zeros((grid.height + 2 * border, grid.width + 2 * border), windows.dtype)
-    inner = padded[border : border + grid.height, border : border + grid.width]
-    for n in range(U(len(x))):
-        for c in range(U(grid.c)):
-            inner[:] = x[n, c]
+def unfold_loop(images, windows, padding):
+    n_images, channels, height, width = images.shape
+    k, high, wide = U(windows.shape[3]), U(windows.shape[4]), U(windows.shape[5])
+    padded = np.zeros((height + 2 * padding, width + 2 * padding), windows.dtype)
+    inner = padded[padding : padding + height, padding : padding + width]
+    for n in range(U(n_images)):
+        for c in range(U(channels)):
+            inner[:] = images[n, c]
             for p in range(k):
                 for q in range(k):
                     for i in range(high):
@@ -201,34 +112,33 @@ def unfold(x, windows, grid):
 
 
 @Loop
-def fold(d_windows, d_x, grid):
-    """The adjoint of `unfold`: each value is added where it came from."""
-    border, k, high, wide = grid.padding, U(grid.k), U(d_windows.shape[4]), U(d_windows.shape[5])
-    padded = np.empty((grid.height + 2 * border, grid.width + 2 * border), d_x.dtype)
-    inner = padded[border : border + grid.height, border : border + grid.width]
-    for n in range(U(len(d_x))):
-        for c in range(U(grid.c)):
+def fold_loop(d_windows, d_images, padding):
+    n_images, channels, height, width = d_images.shape
+    k, high, wide = U(d_windows.shape[3]), U(d_windows.shape[4]), U(d_windows.shape[5])
+    padded = np.empty((height + 2 * padding, width + 2 * padding), d_images.dtype)
+    inner = padded[padding : padding + height, padding : padding + width]
+    for n in range(U(n_images)):
+        for c in range(U(channels)):
             padded[:] = 0
             for p in range(k):
                 for q in range(k):
                     for i in range(high):
                         for j in range(wide):
                             padded[p + i, q + j] += d_windows[n, c, p, q, i, j]
-            d_x[n, c] = inner
+            d_images[n, c] = inner
 
 
 @Loop
-def add_weights(starts, ends, columns, table, y, scale, grid, first, last):
+def add_weights(starts, ends, columns, table, y, scale, height, width, k, padding, first, last):
     """Outputs of the images: weights ``[k, c, k, o]`` of active inputs, added on the full grid.
 
     The weights of a row of the window go to places side by side, from right to left: they are
     added as one run of the table.
     """
-    k, c, width, o = grid.k, grid.c, grid.width, U(y.shape[1])
-    wide, inset, row = U(width + k - 1), U(k - 1 - grid.padding), U(k) * o
-    full = np.empty((grid.height + k - 1) * (width + k - 1) * y.shape[1], y.dtype)
-    active = np.empty(grid.height * width * c, np.uint64)
-    upto = np.empty(grid.height * width, np.int64)
+    c, o = len(starts) // len(y), U(y.shape[1])
+    wide, inset, row = U(width + k - 1), U(k - 1 - padding), U(k) * o
+    full = np.empty((height + k - 1) * (width + k - 1) * y.shape[1], y.dtype)
+    active, upto = np.empty(height * width * c, np.uint64), np.empty(height * width, np.int64)
     for image in range(first, last):
         by_place(starts, ends, columns, image * c, c, active, upto)
         full[:] = 0
@@ -265,18 +175,19 @@ def by_place(starts, ends, columns, first, c, active, upto):
 
 
 @Loop
-def add_gradients(starts, ends, columns, d_full, total, scale, grid, first, last):
+def add_gradients(starts, ends, columns, d_full, total, scale, width, first, last):
     """For rows of windows ``[c * k]`` of ``total[c, k, k, o]``: add up gradients of outputs.
 
     They are those of all outputs that active inputs reached.  The outputs that an input reached
     through a row of the window lie side by side, from right to left.
     """
-    k, width, o = grid.k, grid.width, U(total.shape[3])
-    places, wide, row, size = grid.height * width, U(width + k - 1), U(k) * o, U(d_full[:1].size)
+    c, k, _, n_out = total.shape
+    o, row, size, wide = U(n_out), U(k * n_out), U(d_full[:1].size), U(d_full.shape[2])
+    places = (d_full.shape[1] - k + 1) * width
     at, flat, gradients = np.empty(places, np.uint64), total.reshape(-1), d_full.reshape(-1)
-    for image in range(grid.n):  # outermost: its gradients stay in the cache
+    for image in range(len(d_full)):  # outermost: its gradients stay in the cache
         for tile in range(first, last):
-            channel = image * grid.c + tile // k
+            channel = image * c + tile // k
             begin, end = U(starts[channel]), U(ends[channel])
             for j in range(end - begin):
                 place = columns[begin + j]

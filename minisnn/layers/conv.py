@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from types import ModuleType
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..kernels import compiled_helpers
+from ..kernels import compiled_helpers, memory
 from ..kernels.arrays import Array, get_array_module, is_steady, positive_int
+from ..kernels.threads import blas_is_limited, one_blas_thread, share
 from .base import Back, Layer, as_cache, as_input, as_upstream, at_every_step
 
 __all__ = ["Conv2d", "ConvCache"]
 
-#: Values of unfolded windows to hold at once: they stay in the processor's cache.
-PIECE = 1 << 20
-#: On a GPU, which needs large products to be busy: 256 MB of float32.
-PIECE_ON_GPU = 1 << 26
+#: Values of unfolded windows at once: half a megabyte of float32, half of a second cache; and on a
+#: GPU, which needs large products to be busy, 256 MB.
+PIECE, PIECE_ON_GPU = 1 << 17, 1 << 26
+#: Chunks of images, each with a sum of the weights' gradient, and values of all sums at most.  They
+#: do not depend on the number of threads, so the bits of the results do not either.
+CHUNKS, SUMS = 32, 1 << 23
+#: Multiplications of a matrix product that take as long as one element of a time loop.
+PER_ELEMENT = 16
 
 
 class ConvCache(NamedTuple):
@@ -86,21 +91,22 @@ class Conv2d(Layer):
 
     def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, ConvCache]:
         """``[T, B, c_in, H, W] -> [T, B, c_out, H', W']``; `x` of the layer's dtype, or spikes."""
-        weight, entries = self.params["weight"], None
+        weight = self.params["weight"]
         x = as_input(x, self, (weight.shape[1], "H", "W"), steady=True)
-        out = self._out_shape(x)[1:]
-        steps = x[:1] if is_steady(x) else x
+        steps, out = x[:1] if is_steady(x) else x, self._out_shape(x)[1:]
         images = steps.reshape(-1, *x.shape[2:])
-        if compiled := self._compiled:
-            sparse: Any = compiled_helpers(self.backend, "spike_matmul")
-            rows, uses = images.reshape(-1, math.prod(x.shape[3:])), weight[:, 0].size
-            entries = sparse.active_entries(rows, uses)  # each serves every place of the window
-            y = compiled.forward(self._grid(compiled, steps), images, entries, weight)
+        entries = self._active_entries(images)
+        if entries is not None:
+            y = self._compiled.forward(images.shape, entries, weight, self.padding)
         else:
-            y = np.empty((len(images), len(weight), *out), self.dtype, like=images)
-            for some, windows in self._windows(images, out):
-                product = weight.reshape(len(weight), -1) @ windows  # (conv.1)
-                y[some] = product.reshape(len(weight), -1, *out).swapaxes(0, 1)
+            y = memory.empty((len(images), len(weight), *out), self.dtype, like=images)
+            rows = y.reshape(*y.shape[:2], math.prod(out))
+
+            def work(chunk: int, some: slice, windows: Array, columns: Array) -> None:
+                self._unfold(images[some], windows)
+                np.matmul(weight.reshape(len(weight), -1), columns, out=rows[some])  # (conv.1)
+
+            self._in_pieces(images, out, CHUNKS, work)
         if "bias" in self.params:
             y += self.params["bias"][:, None, None]
         y = at_every_step(y.reshape(*steps.shape[:2], len(weight), *out), len(x))
@@ -118,71 +124,116 @@ class Conv2d(Layer):
         if "bias" in needed:
             grads["bias"] = d_steps.sum(axis=(0, 1, 3, 4))
         if "weight" in needed:
-            grads["weight"] = self._d_weight(d_steps, steps, entries).reshape(weight.shape)
-        return self._d_x(d_y, x, weight).reshape(x.shape) if input_grad else None, grads
+            images, d_images = (a.reshape(-1, *a.shape[2:]) for a in (steps, d_steps))
+            grads["weight"] = self._d_weight(images, d_images, entries).reshape(weight.shape)
+        return self._d_x(d_y, x.shape, weight) if input_grad else None, grads
 
-    def _d_weight(self, d_y: Array, x: Array, entries: Any) -> Array:
-        images, d_images = x.reshape(-1, *x.shape[2:]), d_y.reshape(-1, *d_y.shape[2:])
-        if compiled := self._compiled:
-            return compiled.d_weight(self._grid(compiled, x), images, entries, d_images)
-        fan_in = math.prod(self.params["weight"].shape[1:])
-        total = np.zeros((d_images.shape[1], fan_in), self.dtype, like=x)
-        for some, windows in self._windows(images, d_y.shape[3:]):
-            total += _channels_first(d_images[some]) @ windows.T  # (conv.2)
-        return total
+    def _d_weight(self, images: Array, d_images: Array, entries: Any) -> Array:
+        if entries is not None:
+            return self._compiled.d_weight(images.shape, entries, d_images, self.padding)
+        fan_in, n_out = math.prod(self.params["weight"].shape[1:]), d_images.shape[1]
+        n_chunks = max(1, min(CHUNKS, SUMS // (fan_in * n_out)))
+        sums = np.zeros((n_chunks, fan_in, n_out), self.dtype, like=images)
+        places = math.prod(d_images.shape[2:])
+        d_columns = d_images.reshape(len(images), n_out, places).swapaxes(1, 2)
 
-    def _d_x(self, d_y: Array, x: Array, weight: Array) -> Array:
-        d_images = d_y.reshape(-1, *d_y.shape[2:])
-        if compiled := self._compiled:
-            return compiled.d_input(self._grid(compiled, x), d_images, weight)
-        flat, out, p = weight.reshape(len(weight), -1), d_y.shape[3:], self.padding
-        d_x = np.empty((len(d_images), *x.shape[2:]), self.dtype, like=d_y)
-        for some in _pieces(d_images, flat.shape[1] * math.prod(out)):
-            d_windows = flat.T @ _channels_first(d_images[some])  # (conv.3)
-            d_windows = d_windows.reshape(*weight.shape[1:], -1, *out)  # [c, p, q, n, H', W']
-            d_padded = np.zeros((len(d_x[some]), *self._padded(x)), self.dtype, like=d_y)
-            for places, i, j in self._places(d_padded, out):
-                places += d_windows[:, i, j].swapaxes(0, 1)  # (conv.4)
-            d_x[some] = d_padded[..., p : p + x.shape[3], p : p + x.shape[4]]
+        def work(chunk: int, some: slice, windows: Array, columns: Array) -> None:
+            self._unfold(images[some], windows)
+            sums[chunk] += np.matmul(columns, d_columns[some]).sum(axis=0)  # (conv.2)
+
+        self._in_pieces(images, d_images.shape[2:], n_chunks, work)
+        return np.ascontiguousarray(sums.sum(axis=0).T)
+
+    def _d_x(self, d_y: Array, shape: tuple[int, ...], weight: Array) -> Array:
+        d_x = memory.empty(shape, self.dtype, like=d_y)
+        d_images, out = d_x.reshape(-1, *shape[2:]), d_y.shape[3:]
+        d_rows = d_y.reshape(len(d_images), len(weight), math.prod(out))
+
+        def work(chunk: int, some: slice, d_windows: Array, d_columns: Array) -> None:
+            np.matmul(weight.reshape(len(weight), -1).T, d_rows[some], out=d_columns)  # (conv.3)
+            self._fold(d_windows, d_images[some])
+
+        self._in_pieces(d_images, out, CHUNKS, work)
         return d_x
 
-    # -- compiled
+    # -- windows unfolded into columns, a few images at a time
+
+    def _in_pieces(
+        self, images: Array, out: tuple[int, ...], n_chunks: int, work: Callable
+    ) -> None:
+        """Call ``work(chunk, some, windows, columns)`` for a few images at a time.
+
+        Threads share the chunks of images.  Memory for the windows comes in two views: ``[images,
+        c, p, q, H', W']``, and ``[images, c * p * q, H' * W']`` for products.  BLAS has one thread
+        in each of ours: threads of its own would wait for each other.
+        """
+        n_out, *window = self.params["weight"].shape
+        size, places, n, piece = math.prod(window), math.prod(out), len(images), PIECE
+        if on_gpu := get_array_module(images) is not np:
+            piece, n_chunks = PIECE_ON_GPU, 1
+        # Windows and products stay in the cache.
+        step = max(1, min(-(-n // n_chunks), piece // (size * max(places, n_out))))
+
+        def run(first: int, last: int) -> None:
+            columns = memory.empty((step, size, places), self.dtype, like=images)
+            windows = columns.reshape(step, *window, *out)
+            for chunk in range(first, last):
+                end = n * (chunk + 1) // n_chunks
+                for start in range(n * chunk // n_chunks, end, step):
+                    count = min(step, end - start)
+                    some = slice(start, start + count)
+                    work(chunk, some, windows[:count], columns[:count])
+
+        # Each value is moved, and multiplied n_out times.
+        elements = n * size * places * (PER_ELEMENT + n_out) // PER_ELEMENT
+        with nullcontext() if on_gpu or blas_is_limited() else one_blas_thread():
+            share(run, n_chunks, elements)
+
+    def _unfold(self, images: Array, windows: Array) -> None:
+        """What each place (p, q) of the window sees, into ``windows[n, c, p, q]``."""
+        if self._compiled:
+            return self._compiled.unfold(images, windows, self.padding)
+        padded, inner = self._padded(images)
+        inner[...] = images
+        for place, values in self._places(padded, windows.shape[4:]):
+            windows[:, :, *place] = values
+
+    def _fold(self, d_windows: Array, d_images: Array) -> None:
+        """The adjoint of `_unfold`: each value is added where it came from."""
+        if self._compiled:
+            return self._compiled.fold(d_windows, d_images, self.padding)
+        d_padded, inner = self._padded(d_images)
+        for place, d_values in self._places(d_padded, d_windows.shape[4:]):
+            d_values += d_windows[:, :, *place]  # (conv.4)
+        d_images[...] = inner
+
+    def _padded(self, images: Array) -> tuple[Array, Array]:
+        """Zeros as large as images with their padding, and the view of them without it."""
+        p, (height, width) = self.padding, images.shape[2:]
+        shape = *images.shape[:2], height + 2 * p, width + 2 * p
+        padded = np.zeros(shape, self.dtype, like=images)
+        return padded, padded[:, :, p : p + height, p : p + width]
+
+    def _places(self, padded: Array, out: tuple[int, ...]) -> Iterator[tuple[tuple, Array]]:
+        """Each place (p, q) of the window, and a view of its values ``[n, c, H', W']``."""
+        s = self.stride
+        for p, q in np.ndindex(*self.params["weight"].shape[2:]):
+            yield (p, q), padded[:, :, p : p + s * out[0] : s, q : q + s * out[1] : s]
 
     @property
-    def _compiled(self) -> ModuleType | None:
-        """Compiled convolution: for square windows that move one by one, and little padding."""
+    def _compiled(self) -> Any:
+        """Compiled loops: for square windows that move one by one, and little padding."""
         height, width = self.params["weight"].shape[2:]
         fits = self.stride == 1 and height == width and self.padding < height
         return compiled_helpers(self.backend, "conv") if fits else None
 
-    def _grid(self, compiled: ModuleType, x: Array) -> Any:
-        size = self.params["weight"].shape[2]
-        return compiled.Grid(math.prod(x.shape[:2]), *x.shape[2:], size, self.padding)
-
-    # -- in NumPy: windows unfolded into columns, a few images at a time
-
-    def _windows(self, images: Array, out: tuple[int, ...]) -> Iterator[tuple[slice, Array]]:
-        """Pieces of the images, every window a column: floats ``[c_in * k * k, n * H' * W']``."""
-        size, p = self.params["weight"].shape[2:], self.padding
-        c, height, width = images.shape[1:]
-        for some in _pieces(images, math.prod((c, *size, *out))):
-            n = len(images[some])
-            piece = np.zeros((n, *self._padded(images)), self.dtype, like=images)
-            piece[:, :, p : p + height, p : p + width] = images[some]
-            windows = np.empty((c, *size, n, *out), self.dtype, like=images)
-            for places, i, j in self._places(piece, out):
-                windows[:, i, j] = places.swapaxes(0, 1)
-            yield some, windows.reshape(c * math.prod(size), -1)
-
-    def _places(self, padded: Array, out: tuple[int, ...]) -> Iterator[tuple[Array, int, int]]:
-        """Each place (i, j) of the window: a view of its values ``[n, c, H', W']``, i and j."""
-        s = self.stride
-        for i, j in np.ndindex(*self.params["weight"].shape[2:]):
-            yield padded[:, :, i : i + s * out[0] : s, j : j + s * out[1] : s], i, j
-
-    def _padded(self, images: Array) -> tuple[int, ...]:
-        c, height, width = images.shape[-3:]
-        return c, height + 2 * self.padding, width + 2 * self.padding
+    def _active_entries(self, images: Array) -> Any:
+        """Of few spikes an index; each entry is used for every place of the window."""
+        if not self._compiled:
+            return None
+        sparse: Any = compiled_helpers(self.backend, "spike_matmul")
+        rows = images.reshape(-1, math.prod(images.shape[2:]))
+        return sparse.active_entries(rows, self.params["weight"][:, 0].size)
 
     # -- bookkeeping
 
@@ -211,14 +262,3 @@ class Conv2d(Layer):
         bias = ", bias" if "bias" in self.params else ""
         sizes = f"window {height} x {width}, stride {self.stride}, padding {self.padding}"
         return f"{c_in} -> {c_out}, {sizes}{bias}"
-
-
-def _channels_first(rows: Array) -> Array:
-    """``[n, c, places] -> [c, n * places]``."""
-    return rows.swapaxes(0, 1).reshape(rows.shape[1], -1)
-
-
-def _pieces(images: Array, values: int) -> Iterator[slice]:
-    """Slices of images of so many unfolded values, of at most `PIECE` each."""
-    size = max(1, (PIECE if get_array_module(images) is np else PIECE_ON_GPU) // values)
-    return (slice(start, start + size) for start in range(0, len(images), size))
