@@ -30,7 +30,7 @@ def normalise(
 
     Raises ValueError if one of the others is no array that fits ``[G, C]``.
     """
-    pairs, x_hat, y = (len(x), x.shape[2]), memory.empty_like(x), memory.empty_like(x)
+    pairs, (x_hat, y) = (len(x), x.shape[2]), (memory.empty(x.shape, x.dtype) for _ in range(2))
     values = [_given(np.broadcast_to(a, pairs)) for a in (mean, inverse, gain, beta)]
     given = _given(x), *values, x_hat, y
     share(normalise_loop, math.prod(pairs), 2 * x.size, *given)
@@ -48,7 +48,7 @@ def normalise_back(
     """
     if d_y.shape != x_hat.shape:
         raise ValueError(f"normalise_back: d_y is {list(d_y.shape)}, x_hat {list(x_hat.shape)}")
-    d_x = memory.empty_like(d_y) if want_x else np.empty((0, 0, 0, 0), d_y.dtype)
+    d_x = memory.empty(d_y.shape if want_x else (0, 0, 0, 0), d_y.dtype)
     along, sums = np.empty((2, len(d_y), d_y.shape[2]), d_y.dtype)
     factor = _given(np.broadcast_to(inverse * gain, along.shape))
     given = _given(d_y), _given(x_hat), factor, through, d_x, along, sums

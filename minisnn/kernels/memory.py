@@ -14,7 +14,7 @@ import numpy as np
 
 from .arrays import Array, get_array_module
 
-__all__ = ["empty", "empty_like", "kept", "release"]
+__all__ = ["empty", "kept", "release"]
 
 #: NumPy is as fast for arrays of fewer bytes.
 SMALL = 1 << 16
@@ -58,11 +58,6 @@ def empty(shape: tuple[int, ...], dtype: Any, like: Array | None = None) -> Arra
     if n_bytes < SMALL:
         return np.empty(shape, dtype)
     return np.asarray(_Lease(_unused(n_bytes), shape, dtype))
-
-
-def empty_like(array: Array) -> Array:
-    """As ``np.empty_like`` for a C-contiguous array."""
-    return empty(array.shape, array.dtype, array)
 
 
 def kept() -> int:
