@@ -112,11 +112,10 @@ class Frames:
         `rng` is not used.
         """
         images = _as_array(images)
-        wanted = "with at least one sample and step"
-        if is_full := images.ndim >= 2 and images.size > 0:
-            wanted = f"with T = {self.steps} steps"
-        if not is_full or self.steps not in (None, images.shape[1]):
-            raise ValueError(f"frames must be [B, T, ...] {wanted}, got shape {list(images.shape)}")
+        if images.ndim < 2 or images.size == 0 or self.steps not in (None, images.shape[1]):
+            steps = "a step or more" if self.steps is None else f"T = {self.steps} steps"
+            expected = f"[B, T, ...] with a sample or more and {steps}"
+            raise ValueError(f"frames must be {expected}, got shape {list(images.shape)}")
         low, high = images.min(), images.max()
         if images.dtype.kind not in "fbiu" or not (low >= 0 and np.isfinite(high)):
             got = f"{images.dtype} {low} to {high}"

@@ -136,11 +136,8 @@ class EpochStats:
                 "threshold_max": float(theta.max()),
                 "gradient_norm": float(self.norms[name] / self.batches),
             }
-        losses = {
-            "train_loss": self.loss / self.samples,
-            "train_accuracy": self.right / self.scored,
-        }
-        return {**losses, "layers": layers}
+        loss, share = self.loss / self.samples, self.right / self.scored
+        return {"train_loss": loss, "train_accuracy": share, "layers": layers}
 
 
 def problem_of(loss: float, grads: Mapping[str, Array]) -> tuple[str, str] | None:

@@ -274,7 +274,7 @@ def test_frames_refuse_what_is_no_input():
     for bad in (np.zeros(3), good[:0], good[:, :0]):
         with pytest.raises(ValueError, match=r"frames must be \[B, T, \.\.\.\]"):
             ms.encode.frames(bad)
-    with pytest.raises(ValueError, match=r"with T = 4 steps, got shape \[2, 3, 4\]"):
+    with pytest.raises(ValueError, match=r"and T = 4 steps, got shape \[2, 3, 4\]"):
         ms.encode.Frames(4)(good, None)
     with pytest.raises(ValueError, match="steps must be a whole number"):
         ms.encode.Frames(0)

@@ -49,9 +49,7 @@ class Problem(NamedTuple):
 
 def main(arguments: list[str] | None = None) -> int:
     """Measure the one large layer; the exit code is 1 if there is no GPU to use."""
-    parser = argparse.ArgumentParser(
-        description="The loop on a GPU: one large layer, against a copy and other libraries."
-    )
+    parser = argparse.ArgumentParser(description="The loop on a GPU: one large layer.")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each (default: 9)")
     parser.add_argument(
         "--peers",
@@ -103,9 +101,7 @@ def measure(size: Layer, who: list[str], rounds: int) -> dict[str, Any]:
 
 
 def _check(size: Layer) -> None:
-    """Spikes and gradients of the kernel are those of the same formulas on CuPy's arrays: else
-    nothing is timed.
-    """
+    """Raise unless the kernel's results are those of the same formulas on CuPy's arrays."""
     problem = _problem(size)
     found, wanted = (
         _there_and_back(make(DYNAMICS), problem) for make in (_on_card, ReferenceKernel)
@@ -154,9 +150,7 @@ def _ours(size: Layer) -> dict[str, Callable[[], Any]]:
 def _times(
     jobs: dict[str, Callable[[], Any]], rounds: int, wait: Callable[[], Any]
 ) -> dict[str, list[float]]:
-    """Turns: everybody runs once, then everybody again; the first two turns compile and fetch
-    memory.
-    """
+    """Seconds of each job, turn by turn; the first two turns compile and fetch memory."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(rounds + 2):
         for name, job in jobs.items():

@@ -65,9 +65,7 @@ def layer_job(who: str, case: Layer, device: str = "cpu") -> Job:
 def neurons(
     who: str, shape: tuple[int, ...], threshold: Any = THRESHOLD, device: str = "cpu"
 ) -> tuple[Callable, Any]:
-    """Neurons of a peer that run over time, ``[T, B, ...] -> [T, B, ...]``; and the thresholds that
-    learn, if they do.
-    """
+    """Neurons of a peer, a function ``[T, B, ...] -> [T, B, ...]``, and thresholds that learn."""
     import torch
 
     start = torch.from_numpy(np.full(shape, threshold, np.float32)).to(device)
@@ -152,7 +150,7 @@ def _norse(start: Any) -> tuple[Callable, Any]:
 
 
 def _in_time(step: Callable, begin: Callable) -> Callable:
-    """What a library that knows single steps has its users write: the loop over time."""
+    """The loop over time, which users of a library of single steps write themselves."""
     import torch
 
     def run(x: Any) -> Any:
@@ -237,9 +235,7 @@ def _conv(who: str, case: Conv) -> Job:
 
 
 def _net(who: str, case: Net) -> Job:
-    """The same network, its arrays taken over: all steps at once through convolutions and linear
-    layers.
-    """
+    """The same network with the same arrays; convolutions and linear layers get all steps."""
     import torch
 
     net = net_at_trained_rates(case)

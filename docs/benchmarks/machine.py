@@ -56,9 +56,7 @@ def stream(rounds: int = 9) -> float:
 
 
 def busy(seconds: float = 0.5) -> float:
-    """Share of all CPUs that others use, while this process sleeps; 0 where the system does not
-    tell.
-    """
+    """Share of all CPUs that others use while this process sleeps; 0 if the system hides it."""
     before = _ticks()
     time.sleep(seconds)
     after = _ticks()
@@ -81,7 +79,7 @@ def peak_memory(job: Callable[[], Any]) -> int:
     """Growth of the resident memory over one run, at its highest, in bytes; only Linux tells it."""
     before = _status("VmRSS")
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
-        file.write("5")  # the highest so far is forgotten
+        file.write("5")  # resets VmHWM, the highest so far
     kept = job()
     most = _status("VmHWM")
     del kept
