@@ -14,9 +14,9 @@ from ..layers.base import Layer
 from ..network import Caches, Network
 from . import calls
 from .differences import compare_arrays
-from .explain_layers import Subject, explain, weighting
+from .explain_layers import explain
 from .report import Report, Row
-from .twins import TWINS, run_twin, with_slope_zero
+from .twins import TWINS, Subject, run_twin, weighting, with_slope_zero
 
 __all__ = ["check_grads", "check_layer"]
 

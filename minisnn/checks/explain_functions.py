@@ -14,9 +14,9 @@ from ..kernels.arrays import Array
 from .calls import Broken, reported
 from .differences import stencil
 from .report import Finding, Report
-from .sums import factor_names, monomials, same, sum_text
+from .sums import factor_names, held_by_all, monomials, same, sum_text
 
-__all__ = ["explain_function", "explain_loss", "held_by_all", "recognise"]
+__all__ = ["explain_function", "explain_loss", "recognise"]
 
 ROUGH = 1e-6
 #: Arrays with more entries are not explained: each entry of the true gradient takes four runs.
@@ -56,12 +56,6 @@ def recognise(
         ):
             meaning = f": {_MEANING[name]}" if name in _MEANING else ""
             yield f"{text}{'; ' * bool(text)}it is {name} times the true one{meaning}"
-
-
-def held_by_all(texts: Iterable[Iterable[str]]) -> str:
-    """The first text that stands in every list; "" if there is none."""
-    first, *others = map(list, texts)
-    return next((text for text in first if all(text in other for other in others)), "")
 
 
 # -- functions
