@@ -13,21 +13,6 @@ import numpy as np
 
 from ..kernels.arrays import Array
 
-__all__ = [
-    "Broken",
-    "as_gradient",
-    "as_gradients",
-    "call",
-    "changed",
-    "name_of",
-    "named_gradients",
-    "pair",
-    "reported",
-    "same_bits",
-    "snapshot",
-    "watched",
-]
-
 PACKAGE = str(Path(__file__).parent.parent)
 
 #: The bits of arrays by name, as they were.

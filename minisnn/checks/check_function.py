@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,34 +56,38 @@ def check_function(
     TypeError : an input or a parameter is not float64.
     """
     report = Report(f"gradients of {calls.name_of(forward)}, {calls.name_of(backward)}")
-    subject = Function(forward, backward, inputs, dict(params or {}), report.problems)
+    subject = Function((forward, backward), inputs, dict(params or {}), report.problems)
     arrays = subject.arrays
     with calls.reported(report.problems):
-        gradients, d_y = subject.gradients(arrays, [seed, 23])
+        point = subject.at(arrays, [seed, 23])
 
         def value(moved: Mapping[str, Array]) -> tuple[float, None]:
-            return subject.weighted(moved, d_y), None
+            return subject.weighted(moved, point.d_y), None
 
         rng = np.random.default_rng([seed, 29])
-        rows = compare_arrays("function", value, arrays, gradients, rng, entries=entries)
+        rows = compare_arrays("function", value, arrays, point.yours, rng, entries=entries)
         report.rows = [replace(row, name=f"d_{row.name}") for row in rows]
-        report.pictures["v curve"] = curves(value, arrays, gradients, rng)
+        report.pictures["v curve"] = curves(value, arrays, point.yours, rng)
     explain_function(report, subject, seed)
     return report
+
+
+class Point(NamedTuple):
+    """Inputs and parameters, outputs, their weights, and the gradients returned, all by name."""
+
+    arrays: dict[str, Array]
+    y: dict[str, Array]
+    d_y: dict[str, Array]
+    yours: dict[str, Array]
 
 
 class Function:
     """A user's pair of functions, called with copies and watched; what goes wrong is noted."""
 
     def __init__(
-        self,
-        forward: Callable,
-        backward: Callable,
-        inputs: Any,
-        params: dict[str, Any],
-        problems: list[str],
+        self, functions: tuple[Callable, Callable], inputs: Any, params: Any, problems: list[str]
     ) -> None:
-        self._forward, self._backward, self.problems = forward, backward, problems
+        (self._forward, self._backward), self.problems = functions, problems
         named = {"x": inputs}
         if isinstance(inputs, tuple | list):
             named = {f"x{i}": a for i, a in enumerate(inputs)}
@@ -119,10 +123,8 @@ class Function:
         y, _ = self.forward(arrays)
         return float(sum((v * d_y[n]).sum() for n, v in y.items()))
 
-    def gradients(
-        self, arrays: Mapping[str, Array], seeds: list[int]
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """The gradients by name for random weights ``d_y`` of the outputs, and these."""
+    def at(self, arrays: dict[str, Array], seeds: list[int]) -> Point:
+        """Outputs at these arrays, random weights ``d_y`` of them, and the gradients for these."""
         y, cache = self.forward(arrays)
         d_y = {n: np.random.default_rng(seeds).normal(size=v.shape) for n, v in y.items()}
         handed: Any = {n: d.copy() for n, d in d_y.items()}
@@ -138,7 +140,7 @@ class Function:
         if not self.alone:
             named = calls.named_gradients(d_x, inputs, "backward, as d_x,")
         named |= calls.named_gradients(grads if params or grads else {}, params, "backward")
-        return calls.as_gradients(named, arrays), d_y
+        return Point(arrays, y, d_y, calls.as_gradients(named, arrays))
 
 
 def _finite(value: Any, name: str) -> Array:

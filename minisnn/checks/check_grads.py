@@ -219,7 +219,7 @@ class _Twin:
         arrays |= {n: v for n, v in starts.items() if v.dtype == np.float64}
         arrays = {n: a.copy() for n, a in arrays.items()}
 
-        def value(moved: Mapping[str, Array]) -> tuple[float, Array]:
+        def value(moved: Mapping[str, Array]) -> tuple[float, Any]:
             for name, live in self.shifted.params().items():
                 live[...] = moved[name]
             start = {
@@ -232,7 +232,9 @@ class _Twin:
             if self.twin != "slope 0":
                 _, _, targets, loss, _, _ = self.subject
                 total += float(calls.call(loss, y, targets, what="the loss")[0])
-            return total, _sides(self.shifted, caches)
+            sides = (self.shifted[n].sides(c) for n, c in caches.items())
+            flat = [side.ravel() for side in sides if side is not None]
+            return total, np.concatenate(flat) if flat else None
 
         if self.twin != "real":
             first, again = value(arrays)[0], value(arrays)[0]
@@ -280,9 +282,3 @@ class _Twin:
             what = f"no gradient of the state it was given: {missing}"
             raise calls.Broken(f"backward returns {what} (grads['state'])")
         return calls.as_gradients(found, arrays)
-
-
-def _sides(net: Network, caches: Caches) -> Array:
-    """On which side of its kinks every value lies: a difference across one is no derivative."""
-    sides = [side.ravel() for n, c in caches.items() if (side := net[n].sides(c)) is not None]
-    return np.concatenate(sides) if sides else np.zeros(0, bool)

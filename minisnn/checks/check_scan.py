@@ -15,7 +15,7 @@ from ..resets import Reset, hard
 from ..surrogates import Surrogate, atan
 from . import calls
 from .explain_loops import SHAPES, Loop, explain
-from .oracle import Problem, draw, row_of, run, truth
+from .oracle import Problem, Shape, draw, row_of, run, truth
 from .report import Report
 from .steps import check_steps, steps_of
 
@@ -79,9 +79,7 @@ def check_scan(
     return report
 
 
-def problem_from_rest(
-    dynamics: Dynamics, seed: int, shape: tuple[int, int, int], shared: bool = False
-) -> Problem:
+def problem_from_rest(dynamics: Dynamics, seed: int, shape: Shape, shared: bool = False) -> Problem:
     """A problem whose state starts at 0 and whose last state has no gradient."""
     for again in range(50):
         problem = draw(dynamics, np.random.default_rng([seed, 3, again]), shape)

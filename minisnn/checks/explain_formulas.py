@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..formula import trace
+from ..formula import COMPARISONS, TEXT, trace
 from ..kernels.arrays import Array
 from ..resets import RESETS
 from ..surrogates import SURROGATES
@@ -81,11 +81,10 @@ def _from_symbols(step: Step, a: str, fresh: Points) -> dict[str, Any]:
 
 def _expressions(sp: Any, step: Step, a: str) -> tuple[Any, Any]:
     """What the adjoint returns for `a`, and what it should, as expressions of SymPy."""
-    arguments = _symbols(sp, step)
+    arguments, n_outs = _symbols(sp, step), len(step.outs)
     above = [1 if step.kind == "slope" else sp.Symbol(f"d_{out}", real=True) for out in step.outs]
-    n_args, n_outs = len(step.args), len(step.outs)
-    forward = trace(step.forward, step.title, n_args, n_outs)
-    adjoint = trace(step.adjoint, step.title, n_outs + n_args, len(step.free))
+    forward = trace(step.forward, step.title, len(arguments), n_outs)
+    adjoint = trace(step.adjoint, step.title, n_outs + len(arguments), len(step.free))
     yours = adjoint.evaluate(*above, *arguments.values(), call=_symbolic, number=_number)
     outs = forward.evaluate(*arguments.values(), call=_symbolic, number=_number)
     slopes = [d * sp.diff(out, arguments[a]) for d, out in zip(above, outs, strict=True)]
@@ -100,10 +99,8 @@ def _symbols(sp: Any, step: Step) -> dict[str, Any]:
 def _symbolic(name: str, *values: Any) -> Any:
     """A comparison, 1 where it holds and 0 elsewhere, or a function."""
     sp = load_sympy()
-    relations = {"less": sp.Lt, "less_equal": sp.Le, "greater": sp.Gt, "greater_equal": sp.Ge}
-    relations |= {"equal": sp.Eq, "not_equal": sp.Ne}
-    if name in relations:
-        return sp.Piecewise((1, relations[name](*values)), (0, True))
+    if name in COMPARISONS:
+        return sp.Piecewise((1, sp.Rel(*values, TEXT[name])), (0, True))
     if name in ("maximum", "minimum"):
         a, b = values
         if sp.expand(a + b) == 0:

@@ -62,15 +62,11 @@ def _explain_loss(report: Report, loss: Callable, scores: Array, targets: Any) -
     wrong = any(row.verdict == "WRONG" for row in report.rows)
     if report.findings or report.problems or not wrong:
         return
-    finding = Finding(
-        "network",
-        "each layer and the loss seem right by themselves: look at the walk back through layers "
-        "(Network.backward)",
-    )
-    if not of_loss.ok:
-        what = "its gradient is not its derivative: see check_loss(loss, scores, targets)"
-        finding = Finding("loss", what)
-    report.find([finding])
+    name, what = "loss", "its gradient is not its derivative: see check_loss(loss, scores, targets)"
+    if of_loss.ok:
+        alone = "each layer and the loss seem right by themselves"
+        name, what = "network", f"{alone}: look at the walk back through layers (Network.backward)"
+    report.find([Finding(name, what)])
 
 
 def _explain_layer(layer: Layer, x: Any, subject: Subject) -> list[Finding]:
@@ -162,15 +158,10 @@ class _Plain:
         d_x, grads = call(self.layer.backward, self.weights, self.cache, what="backward")
         return {"x": d_x, **{n: grads[n] for n in self.layer.params}}
 
-    def true(
-        self,
-        name: str,
-        x: Array | None = None,
-        weights: Array | None = None,
-        layer: Layer | None = None,
-    ) -> Array:
-        x, weights = self.x if x is None else x, self.weights if weights is None else weights
-        layer = self.layer if layer is None else layer
+    def true(self, name: str, **changed: Any) -> Array:
+        """By differences; `changed` are another ``x``, ``weights`` of the output, or ``layer``."""
+        given = {"x": self.x, "weights": self.weights, "layer": self.layer} | changed
+        x, weights, layer = given.values()
 
         def value(moved: Array) -> float:
             at, other = moved, layer

@@ -19,13 +19,15 @@ from ..spikes import FIRES, hold
 from .report import Row
 from .twins import TWINS
 
-__all__ = ["Problem", "Run", "draw", "row_of", "run", "truth", "walk_back"]
+__all__ = ["Problem", "Run", "Shape", "draw", "row_of", "run", "truth", "walk_back"]
 
 TOLERANCE = 1e-12
 ORIGIN = "the time loop: complex step, relative to the largest entry, its terms taken without sign"
 #: How far inputs and states are stretched, in turn, until a neuron fires and stays finite.
 SCALES = (1.0, 3.0, 0.3, 0.1, 10.0, 0.03)
 TAME, FINITE = 1e3, 1e60
+
+Shape = tuple[int, int, int]  #: [T, B, N]
 
 
 class Problem(NamedTuple):
@@ -128,12 +130,7 @@ def walk_back(
 # -- problems
 
 
-def draw(
-    dynamics: Dynamics,
-    rng: np.random.Generator,
-    shape: tuple[int, int, int] = (6, 2, 3),
-    tries: int = 60,
-) -> Problem:
+def draw(dynamics: Dynamics, rng: Any, shape: Shape = (6, 2, 3), tries: int = 60) -> Problem:
     """A random problem that hides no mistake, float64.
 
     Defaults hide mistakes: at k = 2 the factor k/2 of atan is 1, at threshold 1 ``theta * d_v``
@@ -161,9 +158,7 @@ def draw(
     )
 
 
-def _draw_once(
-    dynamics: Dynamics, rng: np.random.Generator, shape: tuple[int, int, int], scale: float
-) -> Problem:
+def _draw_once(dynamics: Dynamics, rng: Any, shape: Shape, scale: float) -> Problem:
     n_states, n_params = len(dynamics.neuron.state), len(dynamics.neuron.params)
     return Problem(
         x=rng.normal(0.6, 1.0, shape) * scale,

@@ -136,13 +136,10 @@ class Report:
         lines = _wrap([self.title], "")
         for twin in dict.fromkeys(row.twin for row in self.rows):
             lines += _table(twin, [row for row in self.rows if row.twin == twin])
-        findings = [str(f) for f in self.findings]
         lines += _section("what went wrong before anything could be compared:", self.problems)
-        lines += _section("which term:", findings)
-        lines += _wrap(
-            [f"error: {origin}" for origin in dict.fromkeys(r.origin for r in self.rows)]
-        )
-        lines += _wrap([f"note: {note}" for note in self.notes])
+        lines += _section("which term:", map(str, self.findings))
+        lines += _wrap(f"error: {origin}" for origin in dict.fromkeys(r.origin for r in self.rows))
+        lines += _wrap(f"note: {note}" for note in self.notes)
         verdict = "right" if self.ok else "right: NOT RIGHT"
         if any(row.verdict == "DIFFERS" for row in self.rows):
             verdict = "the same"
@@ -163,14 +160,14 @@ def _table(twin: str, rows: list[Row]) -> list[str]:
     return lines
 
 
-def _section(title: str, texts: list[str]) -> list[str]:
-    return [f"  {title}", *_wrap(texts, "    ")] if texts else []
+def _section(title: str, texts: Iterable[str]) -> list[str]:
+    lines = _wrap(texts, "    ")
+    return [f"  {title}", *lines] if lines else []
 
 
-def _wrap(texts: list[str], indent: str = "  ") -> list[str]:
-    wrapper = textwrap.TextWrapper(
-        WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_long_words=False
-    )
+def _wrap(texts: Iterable[str], indent: str = "  ") -> list[str]:
+    wrapper = textwrap.TextWrapper(WIDTH, initial_indent=indent, break_long_words=False)
+    wrapper.subsequent_indent = f"{indent}  "
     return [line for text in texts for line in wrapper.wrap(text) or [indent]]
 
 
