@@ -116,7 +116,7 @@ def named_gradients(value: Any, params: Mapping[str, Array], what: str) -> dict[
     return dict(value)
 
 
-# -- who writes where
+# -- arrays that change
 
 
 def _arrays_in(value: Any, name: str, depth: int = 6) -> dict[str, Array]:

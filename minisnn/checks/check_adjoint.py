@@ -51,8 +51,7 @@ def check_adjoint(
 
     Raises
     ------
-    ValueError : the neuron overflows, or never fires, in every problem drawn: nothing can be said
-        about it.
+    ValueError : the neuron overflows, or never fires, in every problem drawn.
     """
     for value, kind in ((neuron, Neuron), (reset, Reset), (surrogate, Surrogate)):
         if not isinstance(value, kind):

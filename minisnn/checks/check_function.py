@@ -152,8 +152,8 @@ def _finite(value: Any, name: str) -> Array:
             f"forward returns {kind} as {name}, expected an array of numbers"
         ) from None
     if not np.isfinite(array).all():
-        nothing = "nothing can be compared at this input"
-        raise calls.Broken(f"forward returns {name} with entries that are not finite: {nothing}")
+        wrong = "entries that are not finite: it has no gradient at this input"
+        raise calls.Broken(f"forward returns {name} with {wrong}")
     return array
 
 

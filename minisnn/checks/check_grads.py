@@ -69,7 +69,7 @@ def check_grads(
     Raises
     ------
     TypeError : not a network, or not of float64.
-    ValueError : it is on a GPU, a twin is unknown, dropout has nothing to hold, or its states
+    ValueError : it is on a GPU, a twin is unknown, dropout has no mask to hold, or its states
         overflow on `x`.
     """
     _refuse(net, x, twins, train, rng, masks)
@@ -146,7 +146,7 @@ def _refuse(net: Any, x: Any, twins: tuple[str, ...], train: bool, rng: Any, mas
 
 
 def _tame(subject: Subject) -> tuple[Subject, list[str]]:
-    """The subject with an input, weaker or shorter, on which nothing overflows, and a note."""
+    """The subject with an input, weaker or shorter, on which no state overflows, and a note."""
     x, nets = subject.x, (subject.net, subject.net.smoothed())
     tries = [(steps, scale) for steps in (len(x), 3) for scale in (1.0, 0.3, 0.1, 0.03)]
     for limit in (1e6, 1e60):
@@ -156,13 +156,13 @@ def _tame(subject: Subject) -> tuple[Subject, list[str]]:
                 note = f"the neurons overflow on x: checked on {scale:g} * x[:{steps}]"
                 return tamed, [note] if (steps, scale) != tries[0] else []
     raise ValueError(
-        "check_grads: the network's states overflow, even on 0.03 * x and 3 steps: nothing can be "
-        "compared. Are its weights or a neuron's parameters far too large?"
+        "check_grads: the network's states overflow, even on 0.03 * x and 3 steps. Are its weights "
+        "or a neuron's parameters far too large?"
     )
 
 
 def _largest_state(subject: Subject, net: Network) -> float:
-    """Of a run that goes on where a run has ended; infinite if it overflows."""
+    """Of a run that starts from the last state of another; infinite if it overflows."""
     _, caches = subject.forward(net)
     _, caches = subject.forward(net, **({"state": caches.state} if caches.state else {}))
     states = [v for c in caches.state.values() for v in c.values()]
@@ -250,7 +250,7 @@ class _Twin:
         return {s: self.rng.normal(size=np.shape(v)) / largest[s] for s, v in state.items()}
 
     def _forward(self) -> tuple[Array, Caches, dict[str, dict[str, Array]]]:
-        """A run that starts from a state of its own: where a run has ended."""
+        """A run, and the state that it starts from: the last one of another run."""
         before = calls.snapshot(x=self.subject.x, params=self.run.params())
         scores, base = self.subject.forward(self.run)
         state = {n: dict(c) for n, c in base.state.items()}

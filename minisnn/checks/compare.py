@@ -24,12 +24,13 @@ __all__ = ["compare"]
 ORIGIN = (
     "relative to the largest entry of the other; cosines and shares of the norm stand in the notes"
 )
-STOP = "d_v, d_others = 0 * d_v, [0 * d for d in d_others]"
+#: A line of a mutant: the carry is 0 up to a step.
+CUT = "d_v, d_others = (d_v, d_others) if t > {} else (0 * d_v, [0 * d for d in d_others])"
 #: Known rules: name -> the mutants that make them of backpropagation through time.
 RULES: dict[str, tuple[Mutant, ...]] = {
     "bptt": (),
     "detached": (Mutant("reset", "d_s = 0 * d_v", ""),),
-    "no carry": (Mutant("step", STOP, ""),),
+    "no carry": (Mutant("step", CUT.format("T"), ""),),
 }
 
 Gradients = Callable[[Problem], dict[str, Array]]
@@ -116,7 +117,7 @@ def _truncated(dynamics: Dynamics, p: Problem, steps: int) -> dict[str, Array]:
     """Each spike's gradient goes back over at most `steps` steps."""
     parts = []
     for t in range(len(p.x)):
-        cut = Mutant("step", f"if t <= {t - steps}: {STOP}", "")
+        cut = Mutant("step", CUT.format(t - steps), "")
         parts.append(_walk(dynamics, _told_at(p, t), cut))
     return {n: sum(part[n] for part in parts) for n in parts[0]}
 

@@ -99,7 +99,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether there is something to judge, every row is right, and nothing misbehaved."""
+        """Whether there are rows, all of them are right, and there are no problems."""
         return bool(self.rows) and all(row.ok for row in self.rows) and not self.problems
 
     def add_worst(self, rows: list[Row]) -> None:

@@ -106,10 +106,7 @@ def _best(gram: Array, right: Array, count: int, keep: int = 4) -> Sequence[Sequ
 
 
 def _plain(value: float, precision: float) -> float:
-    """`value` as a coefficient that somebody may have meant, a small fraction perhaps times pi.
-
-    0.0 if it is none.
-    """
+    """`value` as a plain coefficient, a small fraction perhaps times pi; 0.0 if it is none."""
     for unit, _ in _UNITS:
         guess = float(Fraction(value / unit).limit_denominator(16)) * unit
         if guess and abs(guess - value) <= precision * abs(value):
