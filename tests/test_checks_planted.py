@@ -381,7 +381,9 @@ KERNELS = {
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels(name, monkeypatch):
     change, pattern = KERNELS[name]
-    monkeypatch.setattr(sys.modules["minisnn.checks.check_adjoint"], "kernel_of", lambda dynamics, backend: WrongKernel(dynamics, change))
+    monkeypatch.setattr(
+        sys.modules["minisnn.checks.check_adjoint"], "kernel_of", lambda dynamics, backend: WrongKernel(dynamics, change)
+    )
     rejects(ms.checks.check_adjoint(ms.neurons.current_lif, ms.resets.hard, ATAN, backend="numpy"), pattern)
 
 

@@ -156,19 +156,27 @@ def same_bits(a: Any, b: Any) -> bool:
     return bits[0] == bits[1]
 
 
-def watched(backward: Callable[[], Any], before: Snapshot, problems: list[str]) -> Any:
-    """What `backward` returns.
+def forward_of(
+    forward: Callable[[], Any], watch: Mapping[str, Any], problems: list[str], names: str
+) -> tuple[Any, Any]:
+    """The pair that `forward` returns; arrays of `watch` that it writes into go to `problems`."""
+    before = snapshot(**watch)
+    found = pair(call(forward, what="forward"), "forward", names)
+    problems += [f"forward writes into {name}" for name in changed(before)]
+    return found
 
-    That it writes into the arrays of `before`, or returns something else the second time, goes to
-    `problems`.
-    """
-    first = call(backward, what="backward")
+
+def backward_of(
+    backward: Callable[[], Any], watch: Mapping[str, Any], problems: list[str]
+) -> tuple[Any, Any]:
+    """The same of a backward, which has to return the same bits when it is called again."""
+    before = snapshot(**watch)
+    first, again = call(backward, what="backward"), "called a second time"
     written = changed(before)
     problems += [f"backward writes into {name}" for name in written]
-    again = "called a second time"
     if not written and not same_bits(first, call(backward, what=f"backward, {again},")):
         problems.append(f"backward returns other bits when it is {again} on the same cache")
-    return first
+    return pair(first, "backward", "(d_x, grads)")
 
 
 def name_of(function: Any) -> str:

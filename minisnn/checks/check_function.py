@@ -108,10 +108,8 @@ class Function:
         named, first = dict(own), []
         if not self.by_name:
             first = [named.pop(n) for n in self.inputs]
-        before = calls.snapshot(**own)
-        result = calls.call(self._forward, *first, **named, what="forward")
-        self.problems += [f"forward writes into {n}" for n in calls.changed(before)]
-        y, cache = calls.pair(result, "forward", "(y, cache)")
+        forward = partial(self._forward, *first, **named)
+        y, cache = calls.forward_of(forward, own, self.problems, "(y, cache)")
         self.kind = type(y) if isinstance(y, tuple | list | Mapping) else None
         found = {"y": y} if self.kind is None else y
         if isinstance(y, tuple | list):
@@ -132,9 +130,8 @@ class Function:
             handed = handed["y"] if handed["y"].shape else float(handed["y"])
         elif not issubclass(self.kind, Mapping):
             handed = tuple(handed.values())
-        before = calls.snapshot(d_y=handed, cache=cache)
-        result = calls.watched(partial(self._backward, handed, cache), before, self.problems)
-        d_x, grads = calls.pair(result, "backward", "(d_x, grads)")
+        backward, watch = partial(self._backward, handed, cache), {"d_y": handed, "cache": cache}
+        d_x, grads = calls.backward_of(backward, watch, self.problems)
         inputs, params = ({n: arrays[n] for n in names} for names in (self.inputs, self.params))
         named = {"x": d_x}
         if not self.alone:

@@ -269,10 +269,9 @@ class _Twin:
         if self.twin != "slope 0":
             d_scores = self.subject.d_scores(scores)
         x, params = self.subject.x, self.run.params()
-        before = calls.snapshot(d_scores=d_scores, caches=dict(base), x=x, params=params)
+        watch = {"d_scores": d_scores, "caches": dict(base), "x": x, "params": params}
         backward = partial(self.run.backward, d_scores, base, d_state=weights)
-        result = calls.watched(backward, before, self.problems)
-        d_x, grads = calls.pair(result, "backward", "(d_x, grads)")
+        d_x, grads = calls.backward_of(backward, watch, self.problems)
         grads = dict(grads)
         states = grads.pop("state", {})
         like = {n: arrays[n] for n in params}

@@ -16,8 +16,8 @@ from .calls import reported
 from .check_scan import problem_from_rest, run_users
 from .explain_loops import mutant_gradients
 from .mutants import Mutant
-from .oracle import Problem, row_of, run
-from .report import Report
+from .oracle import Problem, run
+from .report import Report, row_of
 
 __all__ = ["compare"]
 
@@ -74,7 +74,7 @@ def compare(
         for n in b:
             if np.size(b[n]):
                 twin, part = f"against {names[1]}", f"d_{n}"
-                report.rows.append(row_of(twin, part, a[n], b[n], None, 1e-9, ORIGIN))
+                report.rows.append(row_of(twin, part, a[n], b[n], ORIGIN, tolerance=1e-9))
                 share = f"norm {_share(a[n], b[n]):.2f} times"
                 report.notes.append(f"{part}: cosine {_cosine(a[n], b[n]):.3f}, {share}")
         _by_lag(report, rules, problem)

@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+
 from .figures import figure_of
 
-__all__ = ["Finding", "GradientError", "Report", "Row"]
+__all__ = ["Finding", "GradientError", "Report", "Row", "row_of"]
 
 WIDTH = 100
 
@@ -55,6 +57,29 @@ class Row:
         return (
             "REFUSED" if self.refused else "UNDECIDED" if self.error <= self.tolerance else "WRONG"
         )
+
+
+def row_of(
+    twin: str,
+    name: str,
+    analytic: Any,
+    numeric: Any,
+    origin: str,
+    sizes: Any = None,
+    tolerance: float = 1e-12,
+) -> Row:
+    """Two arrays compared where they differ most, relative to the largest (of `sizes`, if given).
+
+    If all is right, the largest entry is shown: which one is worst is a matter of rounding.
+    """
+    difference = np.abs(analytic - numeric)
+    scale = np.abs(numeric if sizes is None else sizes).max()
+    error = float(difference.max() / scale) if scale > 0 else float(difference.max())
+    ok = bool(error <= tolerance)
+    worst = np.argmax(np.abs(numeric) if ok else difference)
+    at = tuple(int(i) for i in np.unravel_index(worst, difference.shape))
+    values = float(analytic[at]), float(numeric[at])
+    return Row(twin, name, analytic.shape, *values, error, tolerance, origin, ok, at)
 
 
 @dataclass(frozen=True)
