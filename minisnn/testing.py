@@ -1,4 +1,4 @@
-"""Hypothesis strategies for property tests: right neurons, resets, surrogates and networks, kept from overflowing.
+"""Hypothesis strategies for property tests: right neurons, resets, surrogates and networks.
 
 ``from minisnn import testing`` needs hypothesis: ``pip install 'minisnn[test]'``.
 """
@@ -18,7 +18,16 @@ from .neurons import NEURONS, Neuron
 from .resets import RESETS
 from .surrogates import SURROGATES
 
-__all__ = ["arrays", "dynamics", "networks", "neurons", "resets", "shapes", "surrogates", "thresholds"]
+__all__ = [
+    "arrays",
+    "dynamics",
+    "networks",
+    "neurons",
+    "resets",
+    "shapes",
+    "surrogates",
+    "thresholds",
+]
 
 
 def shapes() -> st.SearchStrategy[tuple[int, int, int]]:
@@ -44,13 +53,15 @@ def resets() -> st.SearchStrategy[Any]:
 
 def surrogates() -> st.SearchStrategy[Any]:
     """Every surrogate of the package with a steepness in (0.6, 4)."""
-    return st.builds(lambda make, k: make(k), st.sampled_from(list(SURROGATES.values())), st.floats(0.6, 4.0))
+    makers = st.sampled_from(list(SURROGATES.values()))
+    return st.builds(lambda make, k: make(k), makers, st.floats(0.6, 4.0))
 
 
 def neurons() -> st.SearchStrategy[Neuron]:
-    """The package's neurons, and others with constants of their own: saturating, resting, resonating, adapting."""
+    """The package's neurons, and others: saturating, resting, resonating, adapting."""
+    makers = st.sampled_from([_saturating, _resting, _resonating, _adapting])
     constants = st.floats(0.1, 0.9)
-    own = st.builds(lambda make, a, b: make(a, b), st.sampled_from(_MADE), constants, constants)
+    own = st.builds(lambda make, a, b: make(a, b), makers, constants, constants)
     return st.one_of(st.sampled_from(list(NEURONS.values())), own)
 
 
@@ -62,25 +73,22 @@ def dynamics() -> st.SearchStrategy[Dynamics]:
 @st.composite
 def networks(draw: Any, n_in: int = 4, n_classes: int = 2, backend: str = "numpy") -> Network:
     """Two layers of neurons of one kind, float64: ``[T, B, n_in]`` to ``[B, n_classes]``."""
-    neuron, reset, surrogate = draw(dynamics())
+    parts = draw(dynamics())._asdict()
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     hidden, out = draw(st.integers(2, 6)), n_classes * draw(st.integers(1, 2))
-    options: dict[str, Any] = {
-        "neuron": neuron,
-        "reset": reset,
-        "surrogate": surrogate,
-        "dtype": "float64",
-        "backend": backend,
-    }
 
     def layer(n: int) -> Spiking:
-        params: dict[str, Any] = {name: rng.uniform(0.2, 0.9, n) for name in neuron.params}
-        return Spiking(n, threshold=rng.uniform(0.3, 0.9, n), **options, **params)
+        params: dict[str, Any] = {p: rng.uniform(0.2, 0.9, n) for p in parts["neuron"].params}
+        threshold = rng.uniform(0.3, 0.9, n)
+        return Spiking(n, threshold=threshold, dtype="float64", backend=backend, **parts, **params)
 
     return Network(
-        fc1=Linear(n_in, hidden, bias=True, rng=rng, dtype="float64"), lif1=layer(hidden),
-        fc2=Linear(hidden, out, rng=rng, dtype="float64"), lif2=layer(out), vote=PopulationVote(n_classes),
-    )  # fmt: skip
+        fc1=Linear(n_in, hidden, bias=True, rng=rng, dtype="float64"),
+        lif1=layer(hidden),
+        fc2=Linear(hidden, out, rng=rng, dtype="float64"),
+        lif2=layer(out),
+        vote=PopulationVote(n_classes),
+    )
 
 
 # -- right neurons that are not in the package
@@ -114,7 +122,7 @@ def _resonating(a: float, b: float) -> Neuron:
     def adjoint(d_u, d_w_new, v, w, x, decay):
         return decay * d_u + a * d_w_new, b * d_w_new - a * d_u, d_u, v * d_u
 
-    return Neuron(charge, adjoint, state=("v", "w"), params=("decay",))
+    return Neuron(charge, adjoint, state=("v", "w"))
 
 
 def _adapting(a: float, b: float) -> Neuron:
@@ -128,6 +136,3 @@ def _adapting(a: float, b: float) -> Neuron:
         return decay * d, a * d_w_new - gain * d, gain * d, v * d, (x - w) * d
 
     return Neuron(charge, adjoint, state=("v", "w"), params=("decay", "gain"))
-
-
-_MADE = [_saturating, _resting, _resonating, _adapting]

@@ -1,5 +1,8 @@
 """The checks: they pass what is right, and are trusted only because they reject what is wrong."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 from grid import COVERING, FEW, FULL, PAIRS, complex_step, problem
@@ -299,6 +302,22 @@ def test_checks_change_nothing():
     kept = x.copy()
     ms.checks.check_grads(net, x, labels, ms.losses.mse)
     assert np.array_equal(x, kept) and all(np.array_equal(before[n], p) for n, p in net.params().items())
+
+
+def test_verdicts_stand_without_explanations_and_no_file_imports_in_a_circle():
+    folder, imported = Path(ms.checks.__file__).parent, {}
+    for path in folder.glob("*.py"):
+        found = re.findall(r"^ *from \.(\w*) import \(?\s*(\w+)", path.read_text(), re.M)
+        imported[path.stem] = {module or name for module, name in found}
+    explanations = {name for name in imported if name.startswith("explain_")} | {"mutants", "sums"}
+    tools = "calls differences figures oracle proof report steps twins".split()
+    assert not any(imported[name] & explanations for name in tools)
+    assert all(len(imported[name] & explanations) == 1 for name in imported if name.startswith("check_"))
+    left = {name: set(names) for name, names in imported.items() if name != "__init__"}
+    while left:
+        free = {name for name, names in left.items() if not names & set(left)}
+        assert free, f"a circle among {sorted(left)}"
+        left = {name: names for name, names in left.items() if name not in free}
 
 
 # -- differences

@@ -381,8 +381,21 @@ KERNELS = {
 @pytest.mark.parametrize("name", KERNELS)
 def test_kernels(name, monkeypatch):
     change, pattern = KERNELS[name]
-    monkeypatch.setattr(sys.modules["minisnn.checks.check_adjoint"], "kernel_of", lambda dynamics, backend: WrongKernel(dynamics, change))
+    monkeypatch.setattr(
+        sys.modules["minisnn.checks.check_adjoint"], "kernel_of", lambda dynamics, backend: WrongKernel(dynamics, change)
+    )
     rejects(ms.checks.check_adjoint(ms.neurons.current_lif, ms.resets.hard, ATAN, backend="numpy"), pattern)
+
+
+def test_a_kernel_whose_mistake_has_no_name_is_shown_in_formulas(monkeypatch):
+    def change(right, d, last, cache):
+        d_x, *others = right.scan_adjoint(d, last, cache)
+        return 1.1 * d_x, *others
+
+    module = sys.modules["minisnn.checks.check_adjoint"]
+    monkeypatch.setattr(module, "kernel_of", lambda dynamics, backend: WrongKernel(dynamics, change))
+    report = ms.checks.check_adjoint(ms.neurons.lif, ms.resets.hard, ATAN, backend="numpy")
+    rejects(report, r"d_x in one step, from d_spikes: yours 11/10\*slope\*d_spikes, true slope\*d_spikes")
 
 
 # -- mutants: the same mistakes as lines of text

@@ -13,21 +13,6 @@ import numpy as np
 
 from ..kernels.arrays import Array
 
-__all__ = [
-    "Broken",
-    "as_gradient",
-    "as_gradients",
-    "call",
-    "changed",
-    "name_of",
-    "named_gradients",
-    "pair",
-    "reported",
-    "same_bits",
-    "snapshot",
-    "watched",
-]
-
 PACKAGE = str(Path(__file__).parent.parent)
 
 #: The bits of arrays by name, as they were.
@@ -131,7 +116,7 @@ def named_gradients(value: Any, params: Mapping[str, Array], what: str) -> dict[
     return dict(value)
 
 
-# -- who writes where
+# -- arrays that change
 
 
 def _arrays_in(value: Any, name: str, depth: int = 6) -> dict[str, Array]:
@@ -171,19 +156,27 @@ def same_bits(a: Any, b: Any) -> bool:
     return bits[0] == bits[1]
 
 
-def watched(backward: Callable[[], Any], before: Snapshot, problems: list[str]) -> Any:
-    """What `backward` returns.
+def forward_of(
+    forward: Callable[[], Any], watch: Mapping[str, Any], problems: list[str], names: str
+) -> tuple[Any, Any]:
+    """The pair that `forward` returns; arrays of `watch` that it writes into go to `problems`."""
+    before = snapshot(**watch)
+    found = pair(call(forward, what="forward"), "forward", names)
+    problems += [f"forward writes into {name}" for name in changed(before)]
+    return found
 
-    That it writes into the arrays of `before`, or returns something else the second time, goes to
-    `problems`.
-    """
-    first = call(backward, what="backward")
+
+def backward_of(
+    backward: Callable[[], Any], watch: Mapping[str, Any], problems: list[str]
+) -> tuple[Any, Any]:
+    """The same of a backward, which has to return the same bits when it is called again."""
+    before = snapshot(**watch)
+    first, again = call(backward, what="backward"), "called a second time"
     written = changed(before)
     problems += [f"backward writes into {name}" for name in written]
-    again = "called a second time"
     if not written and not same_bits(first, call(backward, what=f"backward, {again},")):
         problems.append(f"backward returns other bits when it is {again} on the same cache")
-    return first
+    return pair(first, "backward", "(d_x, grads)")
 
 
 def name_of(function: Any) -> str:

@@ -12,9 +12,9 @@ from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
 from .explain_loops import Loop, explain
-from .oracle import Problem, draw, row_of, run, truth
+from .oracle import ORIGIN, Problem, draw, run, truth
 from .proof import prove
-from .report import Report, Row
+from .report import Report, Row, row_of
 from .steps import check_steps, steps_of
 from .twins import TWINS, without_slope
 
@@ -51,8 +51,7 @@ def check_adjoint(
 
     Raises
     ------
-    ValueError : the neuron overflows, or never fires, in every problem drawn: nothing can be said
-        about it.
+    ValueError : the neuron overflows, or never fires, in every problem drawn.
     """
     for value, kind in ((neuron, Neuron), (reset, Reset), (surrogate, Surrogate)):
         if not isinstance(value, kind):
@@ -94,7 +93,7 @@ def rows_of(dynamics: Dynamics, problem: Problem, twin: str, backend: str) -> li
     parts += [("d_threshold", "theta", ())]
     parts += [(f"d_{n}", "params", i) for i, n in enumerate(neuron.params)]
     return [
-        row_of(twin, label, yours[name][i], true[name][i], sizes[name][i])
+        row_of(twin, label, yours[name][i], true[name][i], ORIGIN, sizes[name][i])
         for label, name, i in parts
     ]
 

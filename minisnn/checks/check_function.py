@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,34 +56,38 @@ def check_function(
     TypeError : an input or a parameter is not float64.
     """
     report = Report(f"gradients of {calls.name_of(forward)}, {calls.name_of(backward)}")
-    subject = Function(forward, backward, inputs, dict(params or {}), report.problems)
+    subject = Function((forward, backward), inputs, dict(params or {}), report.problems)
     arrays = subject.arrays
     with calls.reported(report.problems):
-        gradients, d_y = subject.gradients(arrays, [seed, 23])
+        point = subject.at(arrays, [seed, 23])
 
         def value(moved: Mapping[str, Array]) -> tuple[float, None]:
-            return subject.weighted(moved, d_y), None
+            return subject.weighted(moved, point.d_y), None
 
         rng = np.random.default_rng([seed, 29])
-        rows = compare_arrays("function", value, arrays, gradients, rng, entries=entries)
+        rows = compare_arrays("function", value, arrays, point.yours, rng, entries=entries)
         report.rows = [replace(row, name=f"d_{row.name}") for row in rows]
-        report.pictures["v curve"] = curves(value, arrays, gradients, rng)
+        report.pictures["v curve"] = curves(value, arrays, point.yours, rng)
     explain_function(report, subject, seed)
     return report
+
+
+class Point(NamedTuple):
+    """Inputs and parameters, outputs, their weights, and the gradients returned, all by name."""
+
+    arrays: dict[str, Array]
+    y: dict[str, Array]
+    d_y: dict[str, Array]
+    yours: dict[str, Array]
 
 
 class Function:
     """A user's pair of functions, called with copies and watched; what goes wrong is noted."""
 
     def __init__(
-        self,
-        forward: Callable,
-        backward: Callable,
-        inputs: Any,
-        params: dict[str, Any],
-        problems: list[str],
+        self, functions: tuple[Callable, Callable], inputs: Any, params: Any, problems: list[str]
     ) -> None:
-        self._forward, self._backward, self.problems = forward, backward, problems
+        (self._forward, self._backward), self.problems = functions, problems
         named = {"x": inputs}
         if isinstance(inputs, tuple | list):
             named = {f"x{i}": a for i, a in enumerate(inputs)}
@@ -104,10 +108,8 @@ class Function:
         named, first = dict(own), []
         if not self.by_name:
             first = [named.pop(n) for n in self.inputs]
-        before = calls.snapshot(**own)
-        result = calls.call(self._forward, *first, **named, what="forward")
-        self.problems += [f"forward writes into {n}" for n in calls.changed(before)]
-        y, cache = calls.pair(result, "forward", "(y, cache)")
+        forward = partial(self._forward, *first, **named)
+        y, cache = calls.forward_of(forward, own, self.problems, "(y, cache)")
         self.kind = type(y) if isinstance(y, tuple | list | Mapping) else None
         found = {"y": y} if self.kind is None else y
         if isinstance(y, tuple | list):
@@ -119,10 +121,8 @@ class Function:
         y, _ = self.forward(arrays)
         return float(sum((v * d_y[n]).sum() for n, v in y.items()))
 
-    def gradients(
-        self, arrays: Mapping[str, Array], seeds: list[int]
-    ) -> tuple[dict[str, Array], dict[str, Array]]:
-        """The gradients by name for random weights ``d_y`` of the outputs, and these."""
+    def at(self, arrays: dict[str, Array], seeds: list[int]) -> Point:
+        """Outputs at these arrays, random weights ``d_y`` of them, and the gradients for these."""
         y, cache = self.forward(arrays)
         d_y = {n: np.random.default_rng(seeds).normal(size=v.shape) for n, v in y.items()}
         handed: Any = {n: d.copy() for n, d in d_y.items()}
@@ -130,15 +130,14 @@ class Function:
             handed = handed["y"] if handed["y"].shape else float(handed["y"])
         elif not issubclass(self.kind, Mapping):
             handed = tuple(handed.values())
-        before = calls.snapshot(d_y=handed, cache=cache)
-        result = calls.watched(partial(self._backward, handed, cache), before, self.problems)
-        d_x, grads = calls.pair(result, "backward", "(d_x, grads)")
+        backward, watch = partial(self._backward, handed, cache), {"d_y": handed, "cache": cache}
+        d_x, grads = calls.backward_of(backward, watch, self.problems)
         inputs, params = ({n: arrays[n] for n in names} for names in (self.inputs, self.params))
         named = {"x": d_x}
         if not self.alone:
             named = calls.named_gradients(d_x, inputs, "backward, as d_x,")
         named |= calls.named_gradients(grads if params or grads else {}, params, "backward")
-        return calls.as_gradients(named, arrays), d_y
+        return Point(arrays, y, d_y, calls.as_gradients(named, arrays))
 
 
 def _finite(value: Any, name: str) -> Array:
@@ -150,8 +149,8 @@ def _finite(value: Any, name: str) -> Array:
             f"forward returns {kind} as {name}, expected an array of numbers"
         ) from None
     if not np.isfinite(array).all():
-        nothing = "nothing can be compared at this input"
-        raise calls.Broken(f"forward returns {name} with entries that are not finite: {nothing}")
+        wrong = "entries that are not finite: it has no gradient at this input"
+        raise calls.Broken(f"forward returns {name} with {wrong}")
     return array
 
 

@@ -14,9 +14,9 @@ from ..layers.base import Layer
 from ..network import Caches, Network
 from . import calls
 from .differences import compare_arrays
-from .explain_layers import Subject, explain, weighting
+from .explain_layers import explain
 from .report import Report, Row
-from .twins import TWINS, run_twin, with_slope_zero
+from .twins import TWINS, Subject, run_twin, weighting, with_slope_zero
 
 __all__ = ["check_grads", "check_layer"]
 
@@ -69,7 +69,7 @@ def check_grads(
     Raises
     ------
     TypeError : not a network, or not of float64.
-    ValueError : it is on a GPU, a twin is unknown, dropout has nothing to hold, or its states
+    ValueError : it is on a GPU, a twin is unknown, dropout has no mask to hold, or its states
         overflow on `x`.
     """
     _refuse(net, x, twins, train, rng, masks)
@@ -146,7 +146,7 @@ def _refuse(net: Any, x: Any, twins: tuple[str, ...], train: bool, rng: Any, mas
 
 
 def _tame(subject: Subject) -> tuple[Subject, list[str]]:
-    """The subject with an input, weaker or shorter, on which nothing overflows, and a note."""
+    """The subject with an input, weaker or shorter, on which no state overflows, and a note."""
     x, nets = subject.x, (subject.net, subject.net.smoothed())
     tries = [(steps, scale) for steps in (len(x), 3) for scale in (1.0, 0.3, 0.1, 0.03)]
     for limit in (1e6, 1e60):
@@ -156,13 +156,13 @@ def _tame(subject: Subject) -> tuple[Subject, list[str]]:
                 note = f"the neurons overflow on x: checked on {scale:g} * x[:{steps}]"
                 return tamed, [note] if (steps, scale) != tries[0] else []
     raise ValueError(
-        "check_grads: the network's states overflow, even on 0.03 * x and 3 steps: nothing can be "
-        "compared. Are its weights or a neuron's parameters far too large?"
+        "check_grads: the network's states overflow, even on 0.03 * x and 3 steps. Are its weights "
+        "or a neuron's parameters far too large?"
     )
 
 
 def _largest_state(subject: Subject, net: Network) -> float:
-    """Of a run that goes on where a run has ended; infinite if it overflows."""
+    """Of a run that starts from the last state of another; infinite if it overflows."""
     _, caches = subject.forward(net)
     _, caches = subject.forward(net, **({"state": caches.state} if caches.state else {}))
     states = [v for c in caches.state.values() for v in c.values()]
@@ -219,7 +219,7 @@ class _Twin:
         arrays |= {n: v for n, v in starts.items() if v.dtype == np.float64}
         arrays = {n: a.copy() for n, a in arrays.items()}
 
-        def value(moved: Mapping[str, Array]) -> tuple[float, Array]:
+        def value(moved: Mapping[str, Array]) -> tuple[float, Any]:
             for name, live in self.shifted.params().items():
                 live[...] = moved[name]
             start = {
@@ -232,7 +232,9 @@ class _Twin:
             if self.twin != "slope 0":
                 _, _, targets, loss, _, _ = self.subject
                 total += float(calls.call(loss, y, targets, what="the loss")[0])
-            return total, _sides(self.shifted, caches)
+            sides = (self.shifted[n].sides(c) for n, c in caches.items())
+            flat = [side.ravel() for side in sides if side is not None]
+            return total, np.concatenate(flat) if flat else None
 
         if self.twin != "real":
             first, again = value(arrays)[0], value(arrays)[0]
@@ -248,7 +250,7 @@ class _Twin:
         return {s: self.rng.normal(size=np.shape(v)) / largest[s] for s, v in state.items()}
 
     def _forward(self) -> tuple[Array, Caches, dict[str, dict[str, Array]]]:
-        """A run that starts from a state of its own: where a run has ended."""
+        """A run, and the state that it starts from: the last one of another run."""
         before = calls.snapshot(x=self.subject.x, params=self.run.params())
         scores, base = self.subject.forward(self.run)
         state = {n: dict(c) for n, c in base.state.items()}
@@ -267,10 +269,9 @@ class _Twin:
         if self.twin != "slope 0":
             d_scores = self.subject.d_scores(scores)
         x, params = self.subject.x, self.run.params()
-        before = calls.snapshot(d_scores=d_scores, caches=dict(base), x=x, params=params)
+        watch = {"d_scores": d_scores, "caches": dict(base), "x": x, "params": params}
         backward = partial(self.run.backward, d_scores, base, d_state=weights)
-        result = calls.watched(backward, before, self.problems)
-        d_x, grads = calls.pair(result, "backward", "(d_x, grads)")
+        d_x, grads = calls.backward_of(backward, watch, self.problems)
         grads = dict(grads)
         states = grads.pop("state", {})
         like = {n: arrays[n] for n in params}
@@ -280,9 +281,3 @@ class _Twin:
             what = f"no gradient of the state it was given: {missing}"
             raise calls.Broken(f"backward returns {what} (grads['state'])")
         return calls.as_gradients(found, arrays)
-
-
-def _sides(net: Network, caches: Caches) -> Array:
-    """On which side of its kinks every value lies: a difference across one is no derivative."""
-    sides = [side.ravel() for n, c in caches.items() if (side := net[n].sides(c)) is not None]
-    return np.concatenate(sides) if sides else np.zeros(0, bool)

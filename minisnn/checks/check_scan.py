@@ -15,8 +15,8 @@ from ..resets import Reset, hard
 from ..surrogates import Surrogate, atan
 from . import calls
 from .explain_loops import SHAPES, Loop, explain
-from .oracle import Problem, draw, row_of, run, truth
-from .report import Report
+from .oracle import ORIGIN, Problem, Shape, draw, run, truth
+from .report import Report, row_of
 from .steps import check_steps, steps_of
 
 __all__ = ["check_scan", "problem_from_rest", "run_users"]
@@ -72,16 +72,16 @@ def check_scan(
                 problem = problem_from_rest(dynamics, seed + number, shape, shared)
                 yours, found = gradients(problem), truth(dynamics, problem, "tangent")
                 true, sizes = (_of_user(d, dynamics, shared) for d in found)
-                rows += [row_of("tangent", f"d_{n}", yours[n], true[n], sizes[n]) for n in true]
+                for n in true:
+                    row = row_of("tangent", f"d_{n}", yours[n], true[n], ORIGIN, sizes[n])
+                    rows.append(row)
             report.add_worst(rows)
     make = partial(problem_from_rest, dynamics, shared=shared)
     explain(report, Loop(dynamics, gradients, make, shared, seed))
     return report
 
 
-def problem_from_rest(
-    dynamics: Dynamics, seed: int, shape: tuple[int, int, int], shared: bool = False
-) -> Problem:
+def problem_from_rest(dynamics: Dynamics, seed: int, shape: Shape, shared: bool = False) -> Problem:
     """A problem whose state starts at 0 and whose last state has no gradient."""
     for again in range(50):
         problem = draw(dynamics, np.random.default_rng([seed, 3, again]), shape)
@@ -115,14 +115,11 @@ def run_users(
     values |= dict(zip(dynamics.neuron.params, problem.params, strict=True))
     params: dict[str, Any] = {n: float(v[0]) if shared else v.copy() for n, v in values.items()}
     x, d_spikes = problem.x.copy(), problem.d_spikes.copy()
-    before = calls.snapshot(x=x, params=params)
-    result = calls.call(forward, x, what="forward", **params)
-    spikes, cache = calls.pair(result, "forward", "(spikes, cache)")
-    problems += [f"forward writes into {name}" for name in calls.changed(before)]
+    watch, names = {"x": x, "params": params}, "(spikes, cache)"
+    spikes, cache = calls.forward_of(partial(forward, x, **params), watch, problems, names)
     _compare_spikes(spikes, np.stack(run(dynamics, problem).spikes))
-    before = calls.snapshot(d_spikes=d_spikes, x=x, cache=cache)
-    result = calls.watched(partial(backward, d_spikes, cache), before, problems)
-    d_x, grads = calls.pair(result, "backward", "(d_x, grads)")
+    watch = {"d_spikes": d_spikes, "x": x, "cache": cache}
+    d_x, grads = calls.backward_of(partial(backward, d_spikes, cache), watch, problems)
     like = {n: np.asarray(v, float) for n, v in params.items()}
     named = {"x": d_x, **calls.named_gradients(grads, like, "backward")}
     like["x"] = problem.x

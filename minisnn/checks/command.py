@@ -174,11 +174,8 @@ def _check_net(value: Any) -> Report:
 
 def _check_a_loss(loss: Callable) -> Report:
     rng = np.random.default_rng(0)
-    scores, labels, targets = (
-        rng.normal(size=(6, 4)),
-        rng.integers(0, 4, 6),
-        rng.normal(size=(6, 4)),
-    )
+    scores, labels = rng.normal(size=(6, 4)), rng.integers(0, 4, 6)
+    targets = rng.normal(size=(6, 4))
     report = check_loss(loss, scores, labels)
     return report if report.rows else check_loss(loss, scores, targets)
 

@@ -16,20 +16,21 @@ from .calls import reported
 from .check_scan import problem_from_rest, run_users
 from .explain_loops import mutant_gradients
 from .mutants import Mutant
-from .oracle import Problem, row_of, run
-from .report import Report
+from .oracle import Problem, run
+from .report import Report, row_of
 
 __all__ = ["compare"]
 
 ORIGIN = (
     "relative to the largest entry of the other; cosines and shares of the norm stand in the notes"
 )
-STOP = "d_v, d_others = 0 * d_v, [0 * d for d in d_others]"
+#: A line of a mutant: the carry is 0 up to a step.
+CUT = "d_v, d_others = (d_v, d_others) if t > {} else (0 * d_v, [0 * d for d in d_others])"
 #: Known rules: name -> the mutants that make them of backpropagation through time.
 RULES: dict[str, tuple[Mutant, ...]] = {
     "bptt": (),
     "detached": (Mutant("reset", "d_s = 0 * d_v", ""),),
-    "no carry": (Mutant("step", STOP, ""),),
+    "no carry": (Mutant("step", CUT.format("T"), ""),),
 }
 
 Gradients = Callable[[Problem], dict[str, Array]]
@@ -73,7 +74,7 @@ def compare(
         for n in b:
             if np.size(b[n]):
                 twin, part = f"against {names[1]}", f"d_{n}"
-                report.rows.append(row_of(twin, part, a[n], b[n], None, 1e-9, ORIGIN))
+                report.rows.append(row_of(twin, part, a[n], b[n], ORIGIN, tolerance=1e-9))
                 share = f"norm {_share(a[n], b[n]):.2f} times"
                 report.notes.append(f"{part}: cosine {_cosine(a[n], b[n]):.3f}, {share}")
         _by_lag(report, rules, problem)
@@ -116,7 +117,7 @@ def _truncated(dynamics: Dynamics, p: Problem, steps: int) -> dict[str, Array]:
     """Each spike's gradient goes back over at most `steps` steps."""
     parts = []
     for t in range(len(p.x)):
-        cut = Mutant("step", f"if t <= {t - steps}: {STOP}", "")
+        cut = Mutant("step", CUT.format(t - steps), "")
         parts.append(_walk(dynamics, _told_at(p, t), cut))
     return {n: sum(part[n] for part in parts) for n in parts[0]}
 

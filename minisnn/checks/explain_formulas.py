@@ -14,13 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ..formula import trace
+from ..formula import COMPARISONS, TEXT, trace
 from ..kernels.arrays import Array
 from ..resets import RESETS
 from ..surrogates import SURROGATES
 from .report import Finding
 from .steps import Step, finite, reset_step
-from .sums import factor_names, monomials, same, sum_text
+from .sums import factor_names, held_by_all, monomials, same, sum_text
 
 __all__ = ["explain_step"]
 
@@ -81,11 +81,10 @@ def _from_symbols(step: Step, a: str, fresh: Points) -> dict[str, Any]:
 
 def _expressions(sp: Any, step: Step, a: str) -> tuple[Any, Any]:
     """What the adjoint returns for `a`, and what it should, as expressions of SymPy."""
-    arguments = _symbols(sp, step)
+    arguments, n_outs = _symbols(sp, step), len(step.outs)
     above = [1 if step.kind == "slope" else sp.Symbol(f"d_{out}", real=True) for out in step.outs]
-    n_args, n_outs = len(step.args), len(step.outs)
-    forward = trace(step.forward, step.title, n_args, n_outs)
-    adjoint = trace(step.adjoint, step.title, n_outs + n_args, len(step.free))
+    forward = trace(step.forward, step.title, len(arguments), n_outs)
+    adjoint = trace(step.adjoint, step.title, n_outs + len(arguments), len(step.free))
     yours = adjoint.evaluate(*above, *arguments.values(), call=_symbolic, number=_number)
     outs = forward.evaluate(*arguments.values(), call=_symbolic, number=_number)
     slopes = [d * sp.diff(out, arguments[a]) for d, out in zip(above, outs, strict=True)]
@@ -100,10 +99,8 @@ def _symbols(sp: Any, step: Step) -> dict[str, Any]:
 def _symbolic(name: str, *values: Any) -> Any:
     """A comparison, 1 where it holds and 0 elsewhere, or a function."""
     sp = load_sympy()
-    relations = {"less": sp.Lt, "less_equal": sp.Le, "greater": sp.Gt, "greater_equal": sp.Ge}
-    relations |= {"equal": sp.Eq, "not_equal": sp.Ne}
-    if name in relations:
-        return sp.Piecewise((1, relations[name](*values)), (0, True))
+    if name in COMPARISONS:
+        return sp.Piecewise((1, sp.Rel(*values, TEXT[name])), (0, True))
     if name in ("maximum", "minimum"):
         a, b = values
         if sp.expand(a + b) == 0:
@@ -146,16 +143,19 @@ def _from_numbers(step: Step, a: str, points: Points, fresh: Points) -> dict[str
     """The same from values at random points; nothing if they are no small sum of products."""
     texts, is_slope = {}, step.kind == "slope"
     values = [{n: v.astype(float) for n, v in p.items()} for p in (points, fresh)]
+    matrices = [(step.yours(p), step.true(p)) for p in (points, fresh)]
     for which in ("yours", "true", "difference"):
         parts = []
         for out in step.outs:
-            cells = [_cell(step, (out, a), p, which) for p in (points, fresh)]
+            both = [[m[out, a].astype(float) for m in pair] for pair in matrices]
+            index = {"yours": 0, "true": 1}.get(which)
+            cells = [y - t if index is None else (y, t)[index] for y, t in both]
             text = sum_text(cells, [monomials(v) for v in values], "" if is_slope else f"d_{out}")
-            if text is None and is_slope and which != "difference":
-                text = _inverse_text(cells, values)
-            if text is None and not (is_slope and which == "difference"):
+            if text is None and is_slope:
+                text = "" if which == "difference" else _inverse_text(cells, values)
+            if text is None:
                 return {}
-            parts += [text] if text and text != "0" else []
+            parts += [text] if text not in ("", "0") else []
         texts[which] = " + ".join(parts).replace("+ -", "- ") or "0" * (which != "difference")
     return texts
 
@@ -168,24 +168,18 @@ def _inverse_text(cells: list[Array], values: list[Points]) -> str | None:
     return text and f"1/({text})"
 
 
-def _cell(step: Step, cell: tuple[str, str], points: Points, which: str) -> Array:
-    yours, true = (m[cell].astype(float) for m in (step.yours(points), step.true(points)))
-    return {"yours": yours, "true": true, "difference": yours - true}[which]
-
-
 # -- sentences
 
 
-def _sentence(step: Step, a: str, points: Points, fresh: Points) -> str:
-    """The first sentence that is true of both sets of points."""
-    if not np.isfinite(_column(step.yours(points), step, a)).all():
+def _sentence(step: Step, a: str, *points: Points) -> str:
+    """The first sentence that is true of all sets of points."""
+    yours = [_column(step.yours(p), step, a) for p in points]
+    if not np.isfinite(yours[0]).all():
         return "not a finite number at some points where the forward is finite"
-    held: list[list[str]] = []
-    for p in (points, fresh):
-        yours = _column(step.yours(p), step, a)
-        candidates = _candidates(step, a, p)
-        held.append([t for t, d in candidates if same(yours, np.broadcast_to(d, yours.shape))])
-    return next((text for text in held[0] if text in held[1]), "")
+    return held_by_all(
+        [t for t, d in _candidates(step, a, p) if same(mine, np.broadcast_to(d, mine.shape))]
+        for p, mine in zip(points, yours, strict=True)
+    )
 
 
 def _candidates(step: Step, a: str, p: Points) -> Iterator[tuple[str, Array]]:
@@ -231,27 +225,19 @@ def _candidates(step: Step, a: str, p: Points) -> Iterator[tuple[str, Array]]:
 
 
 def _reset_candidates(step: Step, a: str, p: Points, true: Array) -> Iterator[tuple[str, Array]]:
+    nothing, s = 0 * true, p["s"]
     if a == "s" and "s" not in step.stop:
-        yield (
-            "the reset path through the spike is missing: this is the gradient of a detached "
-            "reset; declare stop=('s',) if you mean it",
-            0 * true,
-        )
+        cure = "declare stop=('s',) if you mean it"
+        lost = f"this is the gradient of a detached reset; {cure}"
+        yield f"the reset path through the spike is missing: {lost}", nothing
     if a == "theta":
-        yield (
-            "the reset holds the threshold, too: its path is missing (it stays even when the "
-            "spike is detached)",
-            0 * true,
-        )
-    if a == "u" and same(true[0], 1 - p["s"]):
-        yield (
-            "the mask 1 - s is missing: a spike empties the membrane, so nothing goes back past it",
-            0 * true + 1,
-        )
-        yield (
-            "the mask is the wrong way round: gradient passes where there was no spike, 1 - s",
-            0 * true + p["s"],
-        )
+        lost = "its path is missing (it stays even when the spike is detached)"
+        yield f"the reset holds the threshold, too: {lost}", nothing
+    if a == "u" and same(true[0], 1 - s):
+        lost = "a spike empties the membrane, so nothing goes back past it"
+        yield f"the mask 1 - s is missing: {lost}", nothing + 1
+        lost = "gradient passes where there was no spike, 1 - s"
+        yield f"the mask is the wrong way round: {lost}", nothing + s
     for name, other in RESETS.items():
         if not other.stop:
             derivative = _column(reset_step(other).true(p), step, a)
@@ -267,10 +253,8 @@ def _slope_candidates(step: Step, p: Points) -> Iterator[tuple[str, Array]]:
     for text, power in {"*k": k, "*k*k": k**2, "/k": k**-1, "/(k*k)": k**-2}.items():
         for c, factor in factors.items():
             times = f"{c}{text}".removeprefix("1*")
-            yield (
-                f"it is {times} times the true slope: a factor of the steepness is wrong",
-                (factor * power * true)[None],
-            )
+            wrong = "a factor of the steepness is wrong"
+            yield f"it is {times} times the true slope: {wrong}", (factor * power * true)[None]
     scaled = (true / peak)[None]
     yield "it is scaled to a peak of 1; the curve's own slope has another peak", scaled
     for name, make in SURROGATES.items():

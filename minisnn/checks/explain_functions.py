@@ -14,9 +14,9 @@ from ..kernels.arrays import Array
 from .calls import Broken, reported
 from .differences import stencil
 from .report import Finding, Report
-from .sums import factor_names, monomials, same, sum_text
+from .sums import factor_names, held_by_all, monomials, same, sum_text
 
-__all__ = ["explain_function", "explain_loss", "held_by_all", "recognise"]
+__all__ = ["explain_function", "explain_loss", "recognise"]
 
 ROUGH = 1e-6
 #: Arrays with more entries are not explained: each entry of the true gradient takes four runs.
@@ -51,17 +51,10 @@ def recognise(
             yield text
             continue
         exact = float(Fraction(ratio).limit_denominator(2000))  # differences are not
-        for name in factor_names(
-            exact if abs(exact - ratio) <= 1e-7 * abs(ratio) else ratio, sizes
-        ):
+        ratio = exact if abs(exact - ratio) <= 1e-7 * abs(ratio) else ratio
+        for name in factor_names(ratio, sizes):
             meaning = f": {_MEANING[name]}" if name in _MEANING else ""
             yield f"{text}{'; ' * bool(text)}it is {name} times the true one{meaning}"
-
-
-def held_by_all(texts: Iterable[Iterable[str]]) -> str:
-    """The first text that stands in every list; "" if there is none."""
-    first, *others = map(list, texts)
-    return next((text for text in first if all(text in other for other in others)), "")
 
 
 # -- functions
@@ -76,12 +69,12 @@ def explain_function(report: Report, subject: Any, seed: int) -> None:
     noted = report.problems[:]
     with reported(report.problems):
         for again in range(2):
-            yours, d_y = subject.gradients(here, [seed, 23 + again])
-            y, _ = subject.forward(here)
-            true = {n: _true(subject, here, d_y, n) for n in here}
-            wrong = [n for n in here if not same(yours[n], true[n], ROUGH)]
-            facts.append({n: list(_facts(n, yours, true, here, y, d_y)) for n in wrong})
-            here = {n: _beside(a, subject.arrays[n], rng) for n, a in here.items()}
+            point = subject.at(here, [seed, 23 + again])
+            true = {n: _true(subject, point, n) for n in here}
+            wrong = [n for n in here if not same(point.yours[n], true[n], ROUGH)]
+            facts.append({n: list(_facts(n, point, true)) for n in wrong})
+            spread = {n: 0.1 * (float(np.std(a)) or 1.0) for n, a in subject.arrays.items()}
+            here = {n: a + spread[n] * rng.normal(size=a.shape) for n, a in here.items()}
         report.problems[:] = noted  # what it does wrong here it did before
         for name, texts in facts[0].items():
             if sentence := held_by_all([texts, facts[1].get(name, [])]):
@@ -90,56 +83,39 @@ def explain_function(report: Report, subject: Any, seed: int) -> None:
                 report.find([Finding(f"d_{name}", *formulas)])
 
 
-def _beside(a: Array, like: Array, rng: np.random.Generator) -> Array:
-    return a + 0.1 * (float(np.std(like)) or 1.0) * rng.normal(size=a.shape)
-
-
-def _true(subject: Any, arrays: dict[str, Array], d_y: Mapping[str, Array], name: str) -> Array:
-    at = arrays[name]
+def _true(subject: Any, point: Any, name: str) -> Array:
+    arrays, at = point.arrays, point.arrays[name]
     if at.size > MOST:
         return np.full(at.shape, np.nan)
     step = 1e-3 * max(float(np.std(at)), 1.0)
-    return stencil(lambda moved: subject.weighted({**arrays, name: moved}, d_y), at, step)
+    return stencil(lambda moved: subject.weighted({**arrays, name: moved}, point.d_y), at, step)
 
 
-def _facts(
-    name: str,
-    yours: dict[str, Array],
-    true: dict[str, Array],
-    arrays: dict[str, Array],
-    y: dict[str, Array],
-    d_y: Mapping[str, Array],
-) -> Iterator[str]:
-    mine, right = yours[name], true[name]
+def _facts(name: str, point: Any, true: dict[str, Array]) -> Iterator[str]:
+    mine, right = point.yours[name], true[name]
     if not right.any():
         yield "there is no such path: the output does not depend on it, the gradient should be 0"
         return
-    lengths = [n for v in (*arrays.values(), *y.values()) for n in v.shape if n > 1]
-    sizes = {f"{n} (the length of an axis)": float(n) for n in lengths}
+    shapes = [v.shape for v in (*point.arrays.values(), *point.y.values())]
+    sizes = {f"{n} (the length of an axis)": float(n) for s in shapes for n in s if n > 1}
     yield from recognise(mine, [("", right)], sizes)
     if right.ndim == 2 and right.shape[0] == right.shape[1] and same(mine, right.T, ROUGH):
         yield "it is transposed"
     for other, gradient in true.items():
         if other != name and gradient.shape == mine.shape and same(mine, gradient, ROUGH):
             yield f"this is the gradient of {other}: two results are mixed up"
-    texts = [_sum_of(name, target, arrays, y, d_y) for target in (mine, right)]
+    texts = [_sum_of(name, target, point) for target in (mine, right)]
     if all(texts) and texts[0] != texts[1]:
         yield " | ".join(map(str, texts))
 
 
-def _sum_of(
-    name: str,
-    target: Array,
-    arrays: dict[str, Array],
-    y: dict[str, Array],
-    d_y: Mapping[str, Array],
-) -> str | None:
+def _sum_of(name: str, target: Array, point: Any) -> str | None:
     """A gradient as a sum of products, for functions that work entry by entry."""
-    (out, value), *others = y.items()
+    (out, value), *others = point.y.items()
     if others or not 3 < target.size <= 2000:
         return None
     known, shape = {}, value.shape
-    for n, a in arrays.items():
+    for n, a in point.arrays.items():
         try:
             if np.broadcast_shapes(a.shape, shape) == shape:
                 known[n] = np.broadcast_to(a, shape)
@@ -148,7 +124,7 @@ def _sum_of(
     if name not in known or len(known) > 6:
         return None
     terms = monomials({**known, "y": value}, 3 if len(known) < 5 else 2)
-    summed = {n: _reduced(v * d_y[out], target.shape) for n, v in terms.items()}
+    summed = {n: _reduced(v * point.d_y[out], target.shape) for n, v in terms.items()}
     return sum_text([target], [summed], "d_y", precision=ROUGH)
 
 

@@ -5,58 +5,29 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..kernels.arrays import Array
 from ..layers.base import Layer
-from ..network import Network
-from .calls import Broken, as_gradient, call, pair
+from .calls import Broken, call, pair
 from .check_function import check_loss
 from .differences import stencil
 from .explain_formulas import explain_step
-from .explain_functions import MOST, ROUGH, held_by_all, recognise
+from .explain_functions import MOST, ROUGH, recognise
 from .explain_loops import Case, mutant_gradients, name_mutants, where_it_parts
 from .oracle import draw, run
 from .report import Finding, Report
 from .steps import steps_of
-from .sums import same
+from .sums import held_by_all, same
+from .twins import Subject, weighting
 
-__all__ = ["Subject", "explain", "weighting"]
+__all__ = ["explain"]
 
 #: Sizes [T, B] of the problems a mistake is recognised and verified on.
 SIZES = ((5, 3), (4, 6), (7, 2))
-D_SCORES = "d_scores from the loss"
 ERRORS = (Broken, ValueError, TypeError, KeyError, AttributeError)
-
-
-class Subject(NamedTuple):
-    """What is checked: a network, its input, targets and loss, and the options of its forward."""
-
-    net: Network
-    x: Array
-    targets: Any
-    loss: Callable[[Array, Any], tuple[float, Array]]
-    options: dict[str, Any]
-    rng: Any
-
-    def forward(self, net: Network | None = None, **state: Any) -> tuple[Array, Any]:
-        """The run of this network or a variant of it; what it draws is the same at each call."""
-        forward, rng = (net or self.net).forward, copy.deepcopy(self.rng)
-        found = call(forward, self.x, rng=rng, what="forward", **self.options, **state)
-        return pair(found, "forward", "(scores, caches)")
-
-    def d_scores(self, scores: Array) -> Array:
-        """The gradient that the loss returns."""
-        found = call(self.loss, scores, self.targets, what="the loss")
-        return as_gradient(pair(found, "the loss", "(number, d_scores)")[1], scores, D_SCORES)
-
-
-def weighting(y: Array, weights: Any) -> tuple[float, Array]:
-    """A loss for a single layer: its output, weighted at random but always alike."""
-    weights = copy.deepcopy(weights).normal(size=np.shape(y))
-    return float(np.sum(y * weights)), weights
 
 
 def explain(report: Report, subject: Subject) -> None:
@@ -91,15 +62,11 @@ def _explain_loss(report: Report, loss: Callable, scores: Array, targets: Any) -
     wrong = any(row.verdict == "WRONG" for row in report.rows)
     if report.findings or report.problems or not wrong:
         return
-    finding = Finding(
-        "network",
-        "each layer and the loss seem right by themselves: look at the walk back through layers "
-        "(Network.backward)",
-    )
-    if not of_loss.ok:
-        what = "its gradient is not its derivative: see check_loss(loss, scores, targets)"
-        finding = Finding("loss", what)
-    report.find([finding])
+    name, what = "loss", "its gradient is not its derivative: see check_loss(loss, scores, targets)"
+    if of_loss.ok:
+        alone = "each layer and the loss seem right by themselves"
+        name, what = "network", f"{alone}: look at the walk back through layers (Network.backward)"
+    report.find([Finding(name, what)])
 
 
 def _explain_layer(layer: Layer, x: Any, subject: Subject) -> list[Finding]:
@@ -191,15 +158,10 @@ class _Plain:
         d_x, grads = call(self.layer.backward, self.weights, self.cache, what="backward")
         return {"x": d_x, **{n: grads[n] for n in self.layer.params}}
 
-    def true(
-        self,
-        name: str,
-        x: Array | None = None,
-        weights: Array | None = None,
-        layer: Layer | None = None,
-    ) -> Array:
-        x, weights = self.x if x is None else x, self.weights if weights is None else weights
-        layer = self.layer if layer is None else layer
+    def true(self, name: str, **changed: Any) -> Array:
+        """By differences; `changed` are another ``x``, ``weights`` of the output, or ``layer``."""
+        given = {"x": self.x, "weights": self.weights, "layer": self.layer} | changed
+        x, weights, layer = given.values()
 
         def value(moved: Array) -> float:
             at, other = moved, layer

@@ -17,20 +17,12 @@ from ..kernels.arrays import Array
 from .calls import reported
 from .explain_formulas import explain_step
 from .mutants import MUTANTS, Mutant, mutated
-from .oracle import Problem, Run, run, truth
+from .oracle import Problem, Run, Shape, run, truth
 from .report import Finding, Report
 from .steps import check_steps, steps_of
 from .sums import monomials, same, sum_text
 
-__all__ = [
-    "SHAPES",
-    "Case",
-    "Loop",
-    "explain",
-    "mutant_gradients",
-    "name_mutants",
-    "where_it_parts",
-]
+__all__ = ["Case", "Loop", "explain", "mutant_gradients", "name_mutants", "where_it_parts"]
 
 #: Shapes [T, B, N] with no two sizes alike: a mean over one axis is not taken for another, nor for
 #: a factor 1/2.
@@ -45,7 +37,7 @@ class Loop(NamedTuple):
 
     dynamics: Dynamics
     gradients: Callable[[Problem], Mapping[str, Array]]
-    make: Callable[[int, tuple[int, int, int]], Problem]
+    make: Callable[[int, Shape], Problem]
     shared: bool = False
     seed: int = 0
 
@@ -81,7 +73,7 @@ def _explain_loop(loop: Loop) -> list[Finding]:
     return found if sentences else found + _one_step(loop)
 
 
-def _case(loop: Loop, seed: int, shape: tuple[int, int, int]) -> Case:
+def _case(loop: Loop, seed: int, shape: Shape) -> Case:
     problem = loop.make(seed, shape)
     yours = dict(loop.gradients(problem))
     if "threshold" in yours:  # a user's loop: its parameters by name
@@ -153,17 +145,12 @@ def where_it_parts(yours: Array, true: Array) -> list[Finding]:
     wrong = [t for t in range(T) if not np.abs(yours[t] - true[t]).max() <= 1e-11 * scale]
     if not wrong:
         return []
-    t = wrong[-1]
-    place = (
-        f"at step t = {t} of 0..{T - 1}, {T - 1 - t} before the last: those after it are right, "
-        "so look at the carry"
-    )
-    if t == T - 1:
-        place = (
-            "at the last step, before anything has been carried: "
-            "look at the slope and at what comes from above"
-        )
-    return [Finding("d_x", f"going back in time, it parts from the true one {place}")]
+    t, at = wrong[-1], "at the last step, before anything has been carried"
+    hint = "look at the slope and at what comes from above"
+    if t < T - 1:
+        at = f"at step t = {t} of 0..{T - 1}, {T - 1 - t} before the last"
+        hint = "those after it are right, so look at the carry"
+    return [Finding("d_x", f"going back in time, it parts from the true one {at}: {hint}")]
 
 
 def _one_step(loop: Loop) -> list[Finding]:

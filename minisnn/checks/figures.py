@@ -23,16 +23,13 @@ def figure_of(title: str, rows: Sequence[Any], pictures: Mapping[str, Any]) -> F
     """
     import matplotlib.pyplot as plt
 
-    given = [name for name in ("v curve", "lags", "paths") if name in pictures]
-    panels = given if "lags" in given else ["cells", *given]
-    size = 5.4 * len(panels), 4.2
-    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
-    draw = {"lags": _lags, "paths": _paths, "v curve": _curve}
-    for panel, name in zip(axes[0], panels, strict=True):
-        if name == "cells":
-            _cells(panel, rows)
-        else:
-            draw[name](panel, pictures[name])
+    kinds = {"cells": _cells, "v curve": _curve, "lags": _lags, "paths": _paths}
+    tables = {"cells": rows, **pictures}
+    shown = [n for n in kinds if n in tables and not (n == "cells" and "lags" in tables)]
+    size = 5.4 * len(shown), 4.2
+    figure, axes = plt.subplots(1, len(shown), figsize=size, squeeze=False, layout="constrained")
+    for panel, name in zip(axes[0], shown, strict=True):
+        kinds[name](panel, tables[name])
     figure.suptitle(title, fontsize=9)
     return figure
 

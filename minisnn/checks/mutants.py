@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 from ..resets import RESETS
@@ -26,7 +26,7 @@ class Mutant(NamedTuple):
     sentence: str
 
 
-def _read(table: str) -> list[Mutant]:
+def _read(table: str) -> tuple[Mutant, ...]:
     """Entries ``line: text`` with an indented sentence below; {reset} is each reset in turn."""
     mutants = []
     for entry in re.split(r"\n(?=\S)", table.strip()):
@@ -34,19 +34,25 @@ def _read(table: str) -> list[Mutant]:
             head, *sentence = entry.replace("{reset}", name).splitlines()
             line, text = head.split(": ", 1)
             mutants.append(Mutant(line, text, " ".join(map(str.strip, sentence))))
-    return mutants
+    return tuple(mutants)
+
+
+def mutated(*mutants: Mutant) -> Callable[..., dict[str, Any]]:
+    """``walk_back`` with these mistakes."""
+    known = mutants if set(mutants) - set(MUTANTS) else MUTANTS
+    return partial(_compiled(known), {known.index(mutant) for mutant in mutants})
 
 
 @cache
-def mutated(*mutants: Mutant) -> Callable[..., dict[str, Any]]:
-    """``walk_back`` with these mistakes."""
+def _compiled(known: tuple[Mutant, ...]) -> Callable[..., dict[str, Any]]:
+    """``walk_back`` with one more argument before the others: which mutants it makes."""
     lines = []
     for line in inspect.getsource(oracle.walk_back).splitlines():
-        indent = line[: len(line) - len(line.lstrip())]
-        name = line.rpartition("  # ")[2]
-        lines += [line, *(indent + m.text for m in mutants if m.line == name)]
+        indent, name = line[: len(line) - len(line.lstrip())], line.rpartition("  # ")[2]
+        here = [(i, mutant.text) for i, mutant in enumerate(known) if mutant.line == name]
+        lines += [line, *(f"{indent}if {i} in mistakes: {text}" for i, text in here)]
     scope = {**vars(oracle), "RESETS": RESETS}
-    exec(compile("\n".join(lines), "<mutant>", "exec"), scope)
+    exec("\n".join(lines).replace("(", "(mistakes, ", 1), scope)
     return scope["walk_back"]
 
 

@@ -16,16 +16,17 @@ import numpy as np
 from ..kernels import Dynamics
 from ..kernels.arrays import Array
 from ..spikes import FIRES, hold
-from .report import Row
 from .twins import TWINS
 
-__all__ = ["Problem", "Run", "draw", "row_of", "run", "truth", "walk_back"]
+__all__ = ["Problem", "Run", "Shape", "draw", "run", "truth", "walk_back"]
 
-TOLERANCE = 1e-12
+#: Why errors of the loop are what they are.
 ORIGIN = "the time loop: complex step, relative to the largest entry, its terms taken without sign"
 #: How far inputs and states are stretched, in turn, until a neuron fires and stays finite.
 SCALES = (1.0, 3.0, 0.3, 0.1, 10.0, 0.03)
 TAME, FINITE = 1e3, 1e60
+
+Shape = tuple[int, int, int]  #: [T, B, N]
 
 
 class Problem(NamedTuple):
@@ -128,12 +129,7 @@ def walk_back(
 # -- problems
 
 
-def draw(
-    dynamics: Dynamics,
-    rng: np.random.Generator,
-    shape: tuple[int, int, int] = (6, 2, 3),
-    tries: int = 60,
-) -> Problem:
+def draw(dynamics: Dynamics, rng: Any, shape: Shape = (6, 2, 3), tries: int = 60) -> Problem:
     """A random problem that hides no mistake, float64.
 
     Defaults hide mistakes: at k = 2 the factor k/2 of atan is 1, at threshold 1 ``theta * d_v``
@@ -161,9 +157,7 @@ def draw(
     )
 
 
-def _draw_once(
-    dynamics: Dynamics, rng: np.random.Generator, shape: tuple[int, int, int], scale: float
-) -> Problem:
+def _draw_once(dynamics: Dynamics, rng: Any, shape: Shape, scale: float) -> Problem:
     n_states, n_params = len(dynamics.neuron.state), len(dynamics.neuron.params)
     return Problem(
         x=rng.normal(0.6, 1.0, shape) * scale,
@@ -216,26 +210,3 @@ def truth(
             total: Any = sum(sign(term).sum((-2, -1)) for term in terms)
             into[name] = np.broadcast_to(total, at.size).reshape(at.shape)
     return found, sizes
-
-
-def row_of(
-    twin: str,
-    name: str,
-    analytic: Array,
-    numeric: Array,
-    sizes: Array | None = None,
-    tolerance: float = TOLERANCE,
-    origin: str = ORIGIN,
-) -> Row:
-    """Two arrays compared where they differ most, relative to the largest (of `sizes`, if given).
-
-    If all is right, the largest entry is shown: which one is worst is a matter of rounding.
-    """
-    difference = np.abs(analytic - numeric)
-    scale = np.abs(numeric if sizes is None else sizes).max()
-    error = float(difference.max() / scale) if scale > 0 else float(difference.max())
-    ok = bool(error <= tolerance)
-    worst = np.argmax(np.abs(numeric) if ok else difference)
-    at = tuple(int(i) for i in np.unravel_index(worst, difference.shape))
-    values = float(analytic[at]), float(numeric[at])
-    return Row(twin, name, analytic.shape, *values, error, tolerance, origin, ok, at)

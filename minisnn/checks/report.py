@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
+import numpy as np
+
 from .figures import figure_of
 
-__all__ = ["Finding", "GradientError", "Report", "Row"]
+__all__ = ["Finding", "GradientError", "Report", "Row", "row_of"]
 
 WIDTH = 100
 
@@ -57,6 +59,29 @@ class Row:
         )
 
 
+def row_of(
+    twin: str,
+    name: str,
+    analytic: Any,
+    numeric: Any,
+    origin: str,
+    sizes: Any = None,
+    tolerance: float = 1e-12,
+) -> Row:
+    """Two arrays compared where they differ most, relative to the largest (of `sizes`, if given).
+
+    If all is right, the largest entry is shown: which one is worst is a matter of rounding.
+    """
+    difference = np.abs(analytic - numeric)
+    scale = np.abs(numeric if sizes is None else sizes).max()
+    error = float(difference.max() / scale) if scale > 0 else float(difference.max())
+    ok = bool(error <= tolerance)
+    worst = np.argmax(np.abs(numeric) if ok else difference)
+    at = tuple(int(i) for i in np.unravel_index(worst, difference.shape))
+    values = float(analytic[at]), float(numeric[at])
+    return Row(twin, name, analytic.shape, *values, error, tolerance, origin, ok, at)
+
+
 @dataclass(frozen=True)
 class Finding:
     """What is wrong with one gradient, in formulas and in a sentence; verified on fresh numbers."""
@@ -99,7 +124,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether there is something to judge, every row is right, and nothing misbehaved."""
+        """Whether there are rows, all of them are right, and there are no problems."""
         return bool(self.rows) and all(row.ok for row in self.rows) and not self.problems
 
     def add_worst(self, rows: list[Row]) -> None:
@@ -136,13 +161,10 @@ class Report:
         lines = _wrap([self.title], "")
         for twin in dict.fromkeys(row.twin for row in self.rows):
             lines += _table(twin, [row for row in self.rows if row.twin == twin])
-        findings = [str(f) for f in self.findings]
         lines += _section("what went wrong before anything could be compared:", self.problems)
-        lines += _section("which term:", findings)
-        lines += _wrap(
-            [f"error: {origin}" for origin in dict.fromkeys(r.origin for r in self.rows)]
-        )
-        lines += _wrap([f"note: {note}" for note in self.notes])
+        lines += _section("which term:", map(str, self.findings))
+        lines += _wrap(f"error: {origin}" for origin in dict.fromkeys(r.origin for r in self.rows))
+        lines += _wrap(f"note: {note}" for note in self.notes)
         verdict = "right" if self.ok else "right: NOT RIGHT"
         if any(row.verdict == "DIFFERS" for row in self.rows):
             verdict = "the same"
@@ -163,14 +185,14 @@ def _table(twin: str, rows: list[Row]) -> list[str]:
     return lines
 
 
-def _section(title: str, texts: list[str]) -> list[str]:
-    return [f"  {title}", *_wrap(texts, "    ")] if texts else []
+def _section(title: str, texts: Iterable[str]) -> list[str]:
+    lines = _wrap(texts, "    ")
+    return [f"  {title}", *lines] if lines else []
 
 
-def _wrap(texts: list[str], indent: str = "  ") -> list[str]:
-    wrapper = textwrap.TextWrapper(
-        WIDTH, initial_indent=indent, subsequent_indent=f"{indent}  ", break_long_words=False
-    )
+def _wrap(texts: Iterable[str], indent: str = "  ") -> list[str]:
+    wrapper = textwrap.TextWrapper(WIDTH, initial_indent=indent, break_long_words=False)
+    wrapper.subsequent_indent = f"{indent}  "
     return [line for text in texts for line in wrapper.wrap(text) or [indent]]
 
 

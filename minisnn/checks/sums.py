@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
 import numpy as np
 
 from ..kernels.arrays import Array
 
-__all__ = ["factor_names", "monomials", "same", "sum_text"]
+__all__ = ["factor_names", "held_by_all", "monomials", "same", "sum_text"]
 
 #: A sum of products: coefficient and name of each term; `monomials` has the names' values.
 Sum = tuple[tuple[float, str], ...]
@@ -27,6 +27,12 @@ def same(a: Array, b: Array, precision: float = PRECISION) -> bool:
         return False
     scale = max(np.abs(a).max(initial=0), np.abs(b).max(initial=0))
     return bool(np.abs(a - b).max(initial=0) <= precision * scale)
+
+
+def held_by_all(texts: Iterable[Iterable[str]]) -> str:
+    """The first text that stands in every list; "" if there is none."""
+    first, *others = map(list, texts)
+    return next((text for text in first if all(text in other for other in others)), "")
 
 
 def monomials(values: Mapping[str, Array], degree: int = 3) -> dict[str, Array]:
@@ -100,10 +106,7 @@ def _best(gram: Array, right: Array, count: int, keep: int = 4) -> Sequence[Sequ
 
 
 def _plain(value: float, precision: float) -> float:
-    """`value` as a coefficient that somebody may have meant, a small fraction perhaps times pi.
-
-    0.0 if it is none.
-    """
+    """`value` as a plain coefficient, a small fraction perhaps times pi; 0.0 if it is none."""
     for unit, _ in _UNITS:
         guess = float(Fraction(value / unit).limit_denominator(16)) * unit
         if guess and abs(guess - value) <= precision * abs(value):

@@ -16,13 +16,18 @@ Arguments that a reset's ``stop`` names keep the values of the base run, as its 
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..kernels.arrays import Array
 from ..network import Caches, Network, naming
 from ..surrogates import Surrogate
+from .calls import as_gradient, call, pair
 
-__all__ = ["TWINS", "run_twin", "with_slope_zero"]
+__all__ = ["TWINS", "Subject", "run_twin", "weighting", "with_slope_zero"]
 
 #: Name of a twin -> how its spiking layers fire.
 TWINS = {"smooth": "smooth", "tangent": "tangent", "slope 0": "step"}
@@ -65,3 +70,35 @@ def run_twin(
             x, caches[name] = layer.twin(x, base[name], fire, **extra)
         outputs[name] = x
     return x, caches
+
+
+# -- a network under check
+
+
+class Subject(NamedTuple):
+    """What is checked: a network, its input, targets and loss, and the options of its forward."""
+
+    net: Network
+    x: Array
+    targets: Any
+    loss: Callable[[Array, Any], tuple[float, Array]]
+    options: dict[str, Any]
+    rng: Any
+
+    def forward(self, net: Network | None = None, **state: Any) -> tuple[Array, Any]:
+        """The run of this network or a variant of it; what it draws is the same at each call."""
+        forward, rng = (net or self.net).forward, copy.deepcopy(self.rng)
+        found = call(forward, self.x, rng=rng, what="forward", **self.options, **state)
+        return pair(found, "forward", "(scores, caches)")
+
+    def d_scores(self, scores: Array) -> Array:
+        """The gradient that the loss returns."""
+        found = call(self.loss, scores, self.targets, what="the loss")
+        _, d_scores = pair(found, "the loss", "(number, d_scores)")
+        return as_gradient(d_scores, scores, "d_scores from the loss")
+
+
+def weighting(y: Array, weights: Any) -> tuple[float, Array]:
+    """A loss for a single layer: its output, weighted at random but always alike."""
+    weights = copy.deepcopy(weights).normal(size=np.shape(y))
+    return float(np.sum(y * weights)), weights
