@@ -124,7 +124,7 @@ def _content(file: Any, size: int) -> tuple[str, dict[str, Any], dict[str, np.nd
 
 
 def array_from(name: str, content: bytes) -> np.ndarray:
-    """An array of numbers from the bytes of an ``.npy`` file, which must hold nothing else.
+    """An array of numbers from the bytes of an ``.npy`` file.
 
     Raises
     ------

@@ -55,7 +55,7 @@ class Layer:
         self.backend = default_backend() if backend is None else check_backend(backend)
         self.names_backend = backend is not None
         self.params: dict[str, Array] = {}
-        #: What each parameter is: "synapse", "threshold" or "neuron"; learning rules choose by it.
+        #: What each parameter is: "synapse" (if not said), "threshold" or "neuron".
         self.roles: dict[str, str] = {}
         #: What does not learn by gradients, e.g. running statistics.
         self.buffers: dict[str, Array] = {}

@@ -97,7 +97,7 @@ def at_every_step(y: Array, steps: int) -> Array:
 
 
 def _at_home(value: Any, what: str, layer: Any) -> Array:
-    """`value` as an array on the layer's device.  A layer moves nothing: it would at every step."""
+    """`value` as an array, if it is on the layer's device: a move would be one at every step."""
     on_gpu, name = layer.backend == "cupy", type(layer).__name__
     if on_gpu == (get_array_module(value) is not np):
         return value if on_gpu else np.asarray(value)
