@@ -31,9 +31,8 @@ def as_input(
         hint = ""
         if x.dtype.kind == "f":
             hint = f": convert the input with x.astype('{layer.dtype}')"
-            hint += (
-                f", or the net with net.astype('{x.dtype}')" if x.dtype.itemsize in (4, 8) else ""
-            )
+            if x.dtype.itemsize in (4, 8):
+                hint += f", or the net with net.astype('{x.dtype}')"
         elif x.dtype.kind in "iu":
             hint = f": spikes are uint8 or bool; anything else needs x.astype('{layer.dtype}')"
         expected = f"expected {layer.dtype} (or uint8 or bool spikes)"
