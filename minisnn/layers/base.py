@@ -28,7 +28,7 @@ import numpy as np
 
 from ..kernels import check_backend, default_backend
 from ..kernels.arrays import Array, float_dtype, to_device
-from .given import as_cache, as_input, as_upstream, at_every_step
+from .inputs import as_cache, as_input, as_upstream, at_every_step
 
 __all__ = ["Back", "Layer", "Names", "ShapeCache"]
 __all__ += ["as_cache", "as_input", "as_upstream", "at_every_step"]
