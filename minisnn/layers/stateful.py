@@ -70,7 +70,7 @@ class Stateful(Layer):
         self.params[name] = to_device(self._as_param(name, value, shape), self.backend)
 
     def _as_param(self, name: str, values: Any, shape: tuple[int, ...]) -> Array:
-        if self.roles[name] == "synapse":
+        if self.roles.get(name, "synapse") == "synapse":
             return super()._as_param(name, values, shape)
         layer, given = type(self).__name__, np.asarray(values)
         if given.dtype.kind not in "iuf":
