@@ -124,7 +124,7 @@ def _content(file: Any, size: int) -> tuple[str, dict[str, Any], dict[str, np.nd
 
 
 def array_from(name: str, content: bytes) -> np.ndarray:
-    """An array of numbers from the bytes of an ``.npy`` file, which must hold nothing else.
+    """An array of numbers from the bytes of an ``.npy`` file.
 
     Raises
     ------
@@ -135,9 +135,7 @@ def array_from(name: str, content: bytes) -> np.ndarray:
         raise FileError(f"the array {name!r} is of an unknown version")
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     if dtype.hasobject:
-        raise FileError(
-            f"the array {name!r} is a pickle of Python objects, which run code: refused"
-        )
+        raise FileError(f"the array {name!r} is a pickle of Python objects, which may run code")
     body = content[stream.tell() :]
     fits = min(shape, default=0) >= 0 and math.prod(shape) * dtype.itemsize == len(body)
     if dtype.kind not in "fiub" or not fits:

@@ -51,15 +51,15 @@ def cross_entropy(scores: Array, targets: Array) -> tuple[float, Array]:
     loss : float.   d_scores : ``[B, C]``, of the scores' dtype.
     """
     scores, targets = _checked(scores, targets)
-    wanted = _one_hot(targets, scores) if targets.ndim == 1 else targets
-    rows = wanted.sum(axis=1)
-    if targets.ndim == 2 and not (np.all(wanted >= 0) and np.allclose(rows, 1, atol=1e-4)):
+    shares = _one_hot(targets, scores) if targets.ndim == 1 else targets
+    rows = shares.sum(axis=1)
+    if targets.ndim == 2 and not (np.all(shares >= 0) and np.allclose(rows, 1, atol=1e-4)):
         expected = "probabilities: >= 0, rows that add up to 1"
         raise ValueError(f"cross_entropy: targets of the scores' shape are {expected}")
     shifted = scores - scores.max(axis=1, keepdims=True)  # exp() of at most 0: nothing overflows
     log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    loss = np.sum(wanted * (log_sum - shifted), dtype=np.float64) / len(scores)  # (losses.2)
-    d_scores = (np.exp(shifted - log_sum) - wanted) / scores.dtype.type(len(scores))  # (losses.6)
+    loss = np.sum(shares * (log_sum - shifted), dtype=np.float64) / len(scores)  # (losses.2)
+    d_scores = (np.exp(shifted - log_sum) - shares) / scores.dtype.type(len(scores))  # (losses.6)
     return float(loss), d_scores
 
 

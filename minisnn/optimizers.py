@@ -119,9 +119,7 @@ class Optimizer:
             example = "loss, grads = net.loss_and_grads(...), then optimizer.step(grads)"
             raise TypeError(f"{where}: grads must be {expected}: {example}")
         if unknown := set(grads) - self._known:
-            raise ValueError(
-                f"{where}: {sorted(unknown)} are no parameters of this optimizer's net"
-            )
+            raise ValueError(f"{where}: {sorted(unknown)} are no parameters of the optimizer's net")
         for name, param in self.params.items():
             if name not in grads:
                 raise ValueError(f"{where}: no gradient for {name!r}; got {', '.join(grads)}")
@@ -145,15 +143,10 @@ class Optimizer:
 
     def settings(self) -> dict[str, Any]:
         """What decides a step, as plain data; a run is only continued with the same."""
-        found = {
-            "type": type(self).__name__,
-            "lr_scale": self.lr_scale,
-            "learns": list(self.params),
-        }
-        plain = int | float | bool | None
-        return found | {
-            n: v for n, v in vars(self).items() if isinstance(v, plain) and n != "steps"
-        }
+        own = {n: v for n, v in vars(self).items() if isinstance(v, int | float | bool | None)}
+        own.pop("steps")
+        kind, learns = type(self).__name__, list(self.params)
+        return {"type": kind, "lr_scale": self.lr_scale, "learns": learns, **own}
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(lr={self.lr:g}) learns {', '.join(self.params)}"

@@ -70,7 +70,7 @@ class LowerBound:
         return np.maximum(raw, raw.dtype.type(self.bound))  # (thresholds.1)
 
     def adjoint(self, d_effective: Array, raw: Array) -> Array:
-        """The gradient passes where the bound does not act."""
+        """The gradient of thresholds on which the bound does not act."""
         return d_effective * (raw >= raw.dtype.type(self.bound))  # (thresholds.4)
 
     def raw(self, effective: Array) -> Array:
@@ -98,7 +98,7 @@ class Softplus:
         return d_effective * np.exp(-np.logaddexp(-raw, 0))  # (thresholds.3)
 
     def raw(self, effective: Array) -> Array:
-        """``log(exp(theta) - 1)``, an array for a single number too, where NumPy gives a scalar."""
+        """``log(exp(theta) - 1)``; NumPy makes a scalar of a single number, this an array."""
         return np.asarray(effective + np.log(-np.expm1(-effective)))
 
     def project(self, raw: Array) -> None:

@@ -106,6 +106,16 @@ def test_gradients_that_a_layer_keeps_are_not_written_over(backend):
     assert np.array_equal(probe.seen, probe.copy)
 
 
+def test_a_parameter_without_a_role_is_a_synapse():
+    class Gain(ms.Layer):
+        def __init__(self):
+            super().__init__()
+            self.params["gain"] = np.ones(3, self.dtype)
+
+    net = ms.Network(gain=Gain(), lif=ms.LIF(3))
+    assert list(net.params(ms.SL)) == ["gain.gain"] and list(net.params()) == ["gain.gain", "lif.threshold", "lif.decay"]
+
+
 @pytest.mark.parametrize("steps", [4, 9])
 @pytest.mark.parametrize("truncate", [None, 3])
 def test_masks_of_another_length_are_refused(steps, truncate):

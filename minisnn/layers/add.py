@@ -32,7 +32,7 @@ class Add(Layer):
         self.source = source
 
     def forward(
-        self, x, *, state=None, train=False, rng=None, other: Array | None = None
+        self, x, *, state=None, train=False, rng=None, other=None
     ) -> tuple[Array, ShapeCache]:
         """``x + other``, both ``[T, B, ...]``."""
         if other is None:

@@ -28,16 +28,15 @@ import numpy as np
 
 from ..kernels import check_backend, default_backend
 from ..kernels.arrays import Array, float_dtype, to_device
-from .given import as_cache, as_input, as_upstream, at_every_step
+from .inputs import as_cache, as_input, as_upstream, at_every_step
 
-__all__ = ["Back", "Config", "Layer", "Names", "ShapeCache"]
+__all__ = ["Back", "Layer", "Names", "ShapeCache"]
 __all__ += ["as_cache", "as_input", "as_upstream", "at_every_step"]
 
 Names = Iterable[str] | None  #: names of parameters, ``None`` for all of them
 #: What ``backward`` returns: the gradient of the input, and gradients by parameter name, with
 #: ``"state"`` for those of a given state.
 Back = tuple[Array | None, dict[str, Any]]
-Config = Mapping[str, Any]  #: plain data
 
 
 class Layer:
@@ -55,7 +54,7 @@ class Layer:
         self.backend = default_backend() if backend is None else check_backend(backend)
         self.names_backend = backend is not None
         self.params: dict[str, Array] = {}
-        #: What each parameter is: "synapse", "threshold" or "neuron"; learning rules choose by it.
+        #: What each parameter is: "synapse" (if not said), "threshold" or "neuron".
         self.roles: dict[str, str] = {}
         #: What does not learn by gradients, e.g. running statistics.
         self.buffers: dict[str, Array] = {}
@@ -151,9 +150,7 @@ class Layer:
         """The smooth twin: for a layer without spikes, the layer itself."""
         return self
 
-    def twin(
-        self, x: Array, base: Any, fire: str, *, state: Any = None, **other: Any
-    ) -> tuple[Array, Any]:
+    def twin(self, x, base, fire: str, *, state=None, **other) -> tuple[Array, Any]:
         """`forward` of a twin that keeps to the run with the cache `base` (``docs/design``, law 5).
 
         `fire` is "smooth", "tangent" or "step".  A layer without spikes and draws is its own twin.
@@ -174,10 +171,8 @@ class Layer:
         return {name: getattr(self, name) for name in self.options}
 
     @classmethod
-    def rebuild(
-        cls, config: Config, params: Mapping[str, Array], dtype: Any, custom: Config
-    ) -> Layer:
-        """The layer that `config` and `params` describe; `custom` has a user's ingredients by name.
+    def rebuild(cls, config, params, dtype, custom) -> Any:
+        """The layer that `config` and arrays by name describe; `custom` has a user's ingredients.
 
         It must not reserve memory for sizes that only `config` claims: a file may be damaged.
         """

@@ -58,9 +58,7 @@ class BatchNorm2d(Layer):
 
     options = ("over", "scale", "momentum", "eps")
 
-    def __init__(
-        self, c: int, *, over="step", scale=1.0, momentum=0.1, eps=1e-5, dtype="float32"
-    ) -> None:
+    def __init__(self, c: int, *, over="step", scale=1.0, momentum=0.1, eps=1e-5, dtype="float32"):
         super().__init__(dtype)
         c = positive_int("BatchNorm2d: c, the channels,", c)
         if over not in OVER:
@@ -99,10 +97,8 @@ class BatchNorm2d(Layer):
         _, x_hat, inverse, gamma, train, _ = as_cache(cache, NormCache, self)
         needed, scale = self.needs(wrt), self.dtype.type(self.scale)
         d_maps, x_maps = map(self._grouped, (as_upstream(d_y, x_hat.shape, self), x_hat))
-        back = self._passes.normalise_back(
-            d_maps, x_maps, inverse, gamma * scale, train, input_grad
-        )
-        d_x, along, sums = back
+        run = d_maps, x_maps, inverse, gamma * scale, train, input_grad
+        d_x, along, sums = self._passes.normalise_back(*run)
         found = {"gamma": scale * along.sum(axis=0), "beta": sums.sum(axis=0)}  # (norm.4) (norm.5)
         grads = {n: d for n, d in found.items() if n in needed}
         return None if d_x is None else d_x.reshape(x_hat.shape), grads

@@ -43,7 +43,7 @@ class Dropout(Layer):
         self.p, self.per_step = float(p), bool(per_step)
 
     def forward(
-        self, x, *, state=None, train=False, rng=None, mask: Array | None = None
+        self, x, *, state=None, train=False, rng=None, mask=None
     ) -> tuple[Array, DropoutCache]:
         """``[T, B, ...] -> [T, B, ...]``.
 

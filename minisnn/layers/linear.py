@@ -46,9 +46,7 @@ class Linear(Layer):
         given; `weight` or `bias` has another shape.
     """
 
-    def __init__(
-        self, n_in: int, n_out: int, *, bias=False, rng=None, weight=None, dtype="float32"
-    ) -> None:
+    def __init__(self, n_in, n_out, *, bias=False, rng=None, weight=None, dtype="float32") -> None:
         super().__init__(dtype)
         n_in, n_out = positive_int("Linear: n_in", n_in), positive_int("Linear: n_out", n_out)
         self._set_weights(weight, (n_in, n_out), n_in, rng)

@@ -69,7 +69,7 @@ class MembraneReadout(Stateful):
         return *super().made_with(), self.over
 
     def forward(
-        self, x, *, state=None, train=False, rng=None, at: Array | None = None
+        self, x, *, state=None, train=False, rng=None, at=None
     ) -> tuple[Array, ReadoutCache]:
         """``[T, B, *shape] -> [B, *shape]``; `state` as for :class:`Spiking`.
 

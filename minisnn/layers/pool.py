@@ -92,7 +92,7 @@ class MaxPool2d(_Pool2d):
         return y, at
 
     def _spread(self, d_y: Array, cache: PoolCache) -> Array:
-        """Each gradient goes to where its maximum was; all else gets 0."""
+        """Each gradient goes to the place of its maximum; all others get 0."""
         if compiled := compiled_helpers(self.backend, "maxpool"):
             images = (math.prod(cache.shape[:3]), *cache.shape[3:])
             return compiled.max_pool_back(d_y, cache.at, images, self.k).reshape(cache.shape)

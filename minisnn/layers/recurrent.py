@@ -9,6 +9,7 @@ import numpy as np
 
 from ..kernels import HARD, Base, ScanCache, Twin
 from ..kernels.arrays import Array
+from .base import Back
 from .spiking import Spiking
 from .stateful import by_name
 
@@ -34,8 +35,6 @@ class RecurrentScan:
 
 class Recurrent(Spiking):
     """``n`` spiking neurons with ``current[t] = x[t] + spikes[t-1] @ recurrent``.
-
-    Backpropagation goes through all of time.
 
     Parameters
     ----------
@@ -63,7 +62,7 @@ class Recurrent(Spiking):
     def state_names(self) -> tuple[str, ...]:
         return (*self.dynamics.neuron.state, "spikes")
 
-    def _run(self, x: Array, state: Any, theta: Any, twin: Twin = HARD) -> Any:
+    def _run(self, x, state, theta, twin=HARD) -> tuple[Array, dict[str, Array], Any]:
         x, state0, theta, params = self._ready(x, state, theta)
         weight, k = self.params["recurrent"], self.dynamics.surrogate.k
         state0 = self._zeros(x) if state0 is None else state0
@@ -82,9 +81,7 @@ class Recurrent(Spiking):
         after = by_name(self.state_names, (*inner, before), self.shape)
         return spikes, after, RecurrentScan(steps, state0[-1], weight, x, spikes, theta)
 
-    def _back(
-        self, d_spikes: Array, d_state: Any, cache: Any, needed: set[str], input_grad: bool
-    ) -> tuple[Array | None, dict[str, Any]]:
+    def _back(self, d_spikes, d_state, cache, needed: set[str], input_grad: bool) -> Back:
         scan = cache.scan
         d_last = self._stacked(d_state, scan.x.shape[1], "d_state")
         d_last = self._zeros(scan.x) if d_last is None else d_last

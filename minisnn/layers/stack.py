@@ -53,7 +53,7 @@ class Stack:
         """
         each = [(n, layer, p) for n, layer in self.layers.items() for p in layer.params]
         arrays = {f"{n}.{p}": layer.params[p] for n, layer, p in each}
-        roles = {f"{n}.{p}": layer.roles[p] for n, layer, p in each}
+        roles = {f"{n}.{p}": layer.roles.get(p, "synapse") for n, layer, p in each}
         return {n: arrays[n] for n in choose(pattern, roles)}
 
     def buffers(self) -> dict[str, Array]:
@@ -66,7 +66,7 @@ class Stack:
         return {**self.params(), **self.buffers()}
 
     def commit(self, caches: Mapping[str, Any]) -> None:
-        """Take over the running statistics that a training run has found; nothing else does."""
+        """Take over the running statistics of a training run: the one place that writes them."""
         for name, layer in self.layers.items():
             for buffer, array in layer.buffers.items():
                 array[...] = caches[name].buffers[buffer]

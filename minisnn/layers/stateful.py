@@ -11,9 +11,9 @@ import numpy as np
 
 from .. import neurons, resets, surrogates
 from ..files import name_in_file
-from ..kernels import HARD, Dynamics, Kernel, Needs, ScanCache, Twin, kernel_of
+from ..kernels import HARD, Dynamics, Kernel, Needs, ScanCache, kernel_of
 from ..kernels.arrays import Array, positive_int, to_device
-from .base import Layer, as_input, as_upstream
+from .base import Back, Layer, as_input, as_upstream
 
 __all__ = ["DEFAULT_DECAY", "Stateful", "by_name", "formula", "out_of_bounds", "stand_ins"]
 
@@ -70,7 +70,7 @@ class Stateful(Layer):
         self.params[name] = to_device(self._as_param(name, value, shape), self.backend)
 
     def _as_param(self, name: str, values: Any, shape: tuple[int, ...]) -> Array:
-        if self.roles[name] == "synapse":
+        if self.roles.get(name, "synapse") == "synapse":
             return super()._as_param(name, values, shape)
         layer, given = type(self).__name__, np.asarray(values)
         if given.dtype.kind not in "iuf":
@@ -106,9 +106,7 @@ class Stateful(Layer):
         """The time loop of these dynamics."""
         return kernel_of(self.dynamics, self.backend)
 
-    def _run(
-        self, x: Array, state: Any, theta: Array | float, twin: Twin = HARD
-    ) -> tuple[Array, dict[str, Array], ScanCache]:
+    def _run(self, x, state, theta, twin=HARD) -> tuple[Array, dict[str, Array], ScanCache]:
         """``(spikes [T, B, *shape], state after the last step, cache of the loop)``."""
         x, state0, theta, params = self._ready(x, state, theta)
         k = self.dynamics.surrogate.k
@@ -116,9 +114,7 @@ class Stateful(Layer):
         spikes = spikes.reshape(*x.shape[:2], *self.shape)
         return spikes, by_name(self.state_names, last, self.shape), scan
 
-    def _ready(
-        self, x: Array, state: Any, theta: Array | float
-    ) -> tuple[Array, Array | None, Array, Array]:
+    def _ready(self, x, state, theta) -> tuple[Array, Array | None, Array, Array]:
         """What a kernel takes: ``x [T, B, N]``, ``state0 [K, B, N]``, ``theta [N]``, ``params``."""
         x = as_input(x, self, self.shape, steady=True).astype(self.dtype, copy=False)
         lanes = self._lanes(theta, like=x)
@@ -139,19 +135,16 @@ class Stateful(Layer):
         d = sums.sum(axis=0).reshape(self.shape)
         full = (1,) * (d.ndim - param.ndim) + param.shape
         axes = tuple(i for i, (n, m) in enumerate(zip(full, d.shape, strict=True)) if n < m)
-        return (d.sum(axis=axes, keepdims=True) if axes else d).reshape(
-            param.shape
-        )  # (thresholds.6)
+        d = d.sum(axis=axes, keepdims=True) if axes else d  # (thresholds.6)
+        return d.reshape(param.shape)
 
-    def _back(
-        self, d_spikes: Array, d_state: Any, cache: Any, needed: set[str], input_grad: bool
-    ) -> tuple[Array | None, dict[str, Any]]:
+    def _back(self, d_spikes, d_state, cache, needed: set[str], input_grad: bool) -> Back:
         """``(d_x [T, B, *shape], gradients)``; ``"state"`` among these if a state was given."""
         scan, given = cache.scan, cache.state_given
         d_last = self._stacked(d_state, scan.x.shape[1], "d_state")
         needs = self._needs(needed, input_grad, given)
-        found = self.kernel.scan_adjoint(d_spikes.reshape(scan.x.shape), d_last, scan, needs)
-        d_x, d_state0, d_theta, d_params = found
+        d_flat = d_spikes.reshape(scan.x.shape)
+        d_x, d_state0, d_theta, d_params = self.kernel.scan_adjoint(d_flat, d_last, scan, needs)
         grads: dict[str, Any] = self._summed(d_theta, d_params, needed)
         if given:
             grads["state"] = by_name(self.state_names, d_state0, self.shape)
@@ -165,22 +158,18 @@ class Stateful(Layer):
         """Partial sums of a kernel added up to the parameters' shapes."""
         names = "threshold", *self.dynamics.neuron.params
         sums = dict(zip(names, (d_theta, *([] if d_params is None else d_params)), strict=False))
-        return {
-            n: self._of_shape(sums[n], self.params[n])
-            for n in self.params
-            if n in needed & set(sums)
-        }
+        needed = needed & set(sums)
+        return {n: self._of_shape(sums[n], p) for n, p in self.params.items() if n in needed}
 
     def _stacked(self, state: Any, batch: int, what: str) -> Array | None:
         """A state given by name as ``[K, B, N]``; ``None``, for zeros, if none was."""
         if state is None:
             return None
-        names, name = self.state_names, type(self).__name__
+        names = self.state_names
         if not isinstance(state, Mapping) or set(state) != set(names):
             got = sorted(state) if isinstance(state, Mapping) else type(state).__name__
-            raise ValueError(
-                f"{name}: {what} must be a dict with the keys {list(names)}, got {got}"
-            )
+            expected = f"must be a dict with the keys {list(names)}"
+            raise ValueError(f"{type(self).__name__}: {what} {expected}, got {got}")
         size = (batch, *self.shape)
         arrays = [as_upstream(state[n], size, self, f"{what}[{n!r}]") for n in names]
         return np.stack(arrays).reshape(-1, batch, math.prod(self.shape))

@@ -31,9 +31,8 @@ def as_input(
         hint = ""
         if x.dtype.kind == "f":
             hint = f": convert the input with x.astype('{layer.dtype}')"
-            hint += (
-                f", or the net with net.astype('{x.dtype}')" if x.dtype.itemsize in (4, 8) else ""
-            )
+            if x.dtype.itemsize in (4, 8):
+                hint += f", or the net with net.astype('{x.dtype}')"
         elif x.dtype.kind in "iu":
             hint = f": spikes are uint8 or bool; anything else needs x.astype('{layer.dtype}')"
         expected = f"expected {layer.dtype} (or uint8 or bool spikes)"
@@ -97,7 +96,7 @@ def at_every_step(y: Array, steps: int) -> Array:
 
 
 def _at_home(value: Any, what: str, layer: Any) -> Array:
-    """`value` as an array on the layer's device.  A layer moves nothing: it would at every step."""
+    """`value` as an array, if it is on the layer's device: a move would be one at every step."""
     on_gpu, name = layer.backend == "cupy", type(layer).__name__
     if on_gpu == (get_array_module(value) is not np):
         return value if on_gpu else np.asarray(value)
