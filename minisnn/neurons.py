@@ -2,14 +2,16 @@
 
 A neuron is a pair of formulas (:mod:`minisnn.formula`).  With K states and Q parameters::
 
-    charge(*states, x, *params)                        -> new states (K of them; a bare value for K = 1)
-    charge_adjoint(*d_states, *states, x, *params)     -> d_states, d_x, d_params (one flat tuple of K + 1 + Q)
+    charge(*states, x, *params)                       -> K new states, a bare value for K = 1
+    charge_adjoint(*d_states, *states, x, *params)    -> K d_states, d_x, Q d_params, in one tuple
 
-``states`` are the values *before* the step, ``x`` the input current.  In the adjoint ``d_states`` are the gradients
-of the loss with respect to the *new* states, and the results those with respect to the arguments of ``charge``, in
-their order.  The first state is the membrane: it meets the threshold and the reset; the others pass by them.
+``states`` are the values *before* the step, ``x`` the input current.  In the adjoint ``d_states``
+are the gradients of the loss with respect to the *new* states, and the results those with respect
+to the arguments of ``charge``, in their order.  The first state is the membrane: it meets the
+threshold and the reset; the others pass by them.
 
-To add a neuron: write the pair, and one line in :data:`NEURONS`.  A neuron of your own needs no registration.
+To add a neuron: write the pair, and one line in :data:`NEURONS`.  A neuron of your own needs no
+registration.
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ from typing import Any
 
 from .formula import Formula, trace
 
-__all__ = ["NEURONS", "Neuron", "current_lif", "integrate_and_fire", "leaky_integrator", "lif", "quadratic"]
+__all__ = ["NEURONS", "Neuron"]
+__all__ += ["current_lif", "integrate_and_fire", "leaky_integrator", "lif", "quadratic"]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Neuron:
 
     Parameters
     ----------
-    charge, charge_adjoint : the forward step and its adjoint, in the orders given in this module's docstring.
+    charge, charge_adjoint : the forward step and its adjoint, in the orders given above.
     state : names of the states; the first is the membrane potential.
     params : names of the parameters, in the order in which ``charge`` takes them.
 
@@ -42,30 +45,35 @@ class Neuron:
     charge_adjoint: Callable[..., Any] = field(compare=False)
     state: tuple[str, ...] = ("v",)
     params: tuple[str, ...] = ("decay",)
-    formulas: tuple[Formula, Formula] = field(init=False, repr=False)  #: of the two functions, as they are now
+    #: Traced from the two functions as they are now.
+    formulas: tuple[Formula, Formula] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         for what in ("state", "params"):
             names = getattr(self, what)
-            if isinstance(names, str) or not all(isinstance(n, str) and n.isidentifier() for n in names):
-                raise TypeError(f"Neuron: {what} must be a tuple of names, e.g. ('v',), got {names!r}")
+            named = all(isinstance(n, str) and n.isidentifier() for n in names)
+            if isinstance(names, str) or not named:
+                expected = "must be a tuple of names, e.g. ('v',)"
+                raise TypeError(f"Neuron: {what} {expected}, got {names!r}")
             object.__setattr__(self, what, tuple(names))
         if not self.state or len(set(self.state + self.params)) < len(self.state + self.params):
-            raise ValueError(f"Neuron: names must differ and state must not be empty: {self.state}, {self.params}")
+            got = f"{self.state}, {self.params}"
+            raise ValueError(f"Neuron: names must differ and state must not be empty: {got}")
         if reserved := {"threshold", "state"} & set(self.params):
-            raise ValueError(f"Neuron: params may not be called {reserved.pop()!r}: the layer uses that name")
+            name = f"{reserved.pop()!r}: the layer uses that name"
+            raise ValueError(f"Neuron: params may not be called {name}")
         k, q = len(self.state), len(self.params)
         about = f"of a Neuron with state {self.state} and params {self.params}"
-        charge = trace(self.charge, f"charge {about}", n_args=k + 1 + q, n_results=k)
-        adjoint = trace(self.charge_adjoint, f"charge_adjoint {about}", n_args=2 * k + 1 + q, n_results=k + 1 + q)
+        charge = trace(self.charge, f"charge {about}", k + 1 + q, k)
+        adjoint = trace(self.charge_adjoint, f"charge_adjoint {about}", 2 * k + 1 + q, k + 1 + q)
         object.__setattr__(self, "formulas", (charge, adjoint))
 
     def __repr__(self) -> str:
         return f"Neuron({self.charge.__name__}, state={self.state}, params={self.params})"
 
 
-# -- leaky integrate-and-fire (the STL-SNN authors' neuron): the leak acts on the membrane after its reset, the input
-# -- is not scaled
+# -- leaky integrate-and-fire (the STL-SNN authors' neuron): the leak acts on the membrane after its
+# -- reset, the input is not scaled
 
 
 def lif_charge(v, x, decay):
@@ -89,9 +97,10 @@ def integrate_and_fire_adjoint(d_u, v, x):
     return d_u, d_u  # d_v, d_x (neurons.4)
 
 
-integrate_and_fire = Neuron(integrate_and_fire_charge, integrate_and_fire_adjoint, state=("v",), params=())
+integrate_and_fire = Neuron(integrate_and_fire_charge, integrate_and_fire_adjoint, params=())
 
-# -- leaky integrator: the leak also scales the input, so that a constant input is approached and never exceeded
+# -- leaky integrator: the leak also scales the input, so that the membrane approaches a constant
+# -- input and never exceeds it
 
 
 def leaky_integrator_charge(v, x, decay):
@@ -102,7 +111,7 @@ def leaky_integrator_adjoint(d_u, v, x, decay):
     return decay * d_u, (1 - decay) * d_u, (v - x) * d_u  # d_v, d_x, d_decay (neurons.5)
 
 
-leaky_integrator = Neuron(leaky_integrator_charge, leaky_integrator_adjoint, state=("v",), params=("decay",))
+leaky_integrator = Neuron(leaky_integrator_charge, leaky_integrator_adjoint)
 
 # -- quadratic: below 1 the membrane falls back to 0, above it runs away by itself
 
@@ -115,9 +124,10 @@ def quadratic_adjoint(d_u, v, x, decay):
     return d_u + decay * (2 * v - 1) * d_u, d_u, v * (v - 1) * d_u  # d_v, d_x, d_decay (neurons.6)
 
 
-quadratic = Neuron(quadratic_charge, quadratic_adjoint, state=("v",), params=("decay",))
+quadratic = Neuron(quadratic_charge, quadratic_adjoint)
 
-# -- current-based LIF: spikes charge a synaptic current, which decays by itself and charges the membrane
+# -- current-based LIF: spikes charge a synaptic current, which decays by itself and charges the
+# -- membrane
 
 
 def current_lif_charge(v, i, x, decay, decay_syn):
@@ -127,12 +137,13 @@ def current_lif_charge(v, i, x, decay, decay_syn):
 
 def current_lif_adjoint(d_u, d_i_new, v, i, x, decay, decay_syn):
     d_i = d_i_new + d_u  # everything that reaches the new current: (current_lif.3)
-    return decay * d_u, decay_syn * d_i, d_i, v * d_u, i * d_i  # d_v, d_i, d_x, d_decay, d_decay_syn: (current_lif.4)
+    # d_v, d_i, d_x, d_decay, d_decay_syn: (current_lif.4)
+    return decay * d_u, decay_syn * d_i, d_i, v * d_u, i * d_i
 
 
-current_lif = Neuron(current_lif_charge, current_lif_adjoint, state=("v", "i"), params=("decay", "decay_syn"))
+current_lif = Neuron(current_lif_charge, current_lif_adjoint, ("v", "i"), ("decay", "decay_syn"))
 
-#: Every neuron of the package by its name; all contract, gradient and documentation tests run over it.
+#: Every neuron by its name; all contract, gradient and documentation tests run over it.
 NEURONS = {
     "lif": lif,
     "integrate_and_fire": integrate_and_fire,

@@ -2,14 +2,15 @@
 
 A reset is a pair of formulas (:mod:`minisnn.formula`)::
 
-    reset(u, s, theta)                -> v                      the membrane that is carried to the next step
+    reset(u, s, theta)                -> v     the membrane that is carried to the next step
     reset_adjoint(d_v, u, s, theta)   -> d_u, d_s, d_theta
 
 ``u`` is the membrane before the reset, ``s`` the spike, ``theta`` the threshold.
 
-**Detached.**  Many libraries treat the spike inside the reset as a constant when they differentiate.  The forward
-is the same, the gradient another.  ``stop`` is the author's *claim* which arguments are constants: the checks hold
-those at their base values, so that a path dropped on purpose is told from one forgotten.  Kernels never read it.
+**Detached.**  Many libraries treat the spike inside the reset as a constant when they
+differentiate.  The forward is the same, the gradient another.  ``stop`` is the author's *claim*
+which arguments are constants: the checks hold those at their base values, so that a path dropped on
+purpose is told from one forgotten.  Kernels never read it.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ __all__ = ["RESETS", "Reset", "hard", "hard_detached", "none", "soft", "soft_det
 
 @dataclass(frozen=True)
 class Reset:
-    """A reset, its adjoint, and the arguments that its author declares constant when differentiating.
+    """A reset, its adjoint, and the arguments that its author declares constant.
 
     Parameters
     ----------
-    reset, reset_adjoint : the forward ``(u, s, theta) -> v`` and its adjoint ``(d_v, u, s, theta) -> d_u, d_s, d_theta``.
+    reset, reset_adjoint : the forward ``(u, s, theta) -> v`` and its adjoint ``(d_v, u, s, theta)
+        -> d_u, d_s, d_theta``.
     stop : names among ``"u"``, ``"s"``, ``"theta"`` that the adjoint treats as constants.
 
     Raises
@@ -41,12 +43,14 @@ class Reset:
     reset: Callable[..., Any] = field(compare=False)
     reset_adjoint: Callable[..., Any] = field(compare=False)
     stop: tuple[str, ...] = ()
-    formulas: tuple[Formula, Formula] = field(init=False, repr=False)  #: of the two functions, as they are now
+    #: Traced from the two functions as they are now.
+    formulas: tuple[Formula, Formula] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
         if unknown := set(stop) - {"u", "s", "theta"}:
-            raise ValueError(f"Reset: stop names {sorted(unknown)}, expected some of 'u', 's', 'theta'")
+            expected = "expected some of 'u', 's', 'theta'"
+            raise ValueError(f"Reset: stop names {sorted(unknown)}, {expected}")
         object.__setattr__(self, "stop", stop)
         reset = trace(self.reset, "reset of a Reset", n_args=3, n_results=1)
         adjoint = trace(self.reset_adjoint, "reset_adjoint of a Reset", n_args=4, n_results=3)
@@ -86,7 +90,8 @@ def soft_adjoint(d_v, u, s, theta):
 
 
 def soft_detached_adjoint(d_v, u, s, theta):
-    return d_v, 0, -(s * d_v)  # the threshold is subtracted however the spike came about: its term stays (resets.5)
+    # The threshold is subtracted however the spike came about: its term stays.
+    return d_v, 0, -(s * d_v)  # (resets.5)
 
 
 soft = Reset(soft_reset, soft_adjoint)
@@ -105,5 +110,6 @@ def no_reset_adjoint(d_v, u, s, theta):
 
 none = Reset(no_reset, no_reset_adjoint)
 
-#: Every reset of the package by its name; all contract, gradient and documentation tests run over it.
-RESETS = {"hard": hard, "soft": soft, "none": none, "hard_detached": hard_detached, "soft_detached": soft_detached}
+#: Every reset by its name; all contract, gradient and documentation tests run over it.
+RESETS = {"hard": hard, "soft": soft, "none": none}
+RESETS |= {"hard_detached": hard_detached, "soft_detached": soft_detached}

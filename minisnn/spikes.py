@@ -1,7 +1,7 @@
-"""How a neuron fires: the real jump, and the two smooth stand-ins whose derivative the backward run computes.
+"""How a neuron fires: the real jump, and two stand-ins whose derivative the backward run computes.
 
-Each builds ``fire(u, theta, k, u0, s0, theta0)`` from the functions of a surrogate; values with a 0 are those of a base run
-that a twin holds on to.  All backends run these very functions.
+Each builds ``fire(u, theta, k, u0, s0, theta0)`` from the functions of a surrogate; values with a 0
+are those of a base run that a twin holds on to.  All backends run these very functions.
 """
 
 from __future__ import annotations

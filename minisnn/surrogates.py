@@ -1,22 +1,25 @@
 """Surrogates: a smooth curve in place of the spike's jump, and its slope.
 
-The spike is a step of ``x = u - theta``; its derivative is zero almost everywhere, so nothing could learn.  A surrogate
-gradient puts the slope of a smooth curve there.  It is a *choice*, not a derivative of the spiking network.
+The spike is a step of ``x = u - theta``; its derivative is zero almost everywhere, so nothing could
+learn.  A surrogate gradient puts the slope of a smooth curve there.  It is a *choice*, not a
+derivative of the spiking network.
 
 A surrogate is a pair of formulas (:mod:`minisnn.formula`) of ``x`` and a steepness ``k``::
 
     smooth(x, k)   -> the curve, 0.5 at x = 0          slope(x, k)   -> its derivative
 
-============== ================= ============ =============================================================
-name           peak of the slope total rise   source
-============== ================= ============ =============================================================
-atan           k / 2             1            the STL-SNN authors' code (k = 2); Fang et al. 2021
-sigmoid        k / 4             1            logistic curve in a form that is stable for large ``|k x|``
-fast_sigmoid   1                 2 / k        SuperSpike: Zenke and Ganguli 2018
-exponential    k / 2             1            two-sided; Shrestha and Orchard 2018 (SLAYER) use this slope
-triangle       k                 1            Bellec et al. 2018, here with area 1; width 2 / k
-boxcar         k                 1            the rectangle of STBP: Wu et al. 2018; width 1 / k
-============== ================= ============ =============================================================
+============== ===== ====== ===============================================================
+name           peak  rise   source
+============== ===== ====== ===============================================================
+atan           k / 2 1      the STL-SNN authors' code (k = 2); Fang et al. 2021
+sigmoid        k / 4 1      logistic curve in a form that is stable for large ``|k x|``
+fast_sigmoid   1     2 / k  SuperSpike: Zenke and Ganguli 2018
+exponential    k / 2 1      two-sided; Shrestha and Orchard 2018 (SLAYER) use this slope
+triangle       k     1      Bellec et al. 2018, here with area 1; width 2 / k
+boxcar         k     1      the rectangle of STBP: Wu et al. 2018; width 1 / k
+============== ===== ====== ===============================================================
+
+The peak is that of the slope, the rise that of the whole curve.
 """
 
 from __future__ import annotations
@@ -30,7 +33,8 @@ import numpy as np
 
 from .formula import Formula, trace
 
-__all__ = ["SURROGATES", "Surrogate", "atan", "boxcar", "exponential", "fast_sigmoid", "sigmoid", "triangle"]
+__all__ = ["SURROGATES", "Surrogate"]
+__all__ += ["atan", "boxcar", "exponential", "fast_sigmoid", "sigmoid", "triangle"]
 
 HALF_PI = math.pi / 2
 INV_PI = 1 / math.pi
@@ -44,7 +48,8 @@ class Surrogate:
     ----------
     smooth, slope : functions of ``(x, k)``, where x = membrane minus threshold.
     k : steepness, a positive number.
-    kinks : where the curve is not smooth, besides at 0, as values of ``k * x``.  Differences do not step across these.
+    kinks : where the curve is not smooth, besides at 0, as values of ``k * x``.  Differences do not
+        step across these.
 
     Raises
     ------
@@ -56,14 +61,21 @@ class Surrogate:
     slope: Callable[..., Any] = field(compare=False)
     k: float
     kinks: tuple[float, ...] = ()
-    formulas: tuple[Formula, Formula] = field(init=False, repr=False)  #: of the two functions, as they are now
+    #: Traced from the two functions as they are now.
+    formulas: tuple[Formula, Formula] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         smooth = trace(self.smooth, "smooth of a Surrogate", n_args=2, n_results=1)
         slope = trace(self.slope, "slope of a Surrogate", n_args=2, n_results=1)
         object.__setattr__(self, "formulas", (smooth, slope))
-        if isinstance(self.k, bool) or not isinstance(self.k, int | float | np.number) or not 0 < self.k < math.inf:
-            raise ValueError(f"Surrogate: k is the steepness, a positive finite number, got {self.k!r}")
+        if (
+            isinstance(self.k, bool)
+            or not isinstance(self.k, int | float | np.number)
+            or not 0 < self.k < math.inf
+        ):
+            raise ValueError(
+                f"Surrogate: k is the steepness, a positive finite number, got {self.k!r}"
+            )
         object.__setattr__(self, "k", float(self.k))
 
     def __repr__(self) -> str:
@@ -98,7 +110,9 @@ def fast_sigmoid_slope(x, k):
 
 
 def exponential_smooth(x, k):
-    return 0.5 * (1 + np.exp(-k * np.maximum(-x, 0)) - np.exp(-k * np.maximum(x, 0)))  # no exponent above 0 (surrogates.4)
+    return 0.5 * (
+        1 + np.exp(-k * np.maximum(-x, 0)) - np.exp(-k * np.maximum(x, 0))
+    )  # no exponent above 0 (surrogates.4)
 
 
 def exponential_slope(x, k):
@@ -123,7 +137,10 @@ def boxcar_slope(x, k):
 
 
 def atan(k: float = 2.0) -> Surrogate:
-    """Arctangent curve; slope ``0.5 k / (1 + (pi k x / 2)^2)``, peak k/2, total rise 1.  The authors' choice: k = 2."""
+    """Arctangent curve; slope ``0.5 k / (1 + (pi k x / 2)^2)``, peak k/2, total rise 1.
+
+    The authors' choice: k = 2.
+    """
     return Surrogate(atan_smooth, atan_slope, k)
 
 
@@ -143,7 +160,7 @@ def exponential(k: float = 4.0) -> Surrogate:
 
 
 def triangle(k: float = 1.0) -> Surrogate:
-    """Slope ``k max(0, 1 - k |x|)``: peak k, total rise 1, zero beyond ``1 / k`` of the threshold: nothing learns there."""
+    """Slope ``k max(0, 1 - k |x|)``: peak k, total rise 1; zero, so silent, beyond ``1 / k``."""
     return Surrogate(triangle_smooth, triangle_slope, k, kinks=(-1.0, 1.0))
 
 
@@ -152,7 +169,7 @@ def boxcar(k: float = 1.0) -> Surrogate:
     return Surrogate(boxcar_smooth, boxcar_slope, k, kinks=(-0.5, 0.5))
 
 
-#: Every surrogate of the package by its name; all contract, gradient and documentation tests run over it.
+#: Every surrogate by its name; all contract, gradient and documentation tests run over it.
 SURROGATES: dict[str, Callable[..., Surrogate]] = {
     "atan": atan,
     "sigmoid": sigmoid,

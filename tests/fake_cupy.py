@@ -244,6 +244,7 @@ def module():
 
 # -- a backend for it
 
+
 class OnReference(CudaKernel):
     """What the kernel on a card looks at before it runs is looked at; then the reference runs."""
 

@@ -59,9 +59,7 @@ def test_a_wrong_result_ends_the_run_before_the_clock_starts(monkeypatch):
     for name in right:
         with pytest.raises(ArithmeticError, match=f"layer: {name} differs .* nothing was timed"):
             race.checked(lambda name=name: {**right, name: wrong[name]}, "layer", "S")
-    race.checked(
-        lambda: {**right, "d_x": wrong["d_x"]}, "layer", "S", ("spikes", "y")
-    )  # it detaches: by design
+    race.checked(lambda: {**right, "d_x": wrong["d_x"]}, "layer", "S", ("spikes", "y"))  # it detaches: by design
     for name in right:
         with pytest.raises(ArithmeticError, match=f"{name} differs"):
             race.check("layer", {name: float("nan")})
@@ -87,10 +85,7 @@ def test_the_command_prints_a_table_and_writes_figures(quick, tmp_path, capsys, 
     assert cli.main(["bench", "--rounds", "1", "--json", str(file)]) == 0
     printed, figures = capsys.readouterr().out, json.loads(file.read_text())
     assert list(figures) == ["layer", "step", "conv", "net"]
-    assert all(
-        f"== {kind}: " in printed and figures[kind]["tiny"]["numpy"]["ratio"] > 0
-        for kind in figures
-    )
+    assert all(f"== {kind}: " in printed and figures[kind]["tiny"]["numpy"]["ratio"] > 0 for kind in figures)
     monkeypatch.setattr(race, "STEADY", 0.0)
     assert cli.main(["bench", "layer", "--rounds", "1"]) == 1
     assert "draw no conclusion" in capsys.readouterr().out
@@ -152,9 +147,7 @@ def test_processes_race_and_tell_their_memory():
     if sys.platform.startswith("linux"):  # no other system tells
         used = {w: processes.most_memory(sys.executable, w, "64x64x1024") for w in ours.OURS}
         array = 4 * cases.find("layer", "64x64x1024").size
-        assert (
-            1.25 * array < used["minisnn"] < 1.5 * array
-        )  # spikes of a byte, d_x, and no membranes
+        assert 1.25 * array < used["minisnn"] < 1.5 * array  # spikes of a byte, d_x, and no membranes
         assert 2 * array < used["numpy"]
 
 
@@ -166,9 +159,7 @@ def test_a_process_that_fails_dies_in_silence_or_says_a_lot_is_no_riddle(tmp_pat
         processes.races("layer", TINY, ["nobody"], sys.executable, 1)
     with pytest.raises(ChildProcessError, match="layer M: ended with 3, without a word"):
         processes.Worker(fake_python(tmp_path, "exit 3"), "layer", "M").read()
-    with processes.Worker(
-        fake_python(tmp_path, "head -c 300000 /dev/zero >&2\necho '{}'")
-    ) as worker:
+    with processes.Worker(fake_python(tmp_path, "head -c 300000 /dev/zero >&2\necho '{}'")) as worker:
         assert worker.read() == {}
 
 
@@ -186,10 +177,7 @@ def test_peers_prints_and_writes_figures(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(peers.machine, "busy", lambda: 0.0)
     file = tmp_path / "figures.json"
     assert peers.main(["start", "--rounds", "1", "--json", str(file), "--peers", "norse"]) == 0
-    assert (
-        "minisnn" in capsys.readouterr().out
-        and json.loads(file.read_text())["start"]["minisnn"] > 0
-    )
+    assert "minisnn" in capsys.readouterr().out and json.loads(file.read_text())["start"]["minisnn"] > 0
     assert peers._steady({"layer": {"S": {"a": {"steady": True}, "b": {"steady": False}}}}) == [
         True,
         False,
@@ -220,9 +208,7 @@ def test_every_part_runs_small(monkeypatch, quick, capsys):
     import peers
 
     row = race.Row(1.0, 2.0, True)
-    monkeypatch.setattr(
-        peers, "_cases", lambda kind: {"layer": ["L", "X", "C"]}.get(kind, ["tiny"])
-    )
+    monkeypatch.setattr(peers, "_cases", lambda kind: {"layer": ["L", "X", "C"]}.get(kind, ["tiny"]))
     monkeypatch.setattr(peers, "find", lambda kind, case: cases.Layer(3, 4, 5))
     monkeypatch.setattr(peers, "races", lambda kind, case, who, *_: dict.fromkeys(who, row))
     monkeypatch.setattr(peers, "turns", lambda jobs, *_: dict.fromkeys(jobs, row))
@@ -231,9 +217,7 @@ def test_every_part_runs_small(monkeypatch, quick, capsys):
     words = [part for part in peers.PARTS if part != "start"]
     assert peers.main([*words, "--anyway", "--peers", "torch", "snntorch"]) == 0
     printed = capsys.readouterr().out
-    assert (
-        "of 1.0 GB/s" in printed and printed.count("snntorch") == 8 and "N  time   2.00" in printed
-    )
+    assert "of 1.0 GB/s" in printed and printed.count("snntorch") == 8 and "N  time   2.00" in printed
 
 
 def test_a_crossover_that_was_not_found_is_not_a_figure(monkeypatch, capsys):
@@ -251,9 +235,7 @@ def test_a_crossover_that_was_not_found_is_not_a_figure(monkeypatch, capsys):
 def test_a_crossover_is_looked_for_where_the_entries_have_room(sooner, monkeypatch):
     import crossover
 
-    monkeypatch.setattr(
-        crossover, "_seconds", lambda work: work() or (1.0 if work.__name__ == sooner else 2.0)
-    )
+    monkeypatch.setattr(crossover, "_seconds", lambda work: work() or (1.0 if work.__name__ == sooner else 2.0))
     found = crossover.crossover(20, rows=512, columns=256, rounds=1)
     assert found == crossover.MOST if sooner == "adding" else found < 0.01
 

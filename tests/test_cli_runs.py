@@ -96,7 +96,10 @@ def test_resume_and_eval_say_no_in_words(tmp_path, capsys):
         assert message in capsys.readouterr().err, words
 
 
-@pytest.mark.parametrize("command", [{"rule": "std"}, {"steps": "many"}, {"new": 1}, "text", {"hidden": None, "seed": []}, {"hidden": []}, {"seed": [1, 2]}])
+@pytest.mark.parametrize(
+    "command",
+    [{"rule": "std"}, {"steps": "many"}, {"new": 1}, "text", {"hidden": None, "seed": []}, {"hidden": []}, {"seed": [1, 2]}],
+)
 def test_options_in_a_file_are_checked_as_if_typed(tmp_path, command):
     with pytest.raises(ms.FileError, match="its options cannot be read"):
         Options.read(tmp_path, command)

@@ -281,7 +281,9 @@ def test_images_and_labels_must_fit(tmp_path):
 def test_one_set_in_place_of_another_is_seen(tmp_path, monkeypatch):
     images, labels = small_set()
     known = ms.data.SETS["fashion-mnist"]
-    monkeypatch.setattr(ms.data.images, "zlib", Fake := type("zlib", (), {"crc32": staticmethod(lambda raw: known.labels[0])}))
+    monkeypatch.setattr(
+        ms.data.images, "zlib", Fake := type("zlib", (), {"crc32": staticmethod(lambda raw: known.labels[0])})
+    )
     assert Fake.crc32(b"") == 0x2ED6E46A
     write_set(tmp_path, images, labels)
     assert len(ms.data.fashion_mnist(folder=tmp_path)[1]) == 22

@@ -64,11 +64,7 @@ def main() -> None:
     """Measure and print."""
     for n in (20, 64, 256, 1024):
         density = crossover(n)
-        print(
-            f"n = {n:>4}: {density:.1%}"
-            if density < MOST
-            else f"n = {n:>4}: above {MOST:.0%}, as far as was looked"
-        )
+        print(f"n = {n:>4}: {density:.1%}" if density < MOST else f"n = {n:>4}: above {MOST:.0%}, as far as was looked")
 
 
 if __name__ == "__main__":

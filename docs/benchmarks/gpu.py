@@ -57,9 +57,7 @@ def main(arguments: list[str] | None = None) -> int:
         choices=ON_CARD,
         help="which to run (default: those that are installed)",
     )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write the figures to a file"
-    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to a file")
     options = parser.parse_args(arguments)
     if problem := backend_problem("cupy"):
         print(f"backend 'cupy' cannot be used: {problem}")
@@ -103,9 +101,7 @@ def measure(size: Layer, who: list[str], rounds: int) -> dict[str, Any]:
 def _check(size: Layer) -> None:
     """Raise unless the kernel's results are those of the same formulas on CuPy's arrays."""
     problem = _problem(size)
-    found, wanted = (
-        _there_and_back(make(DYNAMICS), problem) for make in (_on_card, ReferenceKernel)
-    )
+    found, wanted = (_there_and_back(make(DYNAMICS), problem) for make in (_on_card, ReferenceKernel))
     check("layer", differences(*({n: to_numpy(a) for n, a in r.items()} for r in (found, wanted))))
 
 
@@ -147,9 +143,7 @@ def _ours(size: Layer) -> dict[str, Callable[[], Any]]:
     }
 
 
-def _times(
-    jobs: dict[str, Callable[[], Any]], rounds: int, wait: Callable[[], Any]
-) -> dict[str, list[float]]:
+def _times(jobs: dict[str, Callable[[], Any]], rounds: int, wait: Callable[[], Any]) -> dict[str, list[float]]:
     """Seconds of each job, turn by turn; the first two turns compile and fetch memory."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(rounds + 2):

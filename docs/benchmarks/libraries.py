@@ -62,9 +62,7 @@ def layer_job(who: str, case: Layer, device: str = "cpu") -> Job:
     return job
 
 
-def neurons(
-    who: str, shape: tuple[int, ...], threshold: Any = THRESHOLD, device: str = "cpu"
-) -> tuple[Callable, Any]:
+def neurons(who: str, shape: tuple[int, ...], threshold: Any = THRESHOLD, device: str = "cpu") -> tuple[Callable, Any]:
     """Neurons of a peer, a function ``[T, B, ...] -> [T, B, ...]``, and thresholds that learn."""
     import torch
 
@@ -200,12 +198,7 @@ def _step(who: str, case: Step) -> Job:
 
     def job() -> dict[str, Any]:
         adam.zero_grad()
-        scores = (
-            run2(linear[1](run1(linear[0](x))))
-            .mean(0)
-            .reshape(case.batch, case.classes, -1)
-            .mean(2)
-        )
+        scores = run2(linear[1](run1(linear[0](x)))).mean(0).reshape(case.batch, case.classes, -1).mean(2)
         loss = torch.nn.functional.mse_loss(scores, wanted)
         loss.backward()
         adam.step()
@@ -264,9 +257,7 @@ def _net(who: str, case: Net) -> Job:
                 for one in y.unflatten(0, (steps, batch))
             ]
         )
-        return torch.nn.functional.max_pool2d(runs[i](y).flatten(0, 1), 2).unflatten(
-            0, (steps, batch)
-        )
+        return torch.nn.functional.max_pool2d(runs[i](y).flatten(0, 1), 2).unflatten(0, (steps, batch))
 
     def job() -> dict[str, Any]:
         adam.zero_grad()

@@ -42,9 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     load = machine.busy()
     if load > QUIET and not options.anyway:
-        print(
-            f"others use {load:.0%} of this machine: no conclusion is possible (--anyway runs it)"
-        )
+        print(f"others use {load:.0%} of this machine: no conclusion is possible (--anyway runs it)")
         return 1
     print(machine.describe())
     print(f"peers: {', '.join(options.peers) or 'none'}")
@@ -63,9 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description="minisnn against the libraries that are installed."
-    )
+    parser = argparse.ArgumentParser(description="minisnn against the libraries that are installed.")
     parser.add_argument(
         "what",
         nargs="*",
@@ -85,12 +81,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=list(PEERS),
         help="which to run, none if none is named (default: those that are installed)",
     )
-    parser.add_argument(
-        "--anyway", action="store_true", help="run although others use this machine"
-    )
-    parser.add_argument(
-        "--json", type=Path, metavar="FILE", help="also write the figures to a file"
-    )
+    parser.add_argument("--anyway", action="store_true", help="run although others use this machine")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to a file")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.what if name not in PARTS]:
         parser.error(f"argument PART: got {unknown[0]!r}, expected some of {', '.join(PARTS)}")
@@ -101,9 +93,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     if shutil.which(options.python) is None:
         parser.error(f"--python {options.python}: there is no such interpreter")
     if options.peers is None:
-        options.peers = [
-            peer for peer, module in PEERS.items() if _installed(options.python, module)
-        ]
+        options.peers = [peer for peer, module in PEERS.items() if _installed(options.python, module)]
     return options
 
 
@@ -117,17 +107,13 @@ def _installed(python: str, module: str) -> bool:
 def _steady(figures: Figures) -> list[bool]:
     """The marks of every race in a part's figures."""
     marks = [figures["steady"]] if "steady" in figures else []
-    return marks + [
-        mark for part in figures.values() if isinstance(part, dict) for mark in _steady(part)
-    ]
+    return marks + [mark for part in figures.values() if isinstance(part, dict) for mark in _steady(part)]
 
 
 # -- parts.  Each prints a table and returns its figures
 
 
-def _table(
-    kind: str, cases: Sequence[str], who: Sequence[str], options: argparse.Namespace
-) -> Figures:
+def _table(kind: str, cases: Sequence[str], who: Sequence[str], options: argparse.Namespace) -> Figures:
     print(header(who))
     found = {}
     for case in cases:
@@ -230,16 +216,11 @@ def _scaling(options: argparse.Namespace) -> Figures:
     """Time and memory of an element as T, B or N grow to 64 times as many, by those at first."""
     found: Figures = {}
     for axis, letter in enumerate("TBN"):
-        sizes = [
-            [n * factor if i == axis else n for i, n in enumerate((64, 64, 1024))]
-            for factor in (1, 4, 16, 64)
-        ]
+        sizes = [[n * factor if i == axis else n for i, n in enumerate((64, 64, 1024))] for factor in (1, 4, 16, 64)]
         names = ["x".join(map(str, size)) for size in sizes]
         elements = [find("layer", name).size / find("layer", names[0]).size for name in names]
         used = [most_memory(options.python, "minisnn", name) for name in names]
-        rows = turns(
-            [("minisnn", "layer", name) for name in names], options.python, options.rounds
-        ).values()
+        rows = turns([("minisnn", "layer", name) for name in names], options.python, options.rounds).values()
         ratios = found[letter] = {
             "memory": [m / used[0] / n for m, n in zip(used, elements, strict=True)],
             "time": [row.ratio / n for row, n in zip(rows, elements, strict=True)],

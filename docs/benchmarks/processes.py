@@ -30,9 +30,7 @@ class Worker:
 
     def __init__(self, python: str, *words: str) -> None:
         self.words = words
-        self.errors = tempfile.TemporaryFile(
-            "w+"
-        )  # a pipe without a reader fills up, and the process stands still
+        self.errors = tempfile.TemporaryFile("w+")  # a pipe without a reader fills up, and the process stands still
         self.process = subprocess.Popen(
             [python, __file__, *words],
             stdin=subprocess.PIPE,
@@ -46,9 +44,7 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             self.errors.seek(0)
-            said = self.errors.read().strip().splitlines() or [
-                f"ended with {self.process.wait()}, without a word"
-            ]
+            said = self.errors.read().strip().splitlines() or [f"ended with {self.process.wait()}, without a word"]
             raise ChildProcessError(f"{' '.join(self.words)}: {said[-1]}")
         return json.loads(line)
 
@@ -77,13 +73,9 @@ def turns(jobs: Sequence[Job], python: str, rounds: int) -> dict[Job, race.Row]:
         return race.race({job: worker.turn for job, worker in workers.items()}, rounds)
 
 
-def races(
-    kind: str, case: str, who: Sequence[str], python: str, rounds: int
-) -> dict[str, race.Row]:
+def races(kind: str, case: str, who: Sequence[str], python: str, rounds: int) -> dict[str, race.Row]:
     """One case by several libraries; the first is what the others are measured by."""
-    return {
-        job[0]: row for job, row in turns([(w, kind, case) for w in who], python, rounds).items()
-    }
+    return {job[0]: row for job, row in turns([(w, kind, case) for w in who], python, rounds).items()}
 
 
 def most_memory(python: str, who: str, case: str) -> float:
