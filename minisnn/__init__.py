@@ -26,12 +26,12 @@ from .layers import (
     Recurrent,
     Spiking,
 )
-from .layers.rules import SL, STDL, STL, TL, LearningRule
 from .loading import load
 from .network import Network
 from .neurons import Neuron
 from .optimizers import SGD, Adam
 from .resets import Reset
+from .rules import SL, STDL, STL, TL, LearningRule
 from .surrogates import Surrogate
 from .train import History, TrainingStopped, fit
 from .version import __version__

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from . import layers as nn
-from .layers.rules import STL, Pattern
 from .network import Network
 from .optimizers import Adam, exponential
+from .rules import STL, Pattern
 from .thresholds import Normal
 
 __all__ = ["STL_MNIST", "conv_net", "mlp", "stl_mnist", "stl_mnist_optimizer"]

@@ -11,8 +11,8 @@ import numpy as np
 from . import files
 from .kernels.arrays import Array, positive_int
 from .layers import LAYERS, Layer
-from .layers.rules import Pattern
-from .layers.stack import Stack, check_names, naming
+from .rules import Pattern
+from .stack import Stack, check_names, naming
 
 __all__ = ["Caches", "Network", "naming"]
 

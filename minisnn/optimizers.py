@@ -12,8 +12,8 @@ import numpy as np
 
 from .kernels import compiled_helpers
 from .kernels.arrays import Array, get_array_module, positive_int
-from .layers.rules import LearningRule, Pattern
 from .network import Network
+from .rules import LearningRule, Pattern
 
 __all__ = ["SGD", "Adam", "Optimizer", "cosine", "exponential", "gradient_norm", "not_finite"]
 

@@ -23,9 +23,8 @@ def facts() -> dict[str, str]:
 
         found["CUDA"], found["failed"] = _dotted(cupy.cuda.runtime.runtimeGetVersion()), "GPU"
         about = cupy.cuda.runtime.getDeviceProperties(cupy.cuda.get_device_id())
-        found["GPU"] = (
-            f"{about['name'].decode()}, compute capability {about['major']}.{about['minor']}"
-        )
+        capability = f"compute capability {about['major']}.{about['minor']}"
+        found["GPU"] = f"{about['name'].decode()}, {capability}"
         found["failed"] = "NVRTC"
         found["NVRTC"] = ".".join(map(str, cupy.cuda.nvrtc.getVersion()))
         del found["failed"]

@@ -23,16 +23,7 @@ from numba.extending import intrinsic, register_jitable
 from .arrays import Array
 from .threads import undisturbed
 
-__all__ = [
-    "Loop",
-    "ahead_to_read",
-    "ahead_to_write",
-    "digest",
-    "flat",
-    "helper",
-    "inlined",
-    "read_only",
-]
+__all__ = ["Loop", "ahead", "digest", "flat", "helper", "inlined", "read_only"]
 
 #: Positions are unsigned: a signed one might count from the end, and LLVM then goes lane by lane.
 U = np.uint64
@@ -162,15 +153,14 @@ def _prefetch(write: int) -> Any:
 
 # At module level: Numba's cache does not know an intrinsic in a closure again.
 _to_read, _to_write = _prefetch(0), _prefetch(1)
+TO_READ, TO_WRITE = False, True
 
 
 @helper
-def ahead_to_read(array, at, m):
+def ahead(array, at, m, to_write):
+    """Request `m` numbers from `at` on; `to_write` is one of the two constants above."""
     for n in range(U(0), m, U(64 // array.itemsize)):
-        _to_read(array, at + n)
-
-
-@helper
-def ahead_to_write(array, at, m):
-    for n in range(U(0), m, U(64 // array.itemsize)):
-        _to_write(array, at + n)
+        if to_write:
+            _to_write(array, at + n)
+        else:
+            _to_read(array, at + n)

@@ -16,7 +16,7 @@ import numpy as np
 
 from ..spikes import FIRES, hold
 from .contract import Needs
-from .jit import BLOCK, U, ahead_to_read, ahead_to_write, helper
+from .jit import BLOCK, TO_READ, TO_WRITE, U, ahead, helper
 
 __all__ = ["LANES", "PITCH", "LoopSpec", "Steps", "back_steps", "forward_steps"]
 
@@ -93,13 +93,13 @@ def forward_steps(spec: LoopSpec, history: bool) -> Callable:
             for block in range(U(0), m, BLOCK):
                 end = min(block + BLOCK, m)
                 if history:
-                    ahead_to_read(out, at + block, end - block)
+                    ahead(out, at + block, end - block, TO_READ)
                 if history and last:
-                    ahead_to_write(d_x, at + block, end - block)
+                    ahead(d_x, at + block, end - block, TO_WRITE)
                 else:
-                    ahead_to_read(x, x_next + block, end - block)
+                    ahead(x, x_next + block, end - block, TO_READ)
                 if not history and not last:
-                    ahead_to_write(out, at + steps.pitch + block, end - block)
+                    ahead(out, at + steps.pitch + block, end - block, TO_WRITE)
                 for n in range(block, end):
                     before = states_of(w, n)
                     if keep_before:
@@ -150,9 +150,9 @@ def back_steps(spec: LoopSpec, needs: Needs) -> Callable:
             for block in range(U(0), m, BLOCK):
                 end = min(block + BLOCK, m)
                 if first:
-                    ahead_to_read(x, steps.x_after + block, end - block)
+                    ahead(x, steps.x_after + block, end - block, TO_READ)
                 elif want_x:
-                    ahead_to_write(d_x, at - steps.pitch + block, end - block)
+                    ahead(d_x, at - steps.pitch + block, end - block, TO_WRITE)
                 for n in range(block, end):
                     membrane, theta, d_after = history[to + n], w[theta_at + n], d_states_of(w, n)
                     # Without `looks_back` the adjoint does not read the states: any will do.

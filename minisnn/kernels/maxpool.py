@@ -15,10 +15,7 @@ __all__ = ["max_pool", "max_pool_back"]
 
 
 def max_pool(x: Array, k: int, place_dtype: Any) -> tuple[Array, Array]:
-    """The largest value of each window and its place in it: ``[n, H // k, W // k]`` both.
-
-    Of equal values the first counts.
-    """
+    """The (first) largest value of each window and its place: ``[n, H // k, W // k]`` both."""
     n, height, width = x.shape
     y = memory.empty((n, height // k, width // k), x.dtype)
     place = memory.empty(y.shape, place_dtype)

@@ -185,11 +185,6 @@ def _blas() -> Any:
     return ThreadpoolController()
 
 
-def _forget_pools() -> None:
-    """A forked child has none of its parent's threads: it makes pools of its own."""
-    _pool.cache_clear()
-    _blas_thread.cache_clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pools)
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads, and makes its own
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_blas_thread.cache_clear)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
-from ..kernels import check_backend, default_backend
-from ..kernels.arrays import Array, float_dtype, to_device
-from ..thresholds import Constraint
-from .base import Layer
+from .kernels import check_backend, default_backend
+from .kernels.arrays import Array, float_dtype, to_device
+from .layers import Layer
 from .rules import Pattern, choose
+from .thresholds import Constraint
 
 __all__ = ["Stack", "check_names", "naming"]
 
