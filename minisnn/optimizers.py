@@ -123,9 +123,12 @@ class Optimizer:
         for name, param in self.params.items():
             if name not in grads:
                 raise ValueError(f"{where}: no gradient for {name!r}; got {', '.join(grads)}")
-            if (got := _about(grads[name])) != _about(param):
-                differ = f"the gradient of {name} is {got}, the parameter {_about(param)}"
-                raise ValueError(f"{where}: {differ}")
+            grad, module = grads[name], get_array_module(param)
+            kinds = module.ndarray | np.generic  # of one shared threshold NumPy makes a number
+            there = isinstance(grad, kinds) and get_array_module(grad) is module
+            if not there or (grad.shape, grad.dtype) != (param.shape, param.dtype):
+                differ = f"is {_about(grad)}, the parameter {_about(param)}"
+                raise ValueError(f"{where}: the gradient of {name} {differ}")
         if bad := not_finite({n: grads[n] for n in self.params}):
             raise ValueError(
                 f"{where}: the gradient of {bad} has entries that are not finite, nothing was "
@@ -234,7 +237,7 @@ def not_finite(grads: Mapping[str, Array]) -> str | None:
 
 
 def _about(value: Any) -> str:
-    """What must be alike of a gradient and its parameter: dtype, shape and device."""
+    """What must be alike of a gradient and its parameter, in words."""
     module = get_array_module(value)
     if not isinstance(value, module.ndarray | np.generic):  # a shared threshold's is a number
         return repr(value)

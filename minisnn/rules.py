@@ -31,7 +31,7 @@ STDL = LearningRule("STDL", ("synapse", "threshold", "neuron"))
 Pattern = LearningRule | str | Iterable[str] | None
 
 
-def choose(pattern: Pattern, roles: Mapping[str, str]) -> list[str]:
+def choose(pattern: LearningRule | str | Iterable[str], roles: Mapping[str, str]) -> list[str]:
     """The names of `roles`, which has each parameter's role by its name, that `pattern` chooses.
 
     Raises
@@ -39,8 +39,6 @@ def choose(pattern: Pattern, roles: Mapping[str, str]) -> list[str]:
     ValueError : the pattern matches no parameter; the message lists the names.
     """
     there_are = f"matches no parameter; there are {', '.join(roles) or 'none'}"
-    if pattern is None:
-        return list(roles)
     if isinstance(pattern, LearningRule):
         chosen = [name for name, role in roles.items() if role in pattern.roles]
         if not chosen and roles:

@@ -53,6 +53,8 @@ class Stack:
         """
         each = [(n, layer, p) for n, layer in self.layers.items() for p in layer.params]
         arrays = {f"{n}.{p}": layer.params[p] for n, layer, p in each}
+        if pattern is None:
+            return arrays
         roles = {f"{n}.{p}": layer.roles.get(p, "synapse") for n, layer, p in each}
         return {n: arrays[n] for n in choose(pattern, roles)}
 

@@ -92,22 +92,22 @@ class Layer:
 
     def needs(self, wrt: Names) -> set[str]:
         """The parameters that `wrt` names, one or several; all for ``None``, else an error."""
-        name, known = type(self).__name__, list(self.params)
         if wrt is None:
-            return set(known)
+            return set(self.params)
         try:
             names = {wrt} if isinstance(wrt, str) else set(wrt)
         except TypeError:  # no names, but e.g. True
-            raise TypeError(f"{name}: wrt must be names among {known}, got {wrt!r}") from None
-        if unknown := names - set(known):
-            expected = f"expected some of {known}" if known else "there are none"
-            raise ValueError(f"{name}: wrt names {list(unknown)}, {expected}")
+            wrong = f"wrt must be names among {list(self.params)}, got {wrt!r}"
+            raise TypeError(f"{type(self).__name__}: {wrong}") from None
+        if unknown := names - self.params.keys():
+            expected = f"expected some of {list(self.params)}" if self.params else "there are none"
+            raise ValueError(f"{type(self).__name__}: wrt names {list(unknown)}, {expected}")
         return names
 
     def made_with(self) -> tuple[Any, ...]:
         """What tells a cache of the layer from that of another: its kind, options and sizes."""
-        sizes = (p.shape for p in self.params.values())
-        return type(self).__name__, *(getattr(self, n) for n in self.options), *sizes
+        options = [getattr(self, name) for name in self.options]
+        return type(self).__name__, *options, *[p.shape for p in self.params.values()]
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Shape of one sample at one step after this layer, ``None`` if unknown.
