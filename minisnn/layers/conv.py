@@ -142,7 +142,7 @@ class Conv2d(Layer):
             sums[chunk] += np.matmul(columns, d_columns[some]).sum(axis=0)  # (conv.2)
 
         self._in_pieces(images, d_images.shape[2:], n_chunks, work)
-        return np.ascontiguousarray(sums.sum(axis=0).T)
+        return sums.sum(axis=0).T.copy()
 
     def _d_x(self, d_y: Array, shape: tuple[int, ...], weight: Array) -> Array:
         d_x = memory.empty(shape, self.dtype, like=d_y)
