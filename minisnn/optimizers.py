@@ -1,4 +1,4 @@
-"""Optimizers: what they are given is what learns (law 4); schedules: the rate over the epochs."""
+"""Optimizers: what they get is what learns; schedules: the learning rate over the epochs."""
 
 from __future__ import annotations
 

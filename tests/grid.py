@@ -50,7 +50,7 @@ def complex_step(f, at, step=1e-30):
 
 
 def relative(a, b):
-    """max|a - b| / max|b|, the measure of DESIGN 8."""
+    """max|a - b| / max|b|, the measure of docs/design."""
     a, b = np.asarray(a), np.asarray(b)
     assert a.shape == b.shape
     if not b.size:

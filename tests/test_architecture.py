@@ -14,7 +14,7 @@ from conftest import BUDGETS, line_counts
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "minisnn"
 
-#: Law 6: a module may import from its own floor and from those before it.
+#: Law 6 of docs/design: a module may import from its own floor and from those before it.
 FLOORS = [
     {"formula", "neurons", "resets", "surrogates", "spikes"},
     {"kernels"},

@@ -122,7 +122,7 @@ def test_every_page_stands_in_a_table_of_contents():
 
 
 def test_the_reading_path_is_short():
-    """DESIGN 1: the whole engine in at most 400 lines, those that are blank not counted."""
+    """The whole engine in at most 400 lines, those that are blank not counted."""
     page = ROOT / "docs/reading_path.rst"
     lines = 0
     for name, options in INCLUDE.findall(page.read_text(encoding="utf-8")):

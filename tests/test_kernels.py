@@ -15,7 +15,7 @@ from minisnn.kernels.loops import SPAN
 
 numba = pytest.importorskip("numba")
 
-#: Ingredients with exp, tanh or arctan agree to rounding, all others bit for bit (DESIGN 8).
+#: Ingredients with exp, tanh or arctan agree to rounding, all others bit for bit (docs/design).
 TOLERANCE = {"float64": 1e-13, "float32": 1e-5}
 
 

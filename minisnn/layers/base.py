@@ -151,7 +151,7 @@ class Layer:
         return self
 
     def twin(self, x, base, fire: str, *, state=None, **other) -> tuple[Array, Any]:
-        """`forward` of a twin that keeps to the run with the cache `base` (``docs/design``, law 5).
+        """`forward` of a twin that keeps to the run with the cache `base` (:ref:`law-5`).
 
         `fire` is "smooth", "tangent" or "step".  A layer without spikes and draws is its own twin.
         """
