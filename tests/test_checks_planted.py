@@ -46,7 +46,7 @@ class WrongLinear(ms.Linear):
     wrong = None
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True):
-        x, w = cache.rows.x.reshape(cache.shape), cache.weight
+        x, w = cache.rows.reshape(cache.shape), cache.weight
         return self.wrong(x, d_y, w)
 
 

@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_refused_at_the_door(backend):
 
 def test_same_bits_for_any_number_of_threads():
     dynamics = FULL["lif-hard-atan"]
-    p = problem(dynamics, (16, 70, 900), dtype="float32")
+    p = problem(dynamics, (16, 130, 900), dtype="float32")
     kernel = kernel_of(dynamics, "numba")
     assert p.x.size > 3 * ms.kernels.threads.WORTH_A_THREAD
     runs = []

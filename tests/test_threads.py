@@ -1,8 +1,10 @@
 """Work shared among threads: every tile once, whoever takes it; and one BLAS thread for as long as somebody trains."""
 
 import os
+import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 import warnings
@@ -105,13 +107,40 @@ def test_an_error_in_any_thread_reaches_the_caller_and_the_threads_live_on(three
 
 
 def test_without_threads_the_caller_does_all(monkeypatch, three_threads):
-    def submit(*_):
-        raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+    def start(_):
+        raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threads.ThreadPoolExecutor, "submit", submit)
+    monkeypatch.setattr(threads.threading.Thread, "start", start)
+    monkeypatch.setattr(threads, "_helpers", [])
     found = []
     share(lambda first, last: found.extend(range(first, last)), 7, MANY)
     assert sorted(found) == list(range(7))
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer on this system")
+def test_no_interruption_leaves_a_lock_behind():
+    """Those of Python's executors were: some call after an interrupt waited for ever."""
+    program = """
+        import random, signal
+        import minisnn as ms
+        from minisnn.kernels.threads import share
+
+        ms.set_threads(3)
+        signal.signal(signal.SIGALRM, signal.default_int_handler)
+        rng, interruptions = random.Random(0), 0
+        while interruptions < 2000:
+            try:
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(5e-5, 1e-3))
+                while True:
+                    share(lambda first, last: None, 8, 10**9)
+            except KeyboardInterrupt:
+                interruptions += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        found = []
+        share(lambda first, last: found.extend(range(first, last)), 8, 10**9)
+        assert sorted(found) == list(range(8))
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=60, check=True)
 
 
 def test_threads_let_go_of_what_they_worked_on(three_threads):

@@ -61,8 +61,7 @@ def _given(array: Array) -> Array:
     return read_only(np.ascontiguousarray(array))
 
 
-# -- the loops.  Totals add up for each place over the repetitions, which LLVM turns into vector
-# -- code, and then over the places in float64.
+# -- the loops.  Totals add up by place first, which LLVM turns into vector code, then in float64
 
 
 @Loop

@@ -191,11 +191,8 @@ class Kernel:
             "d_state_last": (d_state_last, (len(neuron.state), batch, n)),
         }
         if twin.base is not None:
-            arrays |= {
-                "base.u": (twin.base.u, x.shape),
-                "base.spikes": (twin.base.spikes, x.shape),
-                "base.theta": (twin.base.theta, (n,)),
-            }
+            shapes = x.shape, x.shape, (n,)
+            arrays |= {f"base.{m}": (twin.base[i], shapes[i]) for i, m in enumerate(Base._fields)}
         for name, (array, shape) in arrays.items():
             if array is None:
                 continue

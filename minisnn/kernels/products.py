@@ -1,9 +1,6 @@
-"""Matrix products whose left side may be spikes: dense, or by adding up the few active rows."""
+"""Dense matrix products whose left side may be spikes."""
 
 from __future__ import annotations
-
-import copy
-from types import ModuleType
 
 import numpy as np
 
@@ -11,47 +8,12 @@ from . import memory
 from .arrays import Array, get_array_module
 from .threads import WORTH_A_THREAD, blas_is_limited, share
 
-__all__ = ["SpikeMatrix", "multiply"]
+__all__ = ["multiply"]
 
 #: Multiplications that take as long as an element of a time loop.
 PER_ELEMENT = 15
-#: Parts of a product.  Threads share them; their number does not change with that of the threads,
-#: so that the same numbers come out.
+#: Parts of a product for threads to share: the same for any number of them, as are the results.
 PARTS = 4
-
-
-class SpikeMatrix:
-    """``[R, K]``, a row for each step and sample, in ``matrix @ weight`` and ``matrix.T @ d_rows``.
-
-    If few entries are active, all of one value, it adds up rows: it finds the active entries once,
-    for both products.
-
-    Parameters
-    ----------
-    x : floats, or spikes (uint8, bool).
-    n : columns of the tables in these products: the more, the better adding pays.
-    sparse : the module :mod:`minisnn.kernels.spike_matmul` if Numba runs the loops; ``None``: dense
-        products only.
-    """
-
-    def __init__(self, x: Array, n: int, sparse: ModuleType | None) -> None:
-        self.x, self._sparse = x, sparse
-        self._entries = None if sparse is None else sparse.active_entries(x, n)
-
-    def __matmul__(self, table: Array) -> Array:
-        """``[R, K] @ [K, n]``."""
-        if self._entries is None:
-            return multiply(self.x, table)
-        return self._sparse.add_rows(self._entries, table)  # type: ignore[union-attr]
-
-    @property
-    def T(self) -> SpikeMatrix:
-        """The transpose ``[K, R]``."""
-        other = copy.copy(self)
-        other.x = self.x.T
-        if self._entries is not None:
-            other._entries = self._sparse.transposed(self._entries)  # type: ignore[union-attr]
-        return other
 
 
 def multiply(a: Array, b: Array) -> Array:

@@ -1,10 +1,8 @@
-"""Products with spikes by adding up rows: if few inputs are active, ``x @ weight`` is the sum of
-the active rows.
+"""Products with spikes: if few inputs are active, ``x @ weight`` is the sum of the active rows.
 
 The active entries are found once and used twice: row by row for the product ``x @ weight``, column
 by column for the gradient ``x.T @ d_y``.  Both add rows of a table, in the order of the entries, so
-results do not depend on threads; a dense product adds in another order, and differs in the last
-bits.
+results do not depend on threads; a dense product adds in another order: other last bits.
 """
 
 from __future__ import annotations

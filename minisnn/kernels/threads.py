@@ -9,11 +9,11 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import cache
+from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,8 @@ from .arrays import positive_int
 
 __all__ = ["blas_is_limited", "get_threads", "one_blas_thread", "set_threads", "share"]
 
-#: Elements of a forward loop that take as long as waking a thread: some 100 microseconds.
-WORTH_A_THREAD = 300_000
+#: Elements of a forward loop for each thread: with fewer, waking it takes longer than it saves.
+WORTH_A_THREAD = 600_000
 #: Parts for each thread: so many that none waits long for the last, so few that they cost nothing.
 PARTS_EACH = 4
 MOST_THREADS = 256
@@ -83,42 +83,80 @@ def share(work: Callable[..., object], n_tiles: int, n_elements: int, *given: An
         return
     n_parts = min(n_tiles, PARTS_EACH * n)
     edges = [n_tiles * i // n_parts for i in range(n_parts + 1)]
-    parts = deque(pairwise(edges))
+    parts, done = deque(pairwise(edges)), SimpleQueue[Any]()
     warnings = np.geterr()  # NumPy warns, or does not, by thread
 
     def take() -> None:
         with np.errstate(**warnings):
-            while True:
-                try:
+            while parts:
+                with suppress(IndexError):  # another thread took the last one
                     part = parts.popleft()
-                except IndexError:  # none is left
-                    return
-                work(*given, *part)
+                    done.put(_outcome(partial(work, *given, *part)))
 
-    helpers = []
-    with suppress(RuntimeError):  # the interpreter is ending, or there can be no more threads
-        helpers += [_pool().submit(take) for _ in range(n - 1)]
     try:
+        _give(take, n - 1)
         take()
+        for _ in range(n_parts):
+            if error := done.get()[1]:
+                raise error
     finally:
         parts.clear()  # if this thread stopped early, the others need not go on
-    for helper in helpers:
-        if not helper.cancel():
-            helper.result()
 
 
-@cache
-def _pool() -> Executor:
-    """Threads, made as they are needed; they sleep while there is no work."""
-    return ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="minisnn")
+# -- threads, asleep while there is no work.  An interrupt may leave a lock of Python's executors
+# -- and events taken for ever, but not a queue that is written in C
+
+_jobs = SimpleQueue[Any]()
+_helpers: list[threading.Thread] = []
+
+
+def _serve(jobs: SimpleQueue[Any]) -> None:
+    """What a thread does: one job after the other; ``None`` ends it."""
+    while (job := jobs.get()) is not None:
+        job()
+        del job  # with the arrays that it holds
+
+
+def _give(job: Callable[[], None], n: int) -> None:
+    """Let `n` threads run it, as soon as they can."""
+    with suppress(RuntimeError):  # the interpreter is ending, or there can be no more threads
+        while len(_helpers) < n:
+            name = f"minisnn-{len(_helpers)}"
+            helper = threading.Thread(target=_serve, args=(_jobs,), name=name, daemon=True)
+            helper.start()
+            _helpers.append(helper)
+    for _ in range(n):
+        _jobs.put(job)
+
+
+def _outcome(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
+    """What `work` returns, and what it raises."""
+    try:
+        return work(), None
+    except BaseException as error:
+        return None, error
+
+
+def _in_thread(jobs: SimpleQueue[Any], work: Callable[[], Any]) -> Any:
+    """``work()`` in the thread that serves `jobs`."""
+    answer = SimpleQueue[Any]()
+    jobs.put(lambda: answer.put(_outcome(work)))
+    found, error = answer.get()
+    if error:
+        raise error
+    return found
 
 
 def undisturbed(work: Callable[[], Any]) -> Any:
     """``work()`` in another thread: Ctrl-C reaches the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         return work()
-    with ThreadPoolExecutor(1) as one:
-        return one.submit(work).result()
+    jobs = SimpleQueue[Any]()
+    threading.Thread(target=_serve, args=(jobs,)).start()
+    try:
+        return _in_thread(jobs, work)
+    finally:
+        jobs.put(None)
 
 
 # -- the matrix library has threads of its own.  After each product they keep their CPUs busy for a
@@ -169,12 +207,14 @@ def _follow_users() -> None:
 def _in_blas_thread(work: Callable[[], Any]) -> Any:
     """In the same thread every time: threadpoolctl lets a thread undo only what it has set."""
     with suppress(RuntimeError):  # the interpreter is ending
-        return _blas_thread().submit(work).result()
+        return _in_thread(_blas_jobs(), work)
 
 
 @cache
-def _blas_thread() -> Executor:
-    return ThreadPoolExecutor(1, thread_name_prefix="minisnn-blas")
+def _blas_jobs() -> SimpleQueue[Any]:
+    jobs = SimpleQueue[Any]()
+    threading.Thread(target=_serve, args=(jobs,), name="minisnn-blas", daemon=True).start()
+    return jobs
 
 
 @cache
@@ -185,6 +225,13 @@ def _blas() -> Any:
     return ThreadpoolController()
 
 
-if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads, and makes its own
-    os.register_at_fork(after_in_child=_pool.cache_clear)
-    os.register_at_fork(after_in_child=_blas_thread.cache_clear)
+def _forget_threads() -> None:
+    """A forked child has none of its parent's threads: it makes its own."""
+    global _jobs
+    _jobs = SimpleQueue[Any]()
+    _helpers.clear()
+    _blas_jobs.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_threads)

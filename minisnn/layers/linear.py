@@ -6,22 +6,24 @@ from typing import Any, NamedTuple
 
 from ..kernels import compiled_helpers
 from ..kernels.arrays import Array, is_steady, positive_int
-from ..kernels.products import SpikeMatrix, multiply
+from ..kernels.products import multiply
 from .base import Back, Layer, as_cache, as_input, as_upstream, at_every_step
 
 __all__ = ["Linear", "LinearCache"]
 
 
 class LinearCache(NamedTuple):
-    """Kept: the shape of the input; its ``rows``, ready for products; the ``weight`` it met.
+    """Kept: the shape of the input; its ``rows``, of one step if all are the same; the ``weight``.
 
-    Spikes stay bytes; of an input that is the same at every step the rows of one step are kept.
+    Spikes stay bytes.  ``entries`` : an index of few spikes (:mod:`minisnn.kernels.spike_matmul`),
+    ``None`` if there are many.
     """
 
     made_with: tuple[Any, ...]
     shape: tuple[int, ...]
-    rows: SpikeMatrix
+    rows: Array
     weight: Array
+    entries: Any = None
 
 
 class Linear(Layer):
@@ -57,29 +59,42 @@ class Linear(Layer):
         weight = self.params["weight"]
         x = as_input(x, self, weight.shape[:1], steady=True)
         steps = x[:1] if is_steady(x) else x
-        sparse = compiled_helpers(self.backend, "spike_matmul")
-        rows = SpikeMatrix(steps.reshape(-1, x.shape[2]), weight.shape[1], sparse)
-        y = rows @ weight  # (linear.1)
+        rows, sparse = steps.reshape(-1, x.shape[2]), self._sparse
+        entries = None if sparse is None else sparse.active_entries(rows, weight.shape[1])
+        if entries is None:
+            y = multiply(rows, weight)  # (linear.1)
+        else:
+            y = sparse.add_rows(entries, weight)
         if "bias" in self.params:
             y += self.params["bias"]  # (linear.2)
         y = at_every_step(y.reshape(*steps.shape[:2], -1), len(x))
-        return y, LinearCache(self.made_with(), x.shape, rows, weight)
+        return y, LinearCache(self.made_with(), x.shape, rows, weight, entries)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """Gradients of the input, and of ``weight`` and ``bias`` summed over time and batch."""
-        _, shape, rows, weight = as_cache(cache, LinearCache, self)
+        _, shape, rows, weight, entries = as_cache(cache, LinearCache, self)
         needed = self.needs(wrt)
         d_y = as_upstream(d_y, (*shape[:2], weight.shape[1]), self)
         d_all = d_y.reshape(-1, weight.shape[1])
-        once = len(rows.x) < len(d_all)
+        once = len(rows) < len(d_all)
         d_rows = d_y.sum(axis=0) if once and needed else d_all  # (linear.6)
         grads = {}
         if "weight" in needed:
-            grads["weight"] = rows.T @ d_rows  # (linear.3)
+            grads["weight"] = self._d_weight(rows, entries, d_rows)
         if "bias" in needed:
             grads["bias"] = d_rows.sum(axis=0)  # (linear.4)
         d_x = multiply(d_all, weight.T).reshape(shape) if input_grad else None  # (linear.5)
         return d_x, grads
+
+    def _d_weight(self, rows: Array, entries: Any, d_rows: Array) -> Array:
+        if entries is None:
+            return multiply(rows.T, d_rows)  # (linear.3)
+        return self._sparse.add_rows(self._sparse.transposed(entries), d_rows)
+
+    @property
+    def _sparse(self) -> Any:
+        """Compiled sums of rows in place of products, if few inputs are active."""
+        return compiled_helpers(self.backend, "spike_matmul")
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...]:
         n_in, n_out = self.params["weight"].shape
