@@ -32,7 +32,7 @@ def test_all_built_ins_are_right_on_the_reference(name):
     ms.checks.check_adjoint(*FULL[name], backend="numpy").raise_if_wrong()
 
 
-@pytest.mark.parametrize("name", FEW[1::2])
+@pytest.mark.parametrize("name", FEW[1::3])
 def test_built_ins_are_right_on_the_compiled_backend(name):
     pytest.importorskip("numba")
     ms.checks.check_adjoint(*FULL[name], backend="numba", draws=2).raise_if_wrong()
@@ -172,7 +172,7 @@ def network(reset=hard, neuron=lif, backend="numpy", surrogate=ATAN, seed=0):
 
 
 @pytest.mark.parametrize("loss", ms.losses.LOSSES.values(), ids=list(ms.losses.LOSSES))
-@pytest.mark.parametrize(("name", "backend"), [(n, "numpy") for n in FEW] + [(n, "numba") for n in FEW[::2]])
+@pytest.mark.parametrize(("name", "backend"), [(n, "numpy") for n in FEW] + [(n, "numba") for n in FEW[::4]])
 def test_networks_are_right_on_every_backend(name, loss, backend):
     neuron, reset, surrogate = FULL[name]
     net, x, labels = network(reset, neuron, backend, surrogate)

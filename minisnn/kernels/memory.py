@@ -32,15 +32,15 @@ class _Lease:
     """Memory, seen as an array: NumPy keeps this object as the base of the array and its views."""
 
     def __init__(self, memory: Array, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        where = memory.__array_interface__["data"]
         self.memory = memory
         kind = {"version": 3, "shape": shape, "typestr": dtype.str}
-        self.__array_interface__ = kind | {"data": where}
+        self.__array_interface__ = kind | {"data": memory.__array_interface__["data"]}
 
     def __del__(self) -> None:
-        if _free is None:  # the interpreter is ending
+        memory = vars(self).get("memory")
+        if _free is None or memory is None:  # the interpreter is ending, or an interrupt came early
             return
-        _free[id(self.memory)] = self.memory
+        _free[id(memory)] = memory
         while _free and kept() > MOST:
             _free.pop(next(iter(_free.copy()), 0), None)
 
