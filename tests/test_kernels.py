@@ -293,7 +293,8 @@ def test_only_the_gradients_asked_for_are_given(backend):
     kernel = kernel_of(dynamics, backend)
     cache = kernel.scan(*p[:5])[2]
     whole = kernel.scan_adjoint(p.d_spikes, p.d_state_last, cache)
-    for wanted in ((True, True, False), (False, True, True), (True, False, False), (False, False, False)):
+    choices = (True, True, False), (False, True, True), (True, False, False), (False, False, False)
+    for wanted in choices if backend == "numpy" else choices[1::2]:  # two more loops to compile are enough
         d_x, d_state0, d_theta, d_params = kernel.scan_adjoint(p.d_spikes, p.d_state_last, cache, Needs(*wanted))
         assert np.array_equal(d_state0, whole[1])
         for found, expected, asked in zip((d_x, d_theta, d_params), (whole[0], *whole[2:]), wanted, strict=True):
