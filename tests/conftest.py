@@ -16,6 +16,7 @@ MARKS = {
     "lesson": "runs a tutorial",
     "paper": "compares with the authors' network",
     "cudatext": "compiles the CUDA text, needs no GPU",
+    "process": "starts processes: caches on disk, exits, forks and interrupts",
     "gpu": "needs a GPU",
     "docs": "builds the documentation",
     "long": "the full grid, on demand: pytest -m long --hypothesis-profile=long",

@@ -14,6 +14,7 @@ import pytest
 import minisnn as ms
 
 pytest.importorskip("numba")
+pytestmark = pytest.mark.process
 
 ROOT = Path(__file__).parent.parent
 

@@ -13,6 +13,7 @@ import minisnn as ms
 from minisnn.kernels import Dynamics, Needs, Twin, kernel_of
 
 pytest.importorskip("numba")
+pytestmark = pytest.mark.process
 
 RNG = np.random.default_rng(0)
 
