@@ -280,6 +280,10 @@ def _python(formula: Formula, dtype: np.dtype) -> Callable[..., Any]:
     source = "\n    ".join([f"def formula({', '.join(formula.args)}):", *lines])
     exec(compile(source, f"<formula {formula.name}>", "exec"), scope)
     function: Callable[..., Any] = scope["formula"]
-    mark = hashlib.sha256(repr((formula, dtype.char)).encode()).hexdigest()[:16]
-    function.__name__ = function.__qualname__ = f"formula_{mark}"
+    function.__name__ = function.__qualname__ = f"formula_{digest((formula, dtype.char))}"
     return function
+
+
+def digest(mark: Any) -> str:
+    """A short name for what has this `repr`, the same in every process."""
+    return hashlib.sha256(repr(mark).encode()).hexdigest()[:16]

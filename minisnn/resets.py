@@ -9,8 +9,8 @@ A reset is a pair of formulas (:mod:`minisnn.formula`)::
 
 **Detached.**  Many libraries treat the spike inside the reset as a constant when they
 differentiate.  The forward is the same, the gradient another.  ``stop`` is the author's *claim*
-which arguments are constants: the checks hold those at their base values, so that a path dropped on
-purpose is told from one forgotten.  Kernels never read it.
+which arguments are constants: the checks hold those at their base values, so that they can tell a
+path dropped on purpose from one forgotten.  Kernels never read it.
 """
 
 from __future__ import annotations

@@ -68,14 +68,10 @@ class Surrogate:
         smooth = trace(self.smooth, "smooth of a Surrogate", n_args=2, n_results=1)
         slope = trace(self.slope, "slope of a Surrogate", n_args=2, n_results=1)
         object.__setattr__(self, "formulas", (smooth, slope))
-        if (
-            isinstance(self.k, bool)
-            or not isinstance(self.k, int | float | np.number)
-            or not 0 < self.k < math.inf
-        ):
-            raise ValueError(
-                f"Surrogate: k is the steepness, a positive finite number, got {self.k!r}"
-            )
+        is_number = isinstance(self.k, int | float | np.number) and not isinstance(self.k, bool)
+        if not is_number or not 0 < self.k < math.inf:
+            expected = "k is the steepness, a positive finite number"
+            raise ValueError(f"Surrogate: {expected}, got {self.k!r}")
         object.__setattr__(self, "k", float(self.k))
 
     def __repr__(self) -> str:

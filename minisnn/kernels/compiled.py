@@ -27,24 +27,24 @@ class CompiledKernel(Kernel):
 
     def __init__(self, dynamics: Dynamics) -> None:
         super().__init__(dynamics)
+        self.n_states = len(dynamics.neuron.state)
         self._loops: dict[tuple, Loop] = {}
 
     def _scan(self, x, state0, theta, params, k, twin):
-        states, tiles = self._states(x), plan(x.shape)
+        tiles, shape = plan(x.shape), (self.n_states, *x.shape[1:])
         held = self.dynamics.reset.stop if twin.base else ()
         loop = self._loop(x.dtype, twin.fire, held, twin.base is not None, None)
         spikes = memory.empty(x.shape, np.uint8 if twin.fire == "step" else x.dtype)
-        state_last = memory.empty(states, x.dtype)
-        borders = memory.empty((tiles.spans - 1, *states), x.dtype)
-        run = _run(x, state0, borders, theta, params, k)
+        states = memory.empty((tiles.spans, *shape), x.dtype)  # after each span of time
+        run = _run(x, state0, states, theta, params, k)
         base = Base(*flat(*twin.base)) if twin.base else Base(run.x, run.x, run.lane_params)
-        written = spikes.reshape(-1), state_last.reshape(-1), borders.reshape(-1)
+        written = spikes.reshape(-1), states.reshape(-1)
         share(loop, tiles.n, x.size, run, base, *written, x.shape, tiles)
-        return spikes, state_last, {"borders": borders, "membranes": self._membranes}
+        return spikes, states[-1], {"borders": states[:-1], "membranes": self._membranes}
 
     def _scan_adjoint(self, d_spikes, d_state_last, cache, needs):
         x, borders, given = cache.x, cache.borders, (cache.theta, cache.params, cache.k)
-        dtype, states, tiles = x.dtype, self._states(x), plan(x.shape)
+        dtype, states, tiles = x.dtype, (self.n_states, *x.shape[1:]), plan(x.shape)
         if borders is None:  # another backend made the cache
             borders = self._scan(x, cache.state0, *given, cache.twin)[2]["borders"]
         if borders.shape != (tiles.spans - 1, *states):
@@ -70,7 +70,8 @@ class CompiledKernel(Kernel):
 
     def _membranes(self, cache):
         """The states before the reset, ``[K, T, B, N]``, of a run that did not keep them."""
-        x, params, dtype, states = cache.x, cache.params, cache.x.dtype, self._states(cache.x)
+        x, params, dtype = cache.x, cache.params, cache.x.dtype
+        states = self.n_states, *x.shape[1:]
         charge = self.dynamics.formulas()["charge"].python(dtype)
         state = np.zeros(states, dtype) if cache.state0 is None else cache.state0
         u, base = np.empty((states[0], *x.shape), dtype), cache.twin.base
@@ -83,9 +84,6 @@ class CompiledKernel(Kernel):
             state = self._scan(x[now], state, cache.theta, params, cache.k, twin)[1]
         return u
 
-    def _states(self, x):
-        return len(self.dynamics.neuron.state), *x.shape[1:]
-
     def _loop(self, dtype: np.dtype, fire: str, held, based, needs: Needs | None) -> Loop:
         """The loop of these dynamics, forward, or the adjoint that computes what it `needs`."""
         key = dtype.char, fire, held, based, needs
@@ -93,7 +91,7 @@ class CompiledKernel(Kernel):
             used = self.dynamics.formulas()
             if needs is None and fire == "step":  # training's forward does not read the surrogate
                 used = {name: used[name] for name in ("charge", "reset")}
-            sizes = len(self.dynamics.neuron.state), len(self.dynamics.neuron.params)
+            sizes = self.n_states, len(self.dynamics.neuron.params)
             self._loops[key] = _built(tuple(used.items()), sizes, *key)
         return self._loops[key]
 
@@ -133,7 +131,8 @@ def plan(shape: tuple[int, int, int]) -> Tiles:
 
 def _run(x, state0, borders, theta, params, k) -> Run:
     before = np.empty(0, x.dtype) if state0 is None else state0
-    once = x[0] if x.strides[0] == 0 and len(x) else x  # the same memory at every step
+    # `Kernel` has let it in: in one piece, or the same memory at every step.
+    once = x[0] if x.strides[0] == 0 and len(x) else x
     arrays = flat(once, before, borders, np.concatenate([theta, params.ravel()]))
     return Run(*arrays, x.dtype.type(k))  # type: ignore[call-arg]
 

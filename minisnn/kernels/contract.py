@@ -43,7 +43,7 @@ from ..formula import Formula
 from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
-from .arrays import Array, get_array_module, is_steady
+from .arrays import Array, get_array_module, in_one_piece, is_steady
 
 __all__ = ["ALL", "HARD", "Base", "Dynamics", "Kernel", "Needs", "ScanCache", "Twin"]
 
@@ -206,9 +206,7 @@ class Kernel:
             if array.dtype != dtype or array.shape != shape:
                 came = f"{array.dtype} {list(array.shape)}"
                 raise ValueError(f"{name} is {came}, expected {dtype} {list(shape)} to fit x")
-            # CuPy's arrays are always aligned.
-            whole = array.flags.c_contiguous and getattr(array.flags, "aligned", True)
-            if not (whole or (name == "x" and is_steady(array))):
+            if not (in_one_piece(array) or (name == "x" and is_steady(array))):
                 raise ValueError(
                     f"{name} lies in pieces or begins in the middle of a number; expected "
                     f"C-contiguous, aligned: np.require({name}, requirements='CA')"

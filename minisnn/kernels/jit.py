@@ -7,7 +7,6 @@ cache in the next process.  (With compiled functions inside it would not.)
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, register_jitable
 
+from ..formula import digest
 from .arrays import Array
 from .threads import undisturbed
 
@@ -101,18 +101,14 @@ def read_only(array: Array) -> Array:
 
 def flat(*arrays: Array) -> list[Array]:
     """As :func:`read_only`, each in one row."""
-    views = [array.reshape(-1) for array in arrays]
-    for view in views:
-        view.flags.writeable = False
+    views = []
+    for array in arrays:
+        views.append(array.reshape(-1))
+        views[-1].flags.writeable = False
     return views
 
 
 # -- names in the cache
-
-
-def digest(mark: Any) -> str:
-    """A short name for what has this `repr`, the same in every process."""
-    return hashlib.sha256(repr(mark).encode()).hexdigest()[:16]
 
 
 #: The sources as they were imported: helpers of a loop may stand in any of these files.

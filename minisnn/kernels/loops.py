@@ -60,11 +60,11 @@ class Tiles(NamedTuple):
 
 
 def scan_loop(spec: LoopSpec) -> Callable:
-    """Forward over the tiles from `first` to `last`; writes spikes, last state and borders."""
+    """Forward over the tiles from `first` to `last`; writes spikes, and states after each span."""
     walk, n_states, number = forward_steps(spec, history=False), spec.n_states, spec.number
     (theta, base_theta, _, n_rows), n_constants, based = spec.rows(), 1 + spec.n_params, spec.based
 
-    def scan(run, base, spikes, state_last, borders, shape, tiles, first, last):
+    def scan(run, base, spikes, states, shape, tiles, first, last):
         n_steps, batch, n_lanes = shape
         pitch, w, u = U(batch * n_lanes), np.empty(n_rows * PITCH, number), np.empty(PITCH, number)
         for tile in range(first, last):
@@ -75,15 +75,12 @@ def scan_loop(spec: LoopSpec) -> Callable:
             for row in range(begin, end, tiles.group):
                 lo, m = U(row * n_lanes + n0), U(width * min(tiles.group, end - row))
                 load(w, 0, n_states, run.state0, U(0), pitch, lo, m)
-                for start in range(0, n_steps, SPAN):
-                    if start > 0:
-                        row_of = U((start // SPAN - 1) * n_states)
-                        store(borders, row_of, w, 0, n_states, pitch, lo, m)
-                    stop = min(start + SPAN, n_steps)
+                for span in range(tiles.spans):
+                    start, stop = span * SPAN, min(span * SPAN + SPAN, n_steps)
                     after = stop if stop < n_steps else -1
                     steps = steps_of(run, shape, start, stop, after, lo, m, tiles)
                     walk(w, run.k, run.x, steps, u, U(0), spikes, u, base.u, base.spikes)
-                store(state_last, U(0), w, 0, n_states, pitch, lo, m)
+                    store(states, U(span * n_states), w, 0, n_states, pitch, lo, m)
 
     return scan
 

@@ -97,8 +97,7 @@ def share(work: Callable[..., object], n_tiles: int, n_elements: int, *given: An
         _give(take, n - 1)
         take()
         for _ in range(n_parts):
-            if error := done.get()[1]:
-                raise error
+            _result(done.get())
     finally:
         parts.clear()  # if this thread stopped early, the others need not go on
 
@@ -137,14 +136,22 @@ def _outcome(work: Callable[[], Any]) -> tuple[Any, BaseException | None]:
         return None, error
 
 
+def _result(outcome: tuple[Any, BaseException | None]) -> Any:
+    """What a job returned; what it raised is raised here."""
+    found, error = outcome
+    try:
+        if error:
+            raise error
+        return found
+    finally:
+        del outcome, error  # whose traceback holds this frame, and so the job's arrays
+
+
 def _in_thread(jobs: SimpleQueue[Any], work: Callable[[], Any]) -> Any:
     """``work()`` in the thread that serves `jobs`."""
     answer = SimpleQueue[Any]()
     jobs.put(lambda: answer.put(_outcome(work)))
-    found, error = answer.get()
-    if error:
-        raise error
-    return found
+    return _result(answer.get())
 
 
 def undisturbed(work: Callable[[], Any]) -> Any:

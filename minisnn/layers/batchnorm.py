@@ -73,7 +73,6 @@ class BatchNorm2d(Layer):
         self.momentum, self.eps = float(momentum), float(eps)
         zeros, ones = np.zeros(c, self.dtype), np.ones(c, self.dtype)
         self.params = {"gamma": ones, "beta": zeros}
-        self.roles = dict.fromkeys(self.params, "synapse")
         self.buffers = {"running_mean": zeros.copy(), "running_var": ones.copy()}
 
     def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, NormCache]:

@@ -191,8 +191,8 @@ class Conv2d(Layer):
 
     def _unfold(self, images: Array, windows: Array) -> None:
         """What each place (p, q) of the window sees, into ``windows[n, c, p, q]``."""
-        if self._compiled:
-            return self._compiled.unfold(images, windows, self.padding)
+        if compiled := self._compiled:
+            return compiled.unfold(images, windows, self.padding)
         padded, inner = self._padded(images)
         inner[...] = images
         for place, values in self._places(padded, windows.shape[4:]):
@@ -200,8 +200,8 @@ class Conv2d(Layer):
 
     def _fold(self, d_windows: Array, d_images: Array) -> None:
         """The adjoint of `_unfold`: each value is added where it came from."""
-        if self._compiled:
-            return self._compiled.fold(d_windows, d_images, self.padding)
+        if compiled := self._compiled:
+            return compiled.fold(d_windows, d_images, self.padding)
         d_padded, inner = self._padded(d_images)
         for place, d_values in self._places(d_padded, d_windows.shape[4:]):
             d_values += d_windows[:, :, *place]  # (conv.4)

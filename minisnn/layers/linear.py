@@ -89,7 +89,8 @@ class Linear(Layer):
     def _d_weight(self, rows: Array, entries: Any, d_rows: Array) -> Array:
         if entries is None:
             return multiply(rows.T, d_rows)  # (linear.3)
-        return self._sparse.add_rows(self._sparse.transposed(entries), d_rows)
+        sparse = self._sparse
+        return sparse.add_rows(sparse.transposed(entries), d_rows)
 
     @property
     def _sparse(self) -> Any:
