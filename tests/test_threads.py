@@ -143,6 +143,22 @@ def test_no_interruption_leaves_a_lock_behind():
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=60, check=True)
 
 
+def test_an_interruption_while_a_thread_starts_leaves_none_waiting_for_work(monkeypatch):
+    """A process waits for such a thread at its end: it must not wait for work that nobody will send."""
+    start, started = threading.Thread.start, []
+
+    def interrupted(thread):
+        start(thread)
+        started.append(thread)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        threads.undisturbed(int)
+    started[0].join(10)
+    assert not started[0].is_alive()
+
+
 def test_threads_let_go_of_what_they_worked_on(three_threads):
     class Arrays:
         def __call__(self, first, last):

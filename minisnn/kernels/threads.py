@@ -147,23 +147,13 @@ def _result(outcome: tuple[Any, BaseException | None]) -> Any:
         del outcome, error  # whose traceback holds this frame, and so the job's arrays
 
 
-def _in_thread(jobs: SimpleQueue[Any], work: Callable[[], Any]) -> Any:
-    """``work()`` in the thread that serves `jobs`."""
-    answer = SimpleQueue[Any]()
-    jobs.put(lambda: answer.put(_outcome(work)))
-    return _result(answer.get())
-
-
 def undisturbed(work: Callable[[], Any]) -> Any:
     """``work()`` in another thread: Ctrl-C reaches the main thread alone."""
     if threading.current_thread() is not threading.main_thread():
         return work()
-    jobs = SimpleQueue[Any]()
-    threading.Thread(target=_serve, args=(jobs,)).start()
-    try:
-        return _in_thread(jobs, work)
-    finally:
-        jobs.put(None)
+    answer = SimpleQueue[Any]()
+    threading.Thread(target=lambda: answer.put(_outcome(work))).start()
+    return _result(answer.get())
 
 
 # -- the matrix library has threads of its own.  After each product they keep their CPUs busy for a
@@ -214,7 +204,9 @@ def _follow_users() -> None:
 def _in_blas_thread(work: Callable[[], Any]) -> Any:
     """In the same thread every time: threadpoolctl lets a thread undo only what it has set."""
     with suppress(RuntimeError):  # the interpreter is ending
-        return _in_thread(_blas_jobs(), work)
+        answer = SimpleQueue[Any]()
+        _blas_jobs().put(lambda: answer.put(_outcome(work)))
+        return _result(answer.get())
 
 
 @cache
