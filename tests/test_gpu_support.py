@@ -25,7 +25,7 @@ def found(driver="", wheels="", **others):
     (found(**NO_CUPY), ["CuPy is not installed", "cupy-cuda13x[ctk]", "no NVIDIA driver either"]),
     (found("11.8", **NO_CUPY), ["CuPy is not installed", "update the driver (it knows CUDA 11.8"]),
     (found("13.0", THIRTEEN, failed="import", error="ImportError: libxyz.so.1: cannot open"), [f"{THIRTEEN} cannot be imported", "libxyz.so.1"]),
-    (found("", THIRTEEN, CUDA="13.2", failed="GPU", error="x"), ["no NVIDIA driver", "not with pip"]),
+    (found("", THIRTEEN, CUDA="13.2", failed="GPU", error="x"), ["no NVIDIA driver", "not from pip"]),
     (found("12.4", THIRTEEN, CUDA="13.2", failed="GPU", error="cudaErrorInsufficientDriver"),
      ["made for CUDA 13.2, but the driver knows CUDA 12.4 at most", "pip uninstall cupy-cuda13x", "'cupy-cuda12x[ctk]'"]),
     (found("11.8", THIRTEEN, CUDA="13.2", failed="GPU"), ["the driver knows CUDA 11.8 at most: update the driver"]),

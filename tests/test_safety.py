@@ -92,6 +92,13 @@ def test_an_interruption_of_the_first_use_leaves_a_session_that_works(seconds, t
     assert done.returncode == 0, done.stderr
 
 
+def test_an_import_that_was_interrupted_holds_up_no_thread_of_ours():
+    """Python may then keep its import lock for the main thread, as long as the process lives."""
+    program = "import _imp; _imp.acquire_lock()" + textwrap.dedent(INTERRUPTED_AT_FIRST).replace("sleep(20)", "sleep(0)")
+    done = python(program + "with ms.one_blas_thread(): net.forward(x)", 1000, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no interval timer on this system")
 def test_training_survives_two_hundred_interruptions():
     rng = np.random.default_rng(0)

@@ -143,20 +143,21 @@ def test_no_interruption_leaves_a_lock_behind():
     subprocess.run([sys.executable, "-c", textwrap.dedent(program)], timeout=60, check=True)
 
 
-def test_an_interruption_while_a_thread_starts_leaves_none_waiting_for_work(monkeypatch):
-    """A process waits for such a thread at its end: it must not wait for work that nobody will send."""
-    start, started = threading.Thread.start, []
+def test_an_interruption_waits_for_what_must_not_be_left_half_done():
+    done = []
 
-    def interrupted(thread):
-        start(thread)
-        started.append(thread)
-        raise KeyboardInterrupt
+    def work():
+        signal.raise_signal(signal.SIGINT)
+        done.append(True)
 
-    monkeypatch.setattr(threading.Thread, "start", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        threads.undisturbed(int)
-    started[0].join(10)
-    assert not started[0].is_alive()
+        threads.undisturbed(work)
+    assert done and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    done.clear()
+    other = threading.Thread(target=threads.undisturbed, args=(lambda: done.append(True),))
+    other.start()
+    other.join()
+    assert done and threads.undisturbed(lambda: 3) == 3
 
 
 def test_threads_let_go_of_what_they_worked_on(three_threads):

@@ -33,7 +33,8 @@ class CompiledKernel(Kernel):
     def _scan(self, x, state0, theta, params, k, twin):
         tiles, shape = plan(x.shape), (self.n_states, *x.shape[1:])
         held = self.dynamics.reset.stop if twin.base else ()
-        loop = self._loop(x.dtype, twin.fire, held, twin.base is not None, None)
+        how = x.dtype.char, twin.fire, held, twin.base is not None, None
+        loop = self._loops.get(how) or self._build(how)
         spikes = memory.empty(x.shape, np.uint8 if twin.fire == "step" else x.dtype)
         states = memory.empty((tiles.spans, *shape), x.dtype)  # after each span of time
         run = _run(x, state0, states, theta, params, k)
@@ -51,8 +52,8 @@ class CompiledKernel(Kernel):
             came = f"borders {list(borders.shape)}, expected {[tiles.spans - 1, *states]}"
             raise ValueError(f"cache: {came}: changed since")
         n_sums = 1 + len(cache.params) * needs.params
-        used = needs._replace(params=n_sums > 1, state=True)
-        loop = self._loop(dtype, cache.twin.fire, (), False, used)
+        how = dtype.char, cache.twin.fire, (), False, Needs(needs.x, needs.theta, n_sums > 1)
+        loop = self._loops.get(how) or self._build(how)
         d_x = memory.empty(x.shape if needs.x else (0,), dtype)
         d_state0 = memory.empty(states if needs.state else (0,), dtype)
         d_sums = np.empty((n_sums, tiles.chunks, x.shape[2]), dtype)
@@ -84,16 +85,14 @@ class CompiledKernel(Kernel):
             state = self._scan(x[now], state, cache.theta, params, cache.k, twin)[1]
         return u
 
-    def _loop(self, dtype: np.dtype, fire: str, held, based, needs: Needs | None) -> Loop:
-        """The loop of these dynamics, forward, or the adjoint that computes what it `needs`."""
-        key = dtype.char, fire, held, based, needs
-        if key not in self._loops:
-            used = self.dynamics.formulas()
-            if needs is None and fire == "step":  # training's forward does not read the surrogate
-                used = {name: used[name] for name in ("charge", "reset")}
-            sizes = self.n_states, len(self.dynamics.neuron.params)
-            self._loops[key] = _built(tuple(used.items()), sizes, *key)
-        return self._loops[key]
+    def _build(self, how: tuple) -> Loop:
+        """The forward loop of these dynamics, or the adjoint that computes what is needed."""
+        (_, fire, _, _, needs), used = how, self.dynamics.formulas()
+        if needs is None and fire == "step":  # training's forward does not read the surrogate
+            used = {name: used[name] for name in ("charge", "reset")}
+        sizes = self.n_states, len(self.dynamics.neuron.params)
+        self._loops[how] = _built(tuple(used.items()), sizes, *how)
+        return self._loops[how]
 
 
 @cache

@@ -43,7 +43,7 @@ from ..formula import Formula
 from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
-from .arrays import Array, get_array_module, in_one_piece, is_steady
+from .arrays import Array, get_array_module, is_steady
 
 __all__ = ["ALL", "HARD", "Base", "Dynamics", "Kernel", "Needs", "ScanCache", "Twin"]
 
@@ -181,32 +181,35 @@ class Kernel:
         if x.ndim != 3:
             raise ValueError(f"x has shape {list(x.shape)}, expected [T, B, N]")
         kind, (_, batch, n), neuron = get_array_module(x).ndarray, x.shape, self.dynamics.neuron
-        arrays = {
-            "x": (x, x.shape),
-            "state0": (state0, (len(neuron.state), batch, n)),
-            "theta": (theta, (n,)),
-            "params": (params, (len(neuron.params), n)),
-            "cache.spikes": (spikes, x.shape),
-            "d_spikes": (d_spikes, x.shape),
-            "d_state_last": (d_state_last, (len(neuron.state), batch, n)),
-        }
+        states, bytes_or_x = (len(neuron.state), batch, n), x.dtype
+        if twin.fire == "step":
+            bytes_or_x = np.dtype(np.uint8)
+        arrays = [
+            ("x", x, x.shape, x.dtype),
+            ("state0", state0, states, x.dtype),
+            ("theta", theta, (n,), x.dtype),
+            ("params", params, (len(neuron.params), n), x.dtype),
+            ("cache.spikes", spikes, x.shape, bytes_or_x),
+            ("d_spikes", d_spikes, x.shape, x.dtype),
+            ("d_state_last", d_state_last, states, x.dtype),
+        ]
         if twin.base is not None:
             shapes = x.shape, x.shape, (n,)
-            arrays |= {f"base.{m}": (twin.base[i], shapes[i]) for i, m in enumerate(Base._fields)}
-        for name, (array, shape) in arrays.items():
+            names = (f"base.{name}" for name in Base._fields)
+            arrays += zip(names, twin.base, shapes, [x.dtype] * 3, strict=True)
+        for name, array, shape, dtype in arrays:
             if array is None:
                 continue
             if not isinstance(array, kind):
                 got = f"{type(array).__module__}.{type(array).__name__}"
                 expected = f"{kind.__module__}.{kind.__name__}"
                 raise TypeError(f"{name} is a {got}, x a {expected}: both must be in one place")
-            dtype = x.dtype
-            if name == "cache.spikes" and twin.fire == "step":
-                dtype = np.dtype(np.uint8)
             if array.dtype != dtype or array.shape != shape:
                 came = f"{array.dtype} {list(array.shape)}"
                 raise ValueError(f"{name} is {came}, expected {dtype} {list(shape)} to fit x")
-            if not (in_one_piece(array) or (name == "x" and is_steady(array))):
+            flags = array.flags
+            whole = flags.c_contiguous and getattr(flags, "aligned", True)
+            if not whole and not (name == "x" and is_steady(x)):
                 raise ValueError(
                     f"{name} lies in pieces or begins in the middle of a number; expected "
                     f"C-contiguous, aligned: np.require({name}, requirements='CA')"

@@ -193,9 +193,8 @@ class CudaKernel(Kernel):
     def _check_place(self, x: Array) -> None:
         if not isinstance(x, self._arrays().ndarray):
             kind = f"{type(x).__module__}.{type(x).__name__}"
-            raise TypeError(
-                f"backend 'cupy': got a {kind}, expected an array on the GPU (cupy.asarray)"
-            )
+            expected = "expected an array on the GPU (cupy.asarray)"
+            raise TypeError(f"backend 'cupy': got a {kind}, {expected}")
 
     def _launch(self, name: str, twin: Twin, x: Array, *arguments: Any) -> None:
         """One thread a lane."""
@@ -203,12 +202,8 @@ class CudaKernel(Kernel):
         sizes = map(np.int64, (n_steps, lanes, n_lanes, 0 if is_steady(x) else lanes))
         given = (np.int64(0) if a is None else a for a in arguments)  # a null pointer
         if lanes:
-            self._run(
-                cuda_text(self.dynamics, x.dtype, twin.fire),
-                name,
-                -(-lanes // THREADS),
-                (*given, *sizes),
-            )
+            text = cuda_text(self.dynamics, x.dtype, twin.fire)
+            self._run(text, name, -(-lanes // THREADS), (*given, *sizes))
 
     def _run(self, text: str, name: str, blocks: int, arguments: tuple[Any, ...]) -> None:
         _compiled(text).get_function(name)((blocks,), (THREADS,), arguments)

@@ -40,9 +40,8 @@ def explain(found: dict[str, str]) -> str | None:
     install = f"pip install 'cupy-cuda{13 if float(driver or 13) >= 13 else 12}x[ctk]'"
     if old := bool(driver) and float(driver) < 12:
         install = f"update the driver (it knows CUDA {driver}; CuPy 14 needs 12.0 or newer)"
-    again = (
-        f"pip uninstall {' '.join(w for w in has.split() if w.startswith('cupy'))}, then {install}"
-    )
+    wheels = " ".join(word for word in has.split() if word.startswith("cupy"))
+    again = f"pip uninstall {wheels}, then {install}"
     if " and " in has:
         return f"{has} are both installed and overwrite each other: {again}"
     if failed == "import":
@@ -51,9 +50,7 @@ def explain(found: dict[str, str]) -> str | None:
         also = "; there is no NVIDIA driver either, which comes first (and not from pip)"
         return f"{what}: {install}{'' if driver else also}"
     if not driver:
-        return (
-            f"there is no NVIDIA driver: {has} is here, the driver has to come too (not with pip)"
-        )
+        return f"there is no NVIDIA driver: {has} is here, the driver is missing (not from pip)"
     if int(float(driver)) < int(float(made)):
         also = "" if old else f", or {again}"
         older = f"the driver knows CUDA {driver} at most"

@@ -126,10 +126,7 @@ def forward_steps(spec: LoopSpec, history: bool) -> Callable:
 def back_steps(spec: LoopSpec, needs: Needs) -> Callable:
     """Back through the steps, the last first: ``walk(w, k, x, steps, history, d_spikes, d_x)``."""
     (theta, _, sums, _), n_states, number = spec.rows(), spec.n_states, spec.number
-    charge_adjoint, reset_adjoint = (
-        helper(spec.f["charge_adjoint"]),
-        helper(spec.f["reset_adjoint"]),
-    )
+    reset_adjoint, charge_adjoint = map(helper, (spec.f["reset_adjoint"], spec.f["charge_adjoint"]))
     slope, fire, as_number = helper(spec.f["slope"]), _fire(spec), _as_number(spec)
     d_states_of, put_d_states = _gather(n_states, n_states), _put(n_states, n_states)
     before_of, params_of = _gather(n_states, 1), _gather(spec.n_params, theta + 1)
@@ -140,11 +137,8 @@ def back_steps(spec: LoopSpec, needs: Needs) -> Callable:
 
     def walk(w, k, x, steps, history, d_spikes, d_x):
         last, m = steps.n - U(1), steps.lanes
-        at, x_at, to = (
-            steps.at + last * steps.pitch,
-            steps.x_at + last * steps.x_pitch,
-            last * pitch,
-        )
+        at, x_at = steps.at + last * steps.pitch, steps.x_at + last * steps.x_pitch
+        to = last * pitch
         for t in range(steps.n):
             first = t + U(1) == steps.n
             for block in range(U(0), m, BLOCK):

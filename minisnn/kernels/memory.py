@@ -31,16 +31,13 @@ _free: dict[int, Array] = {}  # by their id, the longest unused first
 class _Lease:
     """Memory, seen as an array: NumPy keeps this object as the base of the array and its views."""
 
-    def __init__(self, memory: Array, shape: tuple[int, ...], dtype: np.dtype) -> None:
-        self.memory = memory
-        kind = {"version": 3, "shape": shape, "typestr": dtype.str}
-        self.__array_interface__ = kind | {"data": memory.__array_interface__["data"]}
+    memory: Array = None
+    __array_interface__: dict[str, Any]
 
     def __del__(self) -> None:
-        memory = vars(self).get("memory")
-        if _free is None or memory is None:  # the interpreter is ending, or an interrupt came early
+        if _free is None or self.memory is None:  # the interpreter ends, or an interrupt came early
             return
-        _free[id(memory)] = memory
+        _free[id(self.memory)] = self.memory
         while _free and kept() > MOST:
             _free.pop(next(iter(_free.copy()), 0), None)
 
@@ -57,24 +54,25 @@ def empty(shape: tuple[int, ...], dtype: Any, like: Array | None = None) -> Arra
     n_bytes = math.prod(shape) * dtype.itemsize
     if n_bytes < SMALL:
         return np.empty(shape, dtype)
-    return np.asarray(_Lease(_unused(n_bytes), shape, dtype))
+    for key, memory in reversed(_free.copy().items()):  # the last used first: it may be in a cache
+        fits = n_bytes <= memory.size <= n_bytes + n_bytes // 4
+        if fits and _free.pop(key, None) is not None:
+            break
+    else:
+        memory = np.empty(n_bytes + LINE, np.uint8)
+        start = -memory.__array_interface__["data"][0] % LINE
+        memory = memory[start : start + n_bytes]
+    lease = _Lease()
+    lease.memory, seen = memory, {"shape": shape, "typestr": dtype.str}
+    lease.__array_interface__ = memory.__array_interface__ | seen
+    return np.asarray(lease)
 
 
 def kept() -> int:
     """Bytes that wait to be used again."""
-    return sum(memory.size for memory in _free.copy().values())
+    return sum(map(len, _free.copy().values()))
 
 
 def release() -> None:
     """Give all memory that is not in use back to the system."""
     _free.clear()
-
-
-def _unused(n_bytes: int) -> Array:
-    """Free memory that fits and is not much too large, the last used first; else new memory."""
-    for key, memory in reversed(_free.copy().items()):
-        if n_bytes <= memory.size <= n_bytes + n_bytes // 4 and _free.pop(key, None) is not None:
-            return memory
-    memory = np.empty(n_bytes + LINE, np.uint8)
-    start = -memory.__array_interface__["data"][0] % LINE
-    return memory[start : start + n_bytes]

@@ -6,6 +6,7 @@ Each tile writes places of its own, so results are the same bits for any number 
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -148,12 +149,22 @@ def _result(outcome: tuple[Any, BaseException | None]) -> Any:
 
 
 def undisturbed(work: Callable[[], Any]) -> Any:
-    """``work()`` in another thread: Ctrl-C reaches the main thread alone."""
-    if threading.current_thread() is not threading.main_thread():
+    """``work()``, for which Ctrl-C waits: what an import or a compiler left half done stays so.
+
+    It runs in the calling thread.  An interrupted import may have left Python's import lock taken,
+    which holds up every thread but the one that has it.
+    """
+    main = threading.current_thread() is threading.main_thread()  # Ctrl-C reaches that one alone
+    if not main or signal.getsignal(signal.SIGINT) is None:  # or C code, which installed a handler
         return work()
-    answer = SimpleQueue[Any]()
-    threading.Thread(target=lambda: answer.put(_outcome(work))).start()
-    return _result(answer.get())
+    came = []
+    handler = signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        return work()
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 # -- the matrix library has threads of its own.  After each product they keep their CPUs busy for a
@@ -177,6 +188,7 @@ def one_blas_thread() -> Iterator[None]:
     its threads.
     """
     me = object()
+    undisturbed(_blas)  # it imports threadpoolctl
     try:
         _users.add(me)
         _in_blas_thread(_follow_users)
