@@ -159,4 +159,6 @@ def find(name: str, registry: Mapping[str, Any], custom: Mapping[str, Any]) -> A
     own = name.removeprefix("custom:")
     if own in custom:
         return custom[own]
+    if own == name:
+        raise ValueError(f"it uses {own!r}, which this version of minisnn does not know")
     raise ValueError(f"it uses {own!r}, which is not ours: ms.load(path, custom={{{own!r}: ...}})")
