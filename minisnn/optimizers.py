@@ -1,23 +1,22 @@
-"""Optimizers: what they get is what learns; schedules: the learning rate over the epochs."""
+"""Optimizers, whose parameters are what learns, and schedules of the learning rate."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from .kernels import compiled_helpers
 from .kernels.arrays import Array, get_array_module, positive_int
-from .network import Network
-from .rules import LearningRule, Pattern
+from .network import Network, naming
+from .rules import Pattern, choose
 
 __all__ = ["SGD", "Adam", "Optimizer", "cosine", "exponential", "gradient_norm", "not_finite"]
 
-#: Parameters of fewer entries are left to NumPy, which is as fast for them.
+#: NumPy updates parameters of fewer entries: for them it is as fast as compiled code.
 WORTH_COMPILED = 1 << 14
 
 
@@ -32,9 +31,10 @@ class Optimizer:
     lr : learning rate.
     weight_decay : L2 penalty, coupled: each gradient grows by ``weight_decay * parameter`` (as the
         STL-SNN authors use it, on everything that learns).
-    decoupled : with true the decay acts on the parameter instead, ``param -= rate * weight_decay *
+    decoupled : if true, the decay acts on the parameter instead, ``param -= rate * weight_decay *
         param`` before the step (AdamW: Loshchilov and Hutter 2019).
-    clip_norm : gradients of a larger norm over all that learns are scaled down to it, before decay.
+    clip_norm : the largest norm of the gradient over all that learns; a larger gradient is scaled
+        down to it, before the decay.
     lr_scale : factors on the rate by name with wildcards, e.g. ``{"*.threshold": 0.1}``; the last
         that matches counts.
 
@@ -43,7 +43,7 @@ class Optimizer:
     ValueError : a pattern matches no parameter, or a number is out of range.
     """
 
-    #: Attributes that go on from step to step: arrays by the parameter's name.
+    #: Attributes that a step updates: each holds an array for every parameter, by its name.
     carries: tuple[str, ...] = ()
 
     def __init__(
@@ -57,27 +57,23 @@ class Optimizer:
         clip_norm: float | None = None,
         lr_scale: Mapping[str, float] | None = None,
     ) -> None:
+        kind = type(self).__name__
         if not isinstance(net, Network):
-            raise TypeError(f"{type(self).__name__}: net must be a Network, got {net!r}")
-        self.rule = pattern.name if isinstance(pattern, LearningRule) else None
+            raise TypeError(f"{kind}: net must be a Network, got {net!r}")
         self.params = net.params(pattern)
         if not self.params:
-            wrong = f"the pattern {pattern!r} chooses no parameter"
-            raise ValueError(f"{type(self).__name__}: nothing learns: {wrong}")
+            raise ValueError(f"{kind}: the pattern {pattern!r} chooses no parameter to learn")
         self._known, self._backend = {*net.params(), "state"}, net.backend
-        self.lr = _number("lr", lr, positive=True)
+        self.lr = _number("lr", lr, "> 0")
         self.weight_decay = _number("weight_decay", weight_decay)
         self.decoupled = bool(decoupled)
-        clips = clip_norm is not None
-        self.clip_norm = _number("clip_norm", clip_norm, positive=True) if clips else None
-        constraints = net.constraints().items()
-        self._constraints = {n: bound for n, bound in constraints if n in self.params}
+        self.clip_norm = None if clip_norm is None else _number("clip_norm", clip_norm, "> 0")
+        self._constraints = {n: c for n, c in net.constraints().items() if n in self.params}
         self.lr_scale = dict.fromkeys(self.params, 1.0)
-        for one, factor in (lr_scale or {}).items():
-            if not (matching := [n for n in self.params if fnmatchcase(n, one)]):
-                learns = ", ".join(self.params)
-                raise ValueError(f"lr_scale: pattern {one!r} matches nothing that learns: {learns}")
-            self.lr_scale |= dict.fromkeys(matching, _number(f"lr_scale[{one!r}]", factor))
+        for name, factor in (lr_scale or {}).items():
+            with naming("lr_scale"):
+                chosen = choose(name, self.params)
+            self.lr_scale |= dict.fromkeys(chosen, _number(f"lr_scale[{name!r}]", factor))
         for moment in self.carries:
             setattr(self, moment, {n: np.zeros_like(p) for n, p in self.params.items()})
         self.steps = 0
@@ -88,7 +84,7 @@ class Optimizer:
         Parameters
         ----------
         grads : gradients by name; those of parameters of the net that do not learn are ignored.
-        factor : what a schedule makes of the rate.
+        factor : the schedule's factor on the rate.
 
         Raises
         ------
@@ -123,29 +119,26 @@ class Optimizer:
         for name, param in self.params.items():
             if name not in grads:
                 raise ValueError(f"{where}: no gradient for {name!r}; got {', '.join(grads)}")
-            grad, module = grads[name], get_array_module(param)
-            kinds = module.ndarray | np.generic  # of one shared threshold NumPy makes a number
-            there = isinstance(grad, kinds) and get_array_module(grad) is module
-            if not there or (grad.shape, grad.dtype) != (param.shape, param.dtype):
-                differ = f"is {_about(grad)}, the parameter {_about(param)}"
+            if (given := _about(grads[name])) != (own := _about(param)):
+                differ = f"is {given}, the parameter {own}"
                 raise ValueError(f"{where}: the gradient of {name} {differ}")
         if bad := not_finite({n: grads[n] for n in self.params}):
             raise ValueError(
-                f"{where}: the gradient of {bad} has entries that are not finite, nothing was "
+                f"{where}: the gradient of {bad} has entries that are not finite; no parameter "
                 "changed. Likely: an input that is not finite, a learning rate too high, or a "
                 "gradient that explodes over many steps"
             )
 
     def _update(self, name: str, param: Array, grad: Array, lr: float, decay: float) -> None:
-        """One parameter, in place; `decay` is that of the coupled penalty."""
+        """One parameter, in place; `decay` is the coupled one."""
         raise NotImplementedError
 
     def moments(self) -> dict[str, dict[str, Array]]:
-        """The live arrays that go on from step to step, by their own name and the parameter's."""
+        """The live arrays that a step updates, by their attribute and the parameter's name."""
         return {moment: getattr(self, moment) for moment in self.carries}
 
     def settings(self) -> dict[str, Any]:
-        """What decides a step, as plain data; a run is only continued with the same."""
+        """What decides a step, as plain data; a run continues only with the same."""
         own = {n: v for n, v in vars(self).items() if isinstance(v, int | float | bool | None)}
         own.pop("steps")
         kind, learns = type(self).__name__, list(self.params)
@@ -163,7 +156,7 @@ class SGD(Optimizer):
 
     def __init__(self, net: Network, pattern=None, *, lr: float, momentum=0.0, **options) -> None:
         super().__init__(net, pattern, lr=lr, **options)
-        self.momentum = _number("momentum", momentum, below_one=True)
+        self.momentum = _number("momentum", momentum, "in [0, 1)")
 
     def _update(self, name: str, param: Array, grad: Array, lr: float, decay: float) -> None:
         velocity, number = self.velocity[name], param.dtype.type
@@ -188,8 +181,8 @@ class Adam(Optimizer):
         self, net: Network, pattern=None, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, **options
     ) -> None:
         super().__init__(net, pattern, lr=lr, **options)
-        self.beta1 = _number("betas[0]", betas[0], below_one=True)
-        self.beta2 = _number("betas[1]", betas[1], below_one=True)
+        self.beta1 = _number("betas[0]", betas[0], "in [0, 1)")
+        self.beta2 = _number("betas[1]", betas[1], "in [0, 1)")
         self.eps = _number("eps", eps)
 
     def _update(self, name: str, param: Array, grad: Array, lr: float, decay: float) -> None:
@@ -216,7 +209,7 @@ class Adam(Optimizer):
 
 
 def gradient_norm(grads: Iterable[Array]) -> float:
-    """Euclidean norm over all entries of several gradients; a GPU adds up before the wait."""
+    """Euclidean norm over all entries of several gradients."""
     grads = list(grads)
     with np.errstate(over="ignore"):
         norm = math.sqrt(sum(np.vdot(g, g).astype(np.float64) for g in grads))
@@ -226,34 +219,34 @@ def gradient_norm(grads: Iterable[Array]) -> float:
 
 
 def not_finite(grads: Mapping[str, Array]) -> str | None:
-    """The name of the first gradient with an entry that is no finite number; one wait for a GPU."""
-    # No sum is finite of which one term is not, and a sum takes half the time of a look at each.
+    """The name of the first gradient with an entry that is no finite number."""
+    # A sum is quicker than a look at every entry, and finite only if all of them are.  Stacked, the
+    # sums make the CPU wait once for a GPU.
     with np.errstate(over="ignore", invalid="ignore"):
         sums = [np.isfinite(grad.sum()) for grad in grads.values()]
     if not sums or np.stack(sums).all():
         return None
-    # None of them is, if it was too large a sum.
+    # A sum of finite entries may overflow.
     return next((name for name, grad in grads.items() if not np.isfinite(grad).all()), None)
 
 
 def _about(value: Any) -> str:
-    """What must be alike of a gradient and its parameter, in words."""
+    """What a gradient and its parameter must have in common, in words."""
     module = get_array_module(value)
-    if not isinstance(value, module.ndarray | np.generic):  # a shared threshold's is a number
+    if not isinstance(value, module.ndarray | np.generic):  # a sum over all neurons is a number
         return repr(value)
     return f"{value.dtype} {list(value.shape)}" + ("" if module is np else " on the GPU")
 
 
-def _number(name: str, value: Any, positive: bool = False, below_one: bool = False) -> float:
-    ok = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    ok = ok and np.isfinite(value) and value >= 0
-    if not ok or (positive and value == 0) or (below_one and value >= 1):
-        wanted = "> 0" if positive else "in [0, 1)" if below_one else ">= 0"
+def _number(name: str, value: Any, wanted: str = ">= 0") -> float:
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    least, end = (0, 1) if wanted == "in [0, 1)" else (0, math.inf)
+    if not is_number or not least <= value < end or (wanted == "> 0" and value == 0):
         raise ValueError(f"{name} must be a number {wanted}, got {value!r}")
     return float(value)
 
 
-# -- schedules: factors on the rate by epoch, with a repr that tells a checkpoint one from another
+# -- schedules: factors on the rate by epoch, whose repr tells a checkpoint one from another
 
 
 @dataclass(frozen=True)
