@@ -32,13 +32,12 @@ class Caches(dict[str, Any]):
 
 
 class Network(Stack):
-    """Layers run one after the other; keyword order is layer order, the names stand in every table.
+    """Layers run one after the other; keyword order is layer order, and tables use the names.
 
     ``net = ms.Network(fc1=ms.Linear(64, 128, rng=rng), lif1=ms.LIF(128), vote=ms.Rate())``
 
-    A network is on the CPU or on a GPU as a whole.  To its GPU it moves inputs, masks and targets
-    that are not there yet; states and the scores' gradient come from a run there; what it returns
-    stays there.
+    A network is on the CPU or on a GPU as a whole.  It moves inputs, masks and targets to its GPU;
+    states and the scores' gradient must be there already, as the network's own results are.
 
     Raises
     ------
@@ -54,8 +53,8 @@ class Network(Stack):
         ----------
         x : input of the net's dtype, or spikes (uint8, bool); time first.
         state : states to start from by layer, as in ``caches.state``; zero if not given.
-        train, rng : for the layers that behave otherwise in training, and those that draw.
-        masks : masks of dropout layers by name, multiplied as given instead of drawn.
+        train, rng : for layers that differ in training, and those that draw random numbers.
+        masks : masks of dropout layers by name; the layers multiply by these instead of drawn ones.
 
         Returns
         -------
@@ -63,8 +62,7 @@ class Network(Stack):
 
         Raises
         ------
-        TypeError, ValueError : a dtype or a shape does not fit, the message begins with the layer's
-            name; `state` or `masks` name layers that have none.
+        TypeError, ValueError : an argument does not fit; the message begins with the layer's name.
         """
         state, masks = dict(state or {}), dict(masks or {})
         check_names("Network: state", state, self._with("has_state"))
@@ -94,8 +92,8 @@ class Network(Stack):
         ----------
         d_scores : gradient of the scores.   caches : what ``forward`` returned.
         d_state : gradients of the last states by layer.
-        d_inner : gradients of inner layers' outputs by layer, added to what comes from above
-            (penalties on spikes).
+        d_inner : further gradients of inner layers' outputs by layer, e.g. of penalties on spikes;
+            they are added to what the layers above return.
         wrt : which parameters' gradients are needed (a pattern); all if not given.
         input_grad : whether the input's gradient is needed; if not, backward ends at the lowest
             parameter needed.
@@ -108,8 +106,7 @@ class Network(Stack):
 
         Raises
         ------
-        TypeError, ValueError : a gradient has not the shape or dtype of what it is the gradient of;
-            `d_state` or `d_inner` name layers that have none; `wrt` matches no parameter.
+        TypeError, ValueError : an argument does not fit; the message names it.
         """
         order = list(self.layers)
         if not isinstance(caches, Mapping) or (missing := [n for n in order if n not in caches]):
@@ -157,18 +154,18 @@ class Network(Stack):
         penalties: Mapping[str, Penalty] | None = None,
         watch: Callable[[Caches], None] | None = None,
     ) -> tuple[float, dict[str, Array]]:
-        """The loss and its gradients in one call, which ``fit`` makes; it keeps no caches.
+        """The loss and its gradients in one call, as ``fit`` makes it; caches end with it.
 
         Parameters
         ----------
         x, targets, loss : input ``[T, B, ...]``; ``loss(scores, targets) -> (number, d_scores)``.
         state, train, rng, masks, wrt : as for ``forward`` and ``backward``.
-        truncate : truncated backpropagation through time.  The steps are cut into chunks of at most
-            so many; states are carried on, gradients are not; the loss is the mean of the chunks'
+        truncate : truncated backpropagation through time, in chunks of at most so many steps.
+            States pass from chunk to chunk, gradients do not; the loss is the mean of the chunks'
             losses, weighted by their steps.
         penalties : by layer, functions of its spikes that return a number and its gradient; the
             number is added to the loss.  E.g. ``{"lif1": ms.losses.FiringRate(most=0.2)}``.
-        watch : called with the caches of every forward run, e.g. to count spikes.
+        watch : a function of the caches of every forward run, e.g. to count spikes.
 
         Returns
         -------
@@ -176,10 +173,7 @@ class Network(Stack):
 
         Raises
         ------
-        ValueError : `x` has no time steps, or its shape or dtype does not fit; `masks` are of other
-            steps than `x`; `penalties` or `state` name layers that have none; `wrt` matches no
-            parameter.
-        TypeError : `loss` is no function.
+        TypeError, ValueError : an argument does not fit; the message names it.
         """
         penalties = penalties or {}
         check_names("loss_and_grads: penalties", penalties, self._with("spiking"))

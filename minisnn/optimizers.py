@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,14 @@ __all__ = ["SGD", "Adam", "Optimizer", "cosine", "exponential", "gradient_norm",
 
 #: NumPy updates parameters of fewer entries: for them it is as fast as compiled code.
 WORTH_COMPILED = 1 << 14
+#: What a setting may be, as its error says it.
+RANGES: dict[str, Callable[[Any], bool]] = {
+    ">= 0": lambda n: 0 <= n < math.inf,
+    "> 0": lambda n: 0 < n < math.inf,
+    "in [0, 1)": lambda n: 0 <= n < 1,
+    "in [0, 1]": lambda n: 0 <= n <= 1,
+    "in (0, 1]": lambda n: 0 < n <= 1,
+}
 
 
 class Optimizer:
@@ -63,12 +71,11 @@ class Optimizer:
         self.params = net.params(pattern)
         if not self.params:
             raise ValueError(f"{kind}: the pattern {pattern!r} chooses no parameter to learn")
-        self._known, self._backend = {*net.params(), "state"}, net.backend
+        self._net = net
         self.lr = _number("lr", lr, "> 0")
         self.weight_decay = _number("weight_decay", weight_decay)
         self.decoupled = bool(decoupled)
         self.clip_norm = None if clip_norm is None else _number("clip_norm", clip_norm, "> 0")
-        self._constraints = {n: c for n, c in net.constraints().items() if n in self.params}
         self.lr_scale = dict.fromkeys(self.params, 1.0)
         for name, factor in (lr_scale or {}).items():
             with naming("lr_scale"):
@@ -99,14 +106,15 @@ class Optimizer:
         if self.clip_norm is not None:
             norm = gradient_norm(grads[n] for n in self.params)
             shrink = self.clip_norm / norm if norm > self.clip_norm else 1.0
+        constraints = self._net.constraints()
         for name, param in self.params.items():
             number, lr = param.dtype.type, self.lr * self.lr_scale[name] * factor
             grad = grads[name] if shrink == 1 else grads[name] * number(shrink)
             if self.weight_decay and self.decoupled:
                 param *= number(1 - lr * self.weight_decay)
             self._update(name, param, grad, lr, 0.0 if self.decoupled else self.weight_decay)
-            if name in self._constraints:
-                self._constraints[name].project(param)
+            if name in constraints:
+                constraints[name].project(param)
 
     def _check(self, grads: Any) -> None:
         where = f"{type(self).__name__}.step"
@@ -114,7 +122,7 @@ class Optimizer:
             expected = f"gradients by name, got {type(grads).__name__}"
             example = "loss, grads = net.loss_and_grads(...), then optimizer.step(grads)"
             raise TypeError(f"{where}: grads must be {expected}: {example}")
-        if unknown := set(grads) - self._known:
+        if unknown := set(grads) - {*self._net.params(), "state"}:
             raise ValueError(f"{where}: {sorted(unknown)} are no parameters of the optimizer's net")
         for name, param in self.params.items():
             if name not in grads:
@@ -189,8 +197,8 @@ class Adam(Optimizer):
         mean, square, number = self.mean[name], self.square[name], param.dtype.type
         b1, b2 = self.beta1, self.beta2
         correction, rate = (1 - b2**self.steps) ** 0.5, lr / (1 - b1**self.steps)
-        compiled = compiled_helpers(self._backend, "adam") if param.size >= WORTH_COMPILED else None
-        if compiled is not None and param.flags.c_contiguous:
+        compiled = compiled_helpers(self._net.backend, "adam")
+        if compiled and param.size >= WORTH_COMPILED and param.flags.c_contiguous:
             numbers = (decay, b1, 1 - b1, b2, 1 - b2, correction, self.eps, rate)
             compiled.adam(param, np.ascontiguousarray(grad), mean, square, numbers)
             return
@@ -240,8 +248,7 @@ def _about(value: Any) -> str:
 
 def _number(name: str, value: Any, wanted: str = ">= 0") -> float:
     is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    least, end = (0, 1) if wanted == "in [0, 1)" else (0, math.inf)
-    if not is_number or not least <= value < end or (wanted == "> 0" and value == 0):
+    if not is_number or not RANGES[wanted](value):
         raise ValueError(f"{name} must be a number {wanted}, got {value!r}")
     return float(value)
 
@@ -256,8 +263,7 @@ class exponential:
     gamma: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"exponential: gamma must lie in (0, 1], got {self.gamma!r}")
+        _number("exponential: gamma", self.gamma, "in (0, 1]")
 
     def __call__(self, epoch: int) -> float:
         """The factor in this epoch."""
@@ -273,9 +279,7 @@ class cosine:
 
     def __post_init__(self) -> None:
         positive_int("cosine: epochs", self.epochs)
-        if not 0 <= self.lowest <= 1:
-            must = "lowest is a share of the rate and must lie in [0, 1]"
-            raise ValueError(f"cosine: {must}, got {self.lowest!r}")
+        _number("cosine: lowest, a share of the rate,", self.lowest, "in [0, 1]")
 
     def __call__(self, epoch: int) -> float:
         """The factor in this epoch."""

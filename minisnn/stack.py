@@ -170,15 +170,14 @@ class Stack:
         return [name for name, layer in self.layers.items() if getattr(layer, attribute)]
 
     def _here(self, x: Any) -> Array:
-        """An input where the network is: it goes to a GPU; the first layer objects to one there."""
-        first = next(iter(self.layers.values()))  # all are in one place
-        return to_device(x, "cupy") if first.backend == "cupy" else x
+        """`x` on the network's GPU if it has one; else the first layer checks where it is."""
+        return to_device(x, "cupy") if self.backend == "cupy" else x
 
     @property
     def backend(self) -> str:
         """The backend of the spiking layers, or several joined by ``+``; on a GPU that of all."""
-        layers = self.layers.values()
-        found = {layer.backend for layer in layers if layer.spiking or layer.backend == "cupy"}
+        each = self.layers.values()
+        found = {layer.backend for layer in each if layer.spiking or layer.backend == "cupy"}
         return "+".join(sorted(found)) or "numpy"
 
     def __getitem__(self, name: str) -> Layer:
