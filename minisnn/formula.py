@@ -40,6 +40,7 @@ ADVICE = {
     "power": "write x*x for x**2",
     "bitwise_and": "multiply a number by each comparison in turn, e.g. k*(x <= 0.5)*(x >= -0.5)",
 }
+IN_PLACE = "changes an argument, or a value that has two names, in place; write a = a + b"
 ALLOWED = f"only + - * /, comparisons and np.{', np.'.join(FUNCTIONS)} are allowed"
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -60,16 +61,22 @@ class Symbol(NDArrayOperatorsMixin):
     is_comparison: bool = False
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Symbol:
-        name, out = ufunc.__name__, options.pop("out", (None,))[0]
+        """Record one operation, or refuse it if the backends would not all compute the same."""
+        record, name, out = self.record, ufunc.__name__, options.pop("out", (None,))[0]
+        if name not in FUNCTIONS and name not in SIGNS:
+            raise FormulaError(f"uses np.{name}; {ADVICE.get(name, ALLOWED)}")
         in_place = isinstance(out, Symbol) and name not in FUNCTIONS
         if method != "__call__" or options or (out is not None and not in_place):
             raise FormulaError(f"calls np.{name} with keyword arguments; pass plain ones")
-        if in_place and out.name in self.record.args:
-            why = "an in-place operator writes into the input"
-            raise FormulaError(f"changes an argument in place; write a = a + b: {why}")
-        found = self.record.operation(name, *inputs)
-        self.record.changed |= {out.name} if in_place else set()
-        return found
+        if in_place and out.name in record.args:
+            raise FormulaError(IN_PLACE)
+        if sum(getattr(i, "is_comparison", False) for i in inputs) > (name == "multiply"):
+            wrong = "computes with a comparison, or two, which widens float32 in a compiled loop"
+            raise FormulaError(f"{wrong}; {ADVICE['bitwise_and']}")
+        operands, found = tuple(map(record.operand, inputs)), f"t{len(record.steps)}"
+        record.steps.append((found, name, operands))
+        record.changed |= {out.name} if in_place else set()
+        return Symbol(record, found, name in COMPARISONS)
 
     def __array_function__(self, function: Any, *_: Any) -> NoReturn:
         name = function.__name__
@@ -103,20 +110,7 @@ class _Record:
         self.args = tuple(f"a{i}" for i in range(n_args))
         self.steps: list[tuple[str, str, tuple[str, ...]]] = []
         self.constants: dict[str, str] = {}  #: digits -> name
-        self.changed: set[str] = set()  #: steps that an in-place operator has changed since
-
-    def operation(self, name: str, *inputs: Any) -> Symbol:
-        """Record one operation, or refuse it if the backends would not all compute the same."""
-        if name not in FUNCTIONS and name not in SIGNS:
-            raise FormulaError(f"uses np.{name}; {ADVICE.get(name, ALLOWED)}")
-        comparisons = sum(getattr(i, "is_comparison", False) for i in inputs)
-        if comparisons > (name == "multiply"):
-            why = "which widens float32 in a compiled loop"
-            wrong = f"computes with a comparison, or two comparisons, {why}"
-            raise FormulaError(f"{wrong}; {ADVICE['bitwise_and']}")
-        found = f"t{len(self.steps)}"
-        self.steps.append((found, name, tuple(map(self.operand, inputs))))
-        return Symbol(self, found, name in COMPARISONS)
+        self.changed: set[str] = set()  #: steps that an in-place operator wrote over
 
     def operand(self, value: Any) -> str:
         """The name of a symbol, or of a constant."""
@@ -124,8 +118,7 @@ class _Record:
             if value.record is not self:
                 raise FormulaError("computes with a value that another formula left behind")
             if value.name in self.changed:
-                why = "was changed in place under another name; write a = a + b"
-                raise FormulaError(f"uses a value that {why}")
+                raise FormulaError(IN_PLACE)
             return value.name
         if isinstance(value, np.ndarray) and value.ndim == 0:
             value = value[()]  # NumPy makes one of its own number left of a comparison

@@ -62,7 +62,7 @@ def loops_over_an_argument(x, k):
 
 
 REFUSED = {
-    branches: "branches", in_place: r"a = a \+ b", in_place_alias: "under another name", takes_what_was_kept: "left behind",
+    branches: "branches", in_place: r"an argument, .*a = a \+ b", in_place_alias: "has two names", takes_what_was_kept: "left behind",
     keyword_only: r"2 arguments \(x, \*, k=2.0\), .* default values", writes: "index", loops_over_an_argument: "index",
 }  # fmt: skip
 REFUSED |= {of: message for message, functions in {
@@ -75,7 +75,7 @@ REFUSED |= {of: message for message, functions in {
     "multiply by a comparison": [lambda x, k: np.where(x > 0, x, k)],
     r"x\*x": [lambda x, k: x**2 * k, lambda x, k: np.power(x, 2), lambda x, k: 2**x],
     "floor_divide": [lambda x, k: x // k], "np.sinh; only": [lambda x, k: np.sinh(x) * k], "np.clip": [lambda x, k: np.clip(x, 0, k)],
-    "two comparisons": [lambda x, k: (x <= HALF) * (x >= -HALF) * k, lambda x, k: k * -(x > 0), lambda x, k: 1 - (x > k),
+    "a comparison, or two": [lambda x, k: (x <= HALF) * (x >= -HALF) * k, lambda x, k: k * -(x > 0), lambda x, k: 1 - (x > k),
                         lambda x, k: np.maximum(x > k, k), lambda x, k: (x > 0) == (k > 0)],
     "by each comparison in turn": [lambda x, k: k * ((x > 0) & (x < 1))],
     "must return numbers": [lambda x, k: x > k],
