@@ -51,7 +51,7 @@ class Optimizer:
     ValueError : a pattern matches no parameter, or a number is out of range.
     """
 
-    #: Attributes that a step updates: each holds an array for every parameter, by its name.
+    #: Names of the moments: arrays like the parameters that go on from step to step.
     carries: tuple[str, ...] = ()
 
     def __init__(
@@ -81,8 +81,9 @@ class Optimizer:
             with naming("lr_scale"):
                 chosen = choose(name, self.params)
             self.lr_scale |= dict.fromkeys(chosen, _number(f"lr_scale[{name!r}]", factor))
-        for moment in self.carries:
-            setattr(self, moment, {n: np.zeros_like(p) for n, p in self.params.items()})
+        self._moments = {
+            moment: {n: np.zeros_like(p) for n, p in self.params.items()} for moment in self.carries
+        }
         self.steps = 0
 
     def step(self, grads: Mapping[str, Any], factor: float = 1.0) -> None:
@@ -142,8 +143,8 @@ class Optimizer:
         raise NotImplementedError
 
     def moments(self) -> dict[str, dict[str, Array]]:
-        """The live arrays that a step updates, by their attribute and the parameter's name."""
-        return {moment: getattr(self, moment) for moment in self.carries}
+        """The live moments, by their name and the parameter's."""
+        return self._moments
 
     def settings(self) -> dict[str, Any]:
         """What decides a step, as plain data; a run continues only with the same."""
@@ -160,14 +161,13 @@ class SGD(Optimizer):
     """Gradient descent with momentum: ``m = momentum * m + grad;  param -= lr * m``."""
 
     carries = ("velocity",)
-    velocity: dict[str, Array]
 
     def __init__(self, net: Network, pattern=None, *, lr: float, momentum=0.0, **options) -> None:
         super().__init__(net, pattern, lr=lr, **options)
         self.momentum = _number("momentum", momentum, "in [0, 1)")
 
     def _update(self, name: str, param: Array, grad: Array, lr: float, decay: float) -> None:
-        velocity, number = self.velocity[name], param.dtype.type
+        velocity, number = self._moments["velocity"][name], param.dtype.type
         grad = grad + number(decay) * param if decay else grad
         velocity *= number(self.momentum)
         velocity += grad
@@ -182,8 +182,6 @@ class Adam(Optimizer):
     """
 
     carries = ("mean", "square")
-    mean: dict[str, Array]
-    square: dict[str, Array]
 
     def __init__(
         self, net: Network, pattern=None, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, **options
@@ -194,8 +192,8 @@ class Adam(Optimizer):
         self.eps = _number("eps", eps)
 
     def _update(self, name: str, param: Array, grad: Array, lr: float, decay: float) -> None:
-        mean, square, number = self.mean[name], self.square[name], param.dtype.type
-        b1, b2 = self.beta1, self.beta2
+        mean, square = (self._moments[moment][name] for moment in self.carries)
+        b1, b2, number = self.beta1, self.beta2, param.dtype.type
         correction, rate = (1 - b2**self.steps) ** 0.5, lr / (1 - b1**self.steps)
         compiled = compiled_helpers(self._net.backend, "adam")
         if compiled and param.size >= WORTH_COMPILED and param.flags.c_contiguous:
@@ -207,9 +205,7 @@ class Adam(Optimizer):
         mean += number(1 - b1) * grad
         square *= number(b2)
         square += number(1 - b2) * (grad * grad)
-        root = np.sqrt(square)
-        root /= number(correction)
-        root += number(self.eps)
+        root = np.sqrt(square) / number(correction) + number(self.eps)
         param -= number(rate) * (mean / root)
 
 
