@@ -26,8 +26,7 @@ from .layers import (
     Recurrent,
     Spiking,
 )
-from .loading import load
-from .network import Network
+from .network import Network, load
 from .neurons import Neuron
 from .optimizers import SGD, Adam
 from .resets import Reset

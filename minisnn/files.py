@@ -1,8 +1,8 @@
 """Files: a header of plain data and arrays in one ``.npz``, written whole or not at all.
 
 No pickle, ever: loading one runs whatever code it holds.  ``np.load(path)["fc1.weight"]`` reads an
-array without minisnn.  A reader trusts no file: it compares sizes with the bytes that are there
-before it reserves memory for them.
+array without minisnn.  :func:`read` trusts no file: before it reserves memory for an array, it
+compares the size with the bytes that are there.
 """
 
 from __future__ import annotations
@@ -22,18 +22,10 @@ import numpy as np
 from .kernels.arrays import to_numpy
 from .version import __version__
 
-__all__ = [
-    "FORMAT",
-    "FileError",
-    "array_from",
-    "find",
-    "name_in_file",
-    "read",
-    "replacing",
-    "write",
-]
+__all__ = ["FORMAT", "FileError", "array_from", "find", "name_in_file", "read", "replacing"]
+__all__ += ["write"]
 
-#: Grows when older versions could not read what is written.
+#: Grows when older versions cannot read what this one writes.
 FORMAT = 1
 
 
@@ -43,19 +35,13 @@ class FileError(ValueError):
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A path to write to; its file replaces that at `path` at once, when it is on the disk."""
+    """A path to write to.  Once that file is on the disk, it replaces the one at `path`."""
     path = Path(path)
     part = path.with_name(f".{path.name}.part")
     yield part
     with open(part, "rb+") as file:
         os.fsync(file.fileno())
     os.replace(part, path)
-    if hasattr(os, "O_DIRECTORY"):  # the folder's entry too, on systems that can open folders
-        folder = os.open(path.parent, os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def write(
@@ -66,12 +52,9 @@ def write(
     if not path.parent.is_dir():
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     text = json.dumps({"minisnn": __version__, "format": FORMAT, "kind": kind, **header})
-    with replacing(path) as part, zipfile.ZipFile(part, "w", zipfile.ZIP_STORED) as file:
-        for name, array in {"header": np.frombuffer(text.encode(), np.uint8), **arrays}.items():
-            entry = zipfile.ZipInfo(f"{name}.npy")  # dated 1980: a file depends on its content
-            with file.open(entry, "w", force_zip64=True) as stream:
-                whole = np.asarray(to_numpy(array))
-                np.lib.format.write_array(stream, whole, version=(1, 0), allow_pickle=False)
+    content = {"header": np.frombuffer(text.encode(), np.uint8), **arrays}
+    with replacing(path) as part, open(part, "wb") as file:
+        np.savez(file, **{name: to_numpy(array) for name, array in content.items()})
     return path
 
 
@@ -80,7 +63,7 @@ def read(path: str | Path, kinds: tuple[str, ...]) -> tuple[dict[str, Any], dict
 
     Raises
     ------
-    FileNotFoundError, OSError : it is not there or may not be read.
+    FileNotFoundError, OSError : it does not exist, or cannot be opened.
     FileError : anything else that is wrong with it.
     """
     with open(path, "rb") as file:
@@ -88,7 +71,7 @@ def read(path: str | Path, kinds: tuple[str, ...]) -> tuple[dict[str, Any], dict
             kind, header, arrays = _content(file, os.fstat(file.fileno()).st_size)
         except FileError as error:
             raise FileError(f"{path}: {error}") from None
-        except Exception as error:  # a damaged file can fail in any way there is
+        except Exception as error:  # a damaged file can fail in any way
             damage = f"{type(error).__name__}: {error}"
             raise FileError(f"{path} is damaged or not a minisnn file: {damage}") from None
     if kind not in kinds:
@@ -100,7 +83,7 @@ def _content(file: Any, size: int) -> tuple[str, dict[str, Any], dict[str, np.nd
     """The kind, the header and the arrays of a file of `size` bytes."""
     start = file.read(4)
     if start[:1] == b"\x80":
-        raise FileError("it is a pickle, refused since loading one runs the code in it")
+        raise FileError("it is a pickle: loading one runs the code in it")
     if start[:2] != b"PK":
         raise FileError(f"it is not a minisnn file, an .npz: it begins with {start!r}, not b'PK'")
     arrays: dict[str, np.ndarray] = {}
@@ -111,7 +94,7 @@ def _content(file: Any, size: int) -> tuple[str, dict[str, Any], dict[str, np.nd
             name = entry.filename.removesuffix(".npy")
             if name in arrays:
                 raise FileError(f"it holds {name!r} twice")
-            arrays[name] = array_from(name, archive.read(entry))  # reading compares the checksum
+            arrays[name] = array_from(name, archive.read(entry))  # which compares the checksum
     header = json.loads(bytes(arrays.pop("header")))
     kind, number, version = (header.pop(name) for name in ("kind", "format", "minisnn"))
     if not (isinstance(kind, str) and isinstance(number, int) and isinstance(version, str)):
@@ -128,7 +111,7 @@ def array_from(name: str, content: bytes) -> np.ndarray:
 
     Raises
     ------
-    FileError : objects, another version, or a size that the bytes do not have.
+    FileError : it holds objects, is of another version, or claims a size that is not there.
     """
     stream = io.BytesIO(content)
     if np.lib.format.read_magic(stream) != (1, 0):
@@ -143,20 +126,22 @@ def array_from(name: str, content: bytes) -> np.ndarray:
     return np.frombuffer(body, dtype).reshape(shape, order="F" if fortran else "C").copy()
 
 
-# -- names of neurons, resets, surrogates and layers in a file
+# -- names of neurons, resets, surrogates and layers
 
 
 def name_in_file(value: Any, registry: Mapping[str, Any], function: Any) -> str:
-    """The name in the registry; for a user's own ``"custom:"`` and the name of its function."""
+    """Its name in the registry; ``"custom:"`` and the name of its function for a user's own."""
     names = (name for name, one in registry.items() if one == value)
     return next(names, f"custom:{function.__name__}")
 
 
 def find(name: str, registry: Mapping[str, Any], custom: Mapping[str, Any]) -> Any:
-    """The inverse of :func:`name_in_file`: what a file names."""
+    """The inverse of :func:`name_in_file`."""
     if name in registry:
         return registry[name]
     own = name.removeprefix("custom:")
     if own in custom:
         return custom[own]
+    if own == name:
+        raise ValueError(f"it uses {own!r}, which this version of minisnn does not know")
     raise ValueError(f"it uses {own!r}, which is not ours: ms.load(path, custom={{{own!r}: ...}})")

@@ -1,12 +1,12 @@
 """Formulas: functions of a few numbers, traced once and written out for every backend.
 
-A neuron, a reset and a surrogate are pairs of small functions.  Each is called once on *symbols*,
-when the Neuron, Reset or Surrogate is made, and what it computes is recorded as a list of
+A neuron, a reset and a surrogate are pairs of small functions.  :func:`trace` calls each once on
+*symbols*, when the Neuron, Reset or Surrogate is made, and records what it computes as a list of
 assignments.  From that record come the functions that NumPy and Numba run, in which every number
 has one dtype (:meth:`Formula.python`), their C for a GPU (:meth:`Formula.c`), and their values on
 numbers of any other kind: SymPy's symbols, exact fractions (:meth:`Formula.evaluate`).
 
-Straight-line arithmetic can be recorded: ``+ - * /``, comparisons, and the functions of NumPy in
+A formula is straight-line arithmetic: ``+ - * /``, comparisons, and the functions of NumPy in
 :data:`FUNCTIONS`.  Helper functions and loops over constants unroll.  Constants are read when the
 object is made.
 """
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-import operator
 import types
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,18 +26,13 @@ from numpy.lib.mixins import NDArrayOperatorsMixin
 
 __all__ = ["FUNCTIONS", "Formula", "FormulaError", "trace"]
 
-#: The functions of NumPy that a formula may call.
+#: What a formula may compute, by NumPy's names: functions, and operators with their signs.
 FUNCTIONS = ("exp", "arctan", "tanh", "sqrt", "log", "cos", "sin", "maximum", "minimum")
-ARITHMETIC: dict[str, Callable[..., Any]] = {
-    "add": operator.add,
-    "subtract": operator.sub,
-    "multiply": operator.mul,
-    "divide": operator.truediv,
-    "negative": operator.neg,
-}
-COMPARISONS = ("less", "less_equal", "greater", "greater_equal", "equal", "not_equal")
-TEXT = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/"}
-TEXT |= dict(zip(COMPARISONS, ("<", "<=", ">", ">=", "==", "!="), strict=True))
+ARITHMETIC = {"add": "+", "subtract": "-", "multiply": "*", "divide": "/", "negative": "-"}
+COMPARISONS = {"less": "<", "less_equal": "<=", "greater": ">", "greater_equal": ">="}
+COMPARISONS |= {"equal": "==", "not_equal": "!="}
+SIGNS = ARITHMETIC | COMPARISONS
+#: How to write what it may not.
 ADVICE = {
     "absolute": "write |x| as np.maximum(x, -x): np.abs makes the complex step silently wrong",
     "sign": "multiply by comparisons, e.g. 1.0*(x > 0) - 1.0*(x < 0)",
@@ -46,6 +40,8 @@ ADVICE = {
     "power": "write x*x for x**2",
     "bitwise_and": "multiply a number by each comparison in turn, e.g. k*(x <= 0.5)*(x >= -0.5)",
 }
+IN_PLACE = "changes an argument, or a value that has two names, in place; write a = a + b"
+ALLOWED = f"only + - * /, comparisons and np.{', np.'.join(FUNCTIONS)} are allowed"
 LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -53,48 +49,51 @@ class FormulaError(TypeError):
     """A function does what a backend cannot run; the message names the function and the cure."""
 
 
+@dataclass(eq=False, repr=False)
 class Symbol(NDArrayOperatorsMixin):
     """A number whose value is not known yet: an argument, or the result of an operation.
 
-    The mixin's operators call NumPy's functions, which hand the operation to `__array_ufunc__`.
+    The mixin's operators call NumPy's functions, which call `__array_ufunc__`.
     """
 
-    def __init__(
-        self, record: _Record, name: str, depends: frozenset[int], is_comparison: bool = False
-    ) -> None:
-        self.record, self.name = record, name
-        self.depends, self.is_comparison = depends, is_comparison
+    record: _Record
+    name: str
+    is_comparison: bool = False
 
     def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **options: Any) -> Symbol:
-        name, out = ufunc.__name__, options.pop("out", (None,))[0]
+        """Record one operation, or refuse it if the backends would not all compute the same."""
+        record, name, out = self.record, ufunc.__name__, options.pop("out", (None,))[0]
+        if name not in FUNCTIONS and name not in SIGNS:
+            raise FormulaError(f"uses np.{name}; {ADVICE.get(name, ALLOWED)}")
         in_place = isinstance(out, Symbol) and name not in FUNCTIONS
         if method != "__call__" or options or (out is not None and not in_place):
             raise FormulaError(f"calls np.{name} with keyword arguments; pass plain ones")
-        if in_place and out.name in self.record.args:
-            why = "an in-place operator writes into the input"
-            raise FormulaError(f"changes an argument in place; write a = a + b: {why}")
-        found = self.record.operation(name, *inputs)
-        self.record.changed |= {out.name} if in_place else set()
-        return found
+        if in_place and out.name in record.args:
+            raise FormulaError(IN_PLACE)
+        if sum(getattr(i, "is_comparison", False) for i in inputs) > (name == "multiply"):
+            wrong = "computes with a comparison, or two, which widens float32 in a compiled loop"
+            raise FormulaError(f"{wrong}; {ADVICE['bitwise_and']}")
+        operands, found = tuple(map(record.operand, inputs)), f"t{len(record.steps)}"
+        record.steps.append((found, name, operands))
+        record.changed |= {out.name} if in_place else set()
+        return Symbol(record, found, name in COMPARISONS)
 
     def __array_function__(self, function: Any, *_: Any) -> NoReturn:
-        raise FormulaError(f"uses np.{function.__name__}; {_advice(function.__name__)}")
+        name = function.__name__
+        raise FormulaError(f"uses np.{name}; {ADVICE.get(name, ALLOWED)}")
 
     def __bool__(self) -> NoReturn:
-        cure = "multiply by a comparison instead, e.g. x*(x > 0)"
         branches = "branches on a value (if, and, or, not, a chained comparison)"
-        raise FormulaError(f"{branches}; {cure}")
+        raise FormulaError(f"{branches}; multiply by a comparison instead, e.g. x*(x > 0)")
 
-    def __getitem__(self, index: Any) -> NoReturn:
+    def __getitem__(self, *_: Any) -> NoReturn:
         raise FormulaError("uses an index; a formula sees one number at a time")
-
-    def __setitem__(self, index: Any, value: Any) -> NoReturn:
-        raise FormulaError("uses an index to write into its input; a formula returns its results")
 
     def __float__(self) -> NoReturn:
         why = "as functions of the math module do; use numpy's functions"
         raise FormulaError(f"needs the value of a number, {why}")
 
+    __setitem__ = __getitem__
     __int__ = __index__ = __complex__ = __float__
 
     def __pos__(self) -> Symbol:
@@ -111,22 +110,7 @@ class _Record:
         self.args = tuple(f"a{i}" for i in range(n_args))
         self.steps: list[tuple[str, str, tuple[str, ...]]] = []
         self.constants: dict[str, str] = {}  #: digits -> name
-        self.changed: set[str] = set()  #: steps that an in-place operator has changed since
-
-    def operation(self, name: str, *inputs: Any) -> Symbol:
-        """Record one operation; refuse what no backend, or not every one, could run alike."""
-        if name not in (*FUNCTIONS, *ARITHMETIC, *COMPARISONS):
-            raise FormulaError(f"uses np.{name}; {_advice(name)}")
-        comparisons = sum(getattr(i, "is_comparison", False) for i in inputs)
-        if comparisons > (name == "multiply"):
-            why = "which widens float32 in a compiled loop"
-            raise FormulaError(
-                f"computes with a comparison, or two comparisons, {why}; {ADVICE['bitwise_and']}"
-            )
-        found = f"t{len(self.steps)}"
-        self.steps.append((found, name, tuple(map(self.operand, inputs))))
-        depends = frozenset[int]().union(*(getattr(i, "depends", ()) for i in inputs))
-        return Symbol(self, found, depends, name in COMPARISONS)
+        self.changed: set[str] = set()  #: steps that an in-place operator wrote over
 
     def operand(self, value: Any) -> str:
         """The name of a symbol, or of a constant."""
@@ -134,17 +118,15 @@ class _Record:
             if value.record is not self:
                 raise FormulaError("computes with a value that another formula left behind")
             if value.name in self.changed:
-                why = "was changed in place under another name; write a = a + b"
-                raise FormulaError(f"uses a value that {why}")
+                raise FormulaError(IN_PLACE)
             return value.name
         if isinstance(value, np.ndarray) and value.ndim == 0:
             value = value[()]  # NumPy makes one of its own number left of a comparison
         is_number = isinstance(value, int | float | np.floating | np.integer)
         if isinstance(value, bool) or not is_number or not abs(value) <= LARGEST:
             got = f"{value!r}, a {type(value).__name__}"
-            raise FormulaError(
-                f"computes with {got}; expected a finite number that float32 can hold"
-            )
+            expected = "expected a finite number that float32 can hold"
+            raise FormulaError(f"computes with {got}; {expected}")
         return self.constants.setdefault(repr(float(value)), f"c{len(self.constants)}")
 
 
@@ -155,7 +137,7 @@ class Formula:
     Two are equal if they compute the same by the same operations, whatever their names.  ``steps``
     are assignments ``(name, operation, operands)``.  Operands and ``results`` are names of
     arguments (``a0``), earlier steps (``t0``) or ``constants``, which are pairs of a name and the
-    digits.  ``depends`` has for each result the positions of the arguments it is computed from.
+    digits.
     """
 
     name: str = field(compare=False, repr=False)
@@ -163,7 +145,15 @@ class Formula:
     steps: tuple[tuple[str, str, tuple[str, ...]], ...]
     constants: tuple[tuple[str, str], ...]
     results: tuple[str, ...]
-    depends: tuple[frozenset[int], ...] = field(repr=False)
+
+    @property
+    def depends(self) -> tuple[set[int], ...]:
+        """For each result the positions of the arguments that it is computed from."""
+        known = {name: {i} for i, name in enumerate(self.args)}
+        known |= {name: set() for name, _ in self.constants}
+        for name, _, operands in self.steps:
+            known[name] = set[int]().union(*(known[o] for o in operands))
+        return tuple(known[r] for r in self.results)
 
     def python(self, dtype: Any) -> Callable[..., Any]:
         """The formula as a function for NumPy and Numba.
@@ -195,9 +185,11 @@ class Formula:
         known = dict(zip(self.args, values, strict=True))
         known |= {name: number(float(digits)) for name, digits in self.constants}
         for name, operation, operands in self.steps:
-            inputs = (known[o] for o in operands)
-            arithmetic = ARITHMETIC.get(operation)
-            known[name] = arithmetic(*inputs) if arithmetic else call(operation, *inputs)
+            inputs = [known[o] for o in operands]
+            if operation in ARITHMETIC:  # NumPy calls the operators of objects it does not know
+                known[name] = getattr(np, operation)(*inputs)
+            else:
+                known[name] = call(operation, *inputs)
         return tuple(known[r] for r in self.results)
 
 
@@ -205,7 +197,22 @@ def _text(operation: str, operands: tuple[str, ...], function: str) -> str:
     """One operation, as C and Python write it; `function` is its name if it is one."""
     if operation in FUNCTIONS:
         return f"{function}({', '.join(operands)})"
-    return f"-{operands[0]}" if operation == "negative" else f" {TEXT[operation]} ".join(operands)
+    return f"-{operands[0]}" if operation == "negative" else f" {SIGNS[operation]} ".join(operands)
+
+
+@lru_cache(maxsize=1024)
+def _python(formula: Formula, dtype: np.dtype) -> Callable[..., Any]:
+    lines = [f"{n} = {_text(name, inputs, f'np.{name}')}" for n, name, inputs in formula.steps]
+    lines.append(f"return {', '.join(formula.results)}")
+    # Numba's disk cache finds a function by its module, which must be one that can be imported,
+    # and by its name, which no other function may have.
+    scope: dict[str, Any] = {"np": np, "__name__": __name__}
+    scope |= {n: dtype.type(float(digits)) for n, digits in formula.constants}
+    source = "\n    ".join([f"def formula({', '.join(formula.args)}):", *lines])
+    exec(compile(source, f"<formula {formula.name}>", "exec"), scope)
+    function: Callable[..., Any] = scope["formula"]
+    function.__name__ = function.__qualname__ = f"formula_{digest((formula, dtype.char))}"
+    return function
 
 
 def trace(function: Any, what: str, n_args: int, n_results: int) -> Formula:
@@ -225,11 +232,16 @@ def trace(function: Any, what: str, n_args: int, n_results: int) -> Formula:
     if not isinstance(function, types.FunctionType):
         kind = type(function).__name__
         raise FormulaError(f"{what}: expected a plain Python function, got {kind} {function!r}")
-    name = f"{what}: {function.__name__}()"
-    _check_arguments(function, name, n_args)
+    name, signature = f"{what}: {function.__name__}()", inspect.signature(function)
+    named = [p for p in signature.parameters.values() if p.kind <= p.POSITIONAL_OR_KEYWORD]
+    plain = [p for p in named if p.default is p.empty]
+    if not len(plain) == len(signature.parameters) == n_args:
+        got = f"takes {len(signature.parameters)} arguments {signature}"
+        expected = f"expected {n_args} with names of their own and without default values"
+        raise FormulaError(f"{name} {got}, {expected}")
     record = _Record(n_args)
     try:
-        found = function(*(Symbol(record, a, frozenset([i])) for i, a in enumerate(record.args)))
+        found = function(*(Symbol(record, a) for a in record.args))
         values = found if isinstance(found, tuple) else (found,)
         if isinstance(found, tuple) and len(found) == 1:
             raise FormulaError("returns a 1-tuple; return the bare value")
@@ -243,45 +255,8 @@ def trace(function: Any, what: str, n_args: int, n_results: int) -> Formula:
     except Exception as error:
         message = f"{name} cannot be recorded: {type(error).__name__}: {error}"
         raise FormulaError(message) from None
-    depends = tuple(frozenset[int](getattr(value, "depends", ())) for value in values)
     constants = tuple((n, digits) for digits, n in record.constants.items())
-    steps = tuple(record.steps)
-    return Formula(function.__name__, record.args, steps, constants, results, depends)
-
-
-def _check_arguments(function: types.FunctionType, name: str, n_args: int) -> None:
-    parameters = inspect.signature(function).parameters.values()
-    names = ", ".join(p.name for p in parameters)
-    if given := ", ".join(p.name for p in parameters if p.default is not p.empty):
-        raise FormulaError(
-            f"{name} gives default values to {given}; make them constants or parameters"
-        )
-    if any(p.kind not in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) for p in parameters):
-        raise FormulaError(
-            f"{name} takes *args or keyword arguments; list its arguments one by one"
-        )
-    if len(parameters) != n_args:
-        raise FormulaError(f"{name} takes {len(parameters)} arguments ({names}), expected {n_args}")
-
-
-def _advice(name: str) -> str:
-    allowed = ", np.".join(FUNCTIONS)
-    return ADVICE.get(name, f"only + - * /, comparisons and np.{allowed} are allowed")
-
-
-@lru_cache(maxsize=1024)
-def _python(formula: Formula, dtype: np.dtype) -> Callable[..., Any]:
-    lines = [f"{n} = {_text(name, inputs, f'np.{name}')}" for n, name, inputs in formula.steps]
-    lines.append(f"return {', '.join(formula.results)}")
-    # A module's name that can be imported, and a name of its own: Numba's cache keeps functions
-    # by these.
-    scope: dict[str, Any] = {"np": np, "__name__": __name__}
-    scope |= {n: dtype.type(float(digits)) for n, digits in formula.constants}
-    source = "\n    ".join([f"def formula({', '.join(formula.args)}):", *lines])
-    exec(compile(source, f"<formula {formula.name}>", "exec"), scope)
-    function: Callable[..., Any] = scope["formula"]
-    function.__name__ = function.__qualname__ = f"formula_{digest((formula, dtype.char))}"
-    return function
+    return Formula(function.__name__, record.args, tuple(record.steps), constants, results)
 
 
 def digest(mark: Any) -> str:

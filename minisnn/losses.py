@@ -1,11 +1,11 @@
 """Losses: a number and its gradient with respect to the scores.
 
-``loss, d_scores = mse(scores, targets)``.  Penalties on the spikes of an inner layer are callables
+``loss, d_scores = mse(scores, targets)``.  Penalties on the spikes of an inner layer are functions
 of the spikes, ``value, d_spikes = penalty(spikes)``: give them to ``fit(..., penalties={"lif1":
 ...})``, or their gradient to ``net.backward(..., d_inner={"lif1": d_spikes})``.
 
-Scores on a GPU take targets from anywhere; the number that comes back is a float, which waits for
-the GPU.
+If the scores are on a GPU, targets may be on either side.  The loss is a float, so the CPU waits
+for it.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def mse(scores: Array, targets: Array) -> tuple[float, Array]:
     -------
     loss : float.   d_scores : ``[B, C]``, of the scores' dtype.
     """
-    scores, targets = _checked(scores, targets)
-    difference = scores - (_one_hot(targets, scores) if targets.ndim == 1 else targets)
+    scores, rows = _checked(scores, targets)
+    difference = scores - rows
     d_scores = difference * scores.dtype.type(2 / scores.size)  # (losses.5)
     return float(np.mean(np.square(difference, dtype=np.float64))), d_scores  # (losses.1)
 
 
 def cross_entropy(scores: Array, targets: Array) -> tuple[float, Array]:
-    """Cross-entropy of the softmax of the scores, mean over samples; finite for scores of any size.
+    """Cross-entropy of the softmax of the scores, mean over samples; finite for large scores too.
 
     Parameters
     ----------
@@ -50,26 +50,25 @@ def cross_entropy(scores: Array, targets: Array) -> tuple[float, Array]:
     -------
     loss : float.   d_scores : ``[B, C]``, of the scores' dtype.
     """
-    scores, targets = _checked(scores, targets)
-    shares = _one_hot(targets, scores) if targets.ndim == 1 else targets
-    rows = shares.sum(axis=1)
-    if targets.ndim == 2 and not (np.all(shares >= 0) and np.allclose(rows, 1, atol=1e-4)):
+    scores, rows = _checked(scores, targets)
+    sums = rows.sum(axis=1)
+    if np.ndim(targets) == 2 and not (np.all(rows >= 0) and np.allclose(sums, 1, atol=1e-4)):
         expected = "probabilities: >= 0, rows that add up to 1"
-        raise ValueError(f"cross_entropy: targets of the scores' shape are {expected}")
+        raise ValueError(f"cross_entropy: targets of the scores' shape must be {expected}")
     shifted = scores - scores.max(axis=1, keepdims=True)  # exp() of at most 0: nothing overflows
     log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    loss = np.sum(shares * (log_sum - shifted), dtype=np.float64) / len(scores)  # (losses.2)
-    d_scores = (np.exp(shifted - log_sum) - shares) / scores.dtype.type(len(scores))  # (losses.6)
+    loss = np.sum(rows * (log_sum - shifted), dtype=np.float64) / len(scores)  # (losses.2)
+    d_scores = (np.exp(shifted - log_sum) - rows) / scores.dtype.type(len(scores))  # (losses.6)
     return float(loss), d_scores
 
 
 def accuracy(scores: Array, labels: Array) -> float:
     """Share of samples whose highest score, of equal ones the first, is that of their class."""
-    scores, labels = _checked(scores, labels)
-    if labels.ndim != 1:
-        expected = "labels must be class numbers [B]"
-        raise ValueError(f"accuracy: {expected}, got shape {list(labels.shape)}")
-    return float(np.mean(scores.argmax(axis=1) == labels))
+    if np.ndim(labels) != 1:
+        got = list(np.shape(labels))
+        raise ValueError(f"accuracy: labels must be class numbers [B], got shape {got}")
+    scores, rows = _checked(scores, labels)
+    return float(np.mean(scores.argmax(axis=1) == rows.argmax(axis=1)))
 
 
 #: Every loss of the package by its name.
@@ -129,6 +128,7 @@ def _mean_square(spikes: Array, excess: Array, weight: float) -> tuple[float, Ar
 
 
 def _checked(scores: Any, targets: Any) -> tuple[Array, Array]:
+    """The scores, and the targets as rows ``[B, C]``, one-hot for class numbers."""
     scores = scores if get_array_module(scores) is not np else np.asarray(scores)
     targets = np.asarray(targets, like=scores)  # to the GPU if the scores are there
     if scores.ndim != 2 or scores.dtype.kind != "f":
@@ -138,24 +138,17 @@ def _checked(scores: Any, targets: Any) -> tuple[Array, Array]:
     if targets.shape == scores.shape and targets.dtype.kind in "fiub":
         return scores, targets.astype(scores.dtype, copy=False)
     if targets.ndim != 1 or targets.dtype.kind not in "iu":
-        raise ValueError(
-            "targets must be class numbers [B] (integers) or an array of the scores' shape "
-            f"{list(scores.shape)}, got {targets.dtype} {list(targets.shape)}"
-        )
+        expected = f"class numbers [B] (integers) or an array {list(scores.shape)} as the scores"
+        raise ValueError(f"targets must be {expected}, got {targets.dtype} {list(targets.shape)}")
     if len(targets) != len(scores):
         raise ValueError(
             f"there are {len(targets)} labels for scores of {len(scores)} samples: "
             "minisnn is time-first, did you pass [B, T, ...] to forward?"
         )
     classes = scores.shape[1]
-    if not ((targets >= 0) & (targets < classes)).all():  # one look: it waits for a GPU
-        got = f"got {targets.min()} to {targets.max()}"
-        raise ValueError(
-            f"targets: labels must lie in 0 to {classes - 1}, {got}: class numbers begin at 0, "
-            f"and the network has {classes} scores"
-        )
-    return scores, targets
-
-
-def _one_hot(labels: Array, scores: Array) -> Array:
-    return (labels[:, None] == np.arange(scores.shape[1], like=scores)).astype(scores.dtype)
+    if not ((targets >= 0) & (targets < classes)).all():  # one question, and one wait for a GPU
+        got = f"0 to {classes - 1}, got {targets.min()} to {targets.max()}"
+        why = f"class numbers begin at 0, and the network has {classes} scores"
+        raise ValueError(f"targets: labels must lie in {got}: {why}")
+    one_hot = targets[:, None] == np.arange(classes, like=scores)
+    return scores, one_hot.astype(scores.dtype)

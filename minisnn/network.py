@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from itertools import dropwhile
 from typing import Any
 
 import numpy as np
 
-from . import files
 from .kernels.arrays import Array, positive_int
-from .layers import LAYERS, Layer
+from .layers import Layer
+from .layers.inputs import as_upstream
+from .losses import accuracy
 from .rules import Pattern
 from .stack import Stack, check_names, naming
 
-__all__ = ["Caches", "Network", "naming"]
+__all__ = ["Caches", "Network", "load", "naming"]
 
 Loss = Callable[[Array, Any], tuple[float, Array]]
 Penalty = Callable[[Array], tuple[float, Array]]
@@ -31,20 +32,17 @@ class Caches(dict[str, Any]):
 
 
 class Network(Stack):
-    """Layers run one after the other; keyword order is layer order, the names stand in every table.
+    """Layers run one after the other; keyword order is layer order, and tables use the names.
 
     ``net = ms.Network(fc1=ms.Linear(64, 128, rng=rng), lif1=ms.LIF(128), vote=ms.Rate())``
 
-    A network is on the CPU or on a GPU as a whole.  To its GPU it moves inputs, masks and targets
-    that are not there yet; states and the scores' gradient come from a run there; what it returns
-    stays there.
+    A network is on the CPU or on a GPU as a whole.  It moves inputs, masks and targets to its GPU;
+    states and the scores' gradient must be there already, as the network's own results are.
 
     Raises
     ------
     ValueError : shapes or dtypes of neighbouring layers do not fit; the message names the layers.
     """
-
-    # -- forward and backward
 
     def forward(
         self, x: Array, *, state=None, train=False, rng=None, masks=None
@@ -55,8 +53,8 @@ class Network(Stack):
         ----------
         x : input of the net's dtype, or spikes (uint8, bool); time first.
         state : states to start from by layer, as in ``caches.state``; zero if not given.
-        train, rng : for the layers that behave otherwise in training, and those that draw.
-        masks : masks of dropout layers by name, multiplied as given instead of drawn.
+        train, rng : for layers that differ in training, and those that draw random numbers.
+        masks : masks of dropout layers by name; the layers multiply by these instead of drawn ones.
 
         Returns
         -------
@@ -64,22 +62,20 @@ class Network(Stack):
 
         Raises
         ------
-        TypeError, ValueError : a dtype or a shape does not fit, the message begins with the layer's
-            name; `state` or `masks` name layers that have none.
+        TypeError, ValueError : an argument does not fit; the message begins with the layer's name.
         """
         state, masks = dict(state or {}), dict(masks or {})
-        check_names("Network: state", state, self._with("has_state"), "which have no state")
-        check_names("Network: masks", masks, self._with("takes_mask"), "which take none")
+        check_names("Network: state", state, self._with("has_state"))
+        check_names("Network: masks", masks, self._with("takes_mask"))
         x, caches, outputs = self._here(x), Caches(), dict[str, Array]()
+        sources = {layer.source for layer in self.layers.values()}
         for name, layer in self.layers.items():
-            extra = self.extra_inputs(layer, outputs)
-            if name in masks:
-                extra["mask"] = masks[name]
+            options: dict[str, Any] = {"state": state.get(name), "train": train, "rng": rng}
+            options |= self.extra_inputs(layer, outputs)
+            options |= {"mask": masks[name]} if name in masks else {}
             with naming(name):
-                x, caches[name] = layer.forward(
-                    x, state=state.get(name), train=train, rng=rng, **extra
-                )
-            if name in self._sources:
+                x, caches[name] = layer.forward(x, **options)
+            if name in sources:
                 outputs[name] = x
         return x, caches
 
@@ -96,8 +92,8 @@ class Network(Stack):
         ----------
         d_scores : gradient of the scores.   caches : what ``forward`` returned.
         d_state : gradients of the last states by layer.
-        d_inner : gradients of inner layers' outputs by layer, added to what comes from above
-            (penalties on spikes).
+        d_inner : further gradients of inner layers' outputs by layer, e.g. of penalties on spikes;
+            they are added to what the layers above return.
         wrt : which parameters' gradients are needed (a pattern); all if not given.
         input_grad : whether the input's gradient is needed; if not, backward ends at the lowest
             parameter needed.
@@ -110,8 +106,7 @@ class Network(Stack):
 
         Raises
         ------
-        TypeError, ValueError : a gradient has not the shape or dtype of what it is the gradient of;
-            `d_state` or `d_inner` name layers that have none; `wrt` matches no parameter.
+        TypeError, ValueError : an argument does not fit; the message names it.
         """
         order = list(self.layers)
         if not isinstance(caches, Mapping) or (missing := [n for n in order if n not in caches]):
@@ -121,34 +116,28 @@ class Network(Stack):
             raise TypeError(f"Network: caches must be {made}; got {got}")
         d_state = dict(d_state or {})
         d_inner = {n: self._here(d) for n, d in (d_inner or {}).items()}
-        check_names("Network: d_state", d_state, self._with("has_state"), "which have no state")
-        check_names("Network: d_inner", d_inner, order, f"the layers are {order}")
-        needed = [n.split(".") for n in self.params(wrt)]
-        lowest = 0 if input_grad else min([order.index(n) for n, _ in needed] or [len(order)])
+        check_names("Network: d_state", d_state, self._with("has_state"))
+        check_names("Network: d_inner", d_inner, order)
+        needed: dict[str, list[str]] = {name: [] for name in order}
+        for name, _, param in (n.partition(".") for n in self.params(wrt)):
+            needed[name].append(param)
         grads, states, d_x = dict[str, Any](), dict[str, Any](), d_scores
-        for name in reversed(order[lowest:]):
-            layer = self.layers[name]
-            if name in d_inner:
-                d_x = d_x + self._like(d_inner[name], d_x, name)
-            if (other := layer.source) is not None:  # its other branch gets the same gradient
-                d_inner[other] = d_x + d_inner[other] if other in d_inner else d_x
-            cache, d_last = caches[name], d_state.get(name)
-            own, below = [p for n, p in needed if n == name], input_grad or name != order[lowest]
+        run = list(dropwhile(lambda n: not (input_grad or needed[n]), order))
+        for name in reversed(run):
+            layer, below = self.layers[name], input_grad or name != run[0]
+            options: Any = {"d_state": d_state.get(name), "wrt": needed[name], "input_grad": below}
             with naming(name):
-                d_x, found = layer.backward(d_x, cache, d_state=d_last, wrt=own, input_grad=below)
+                if name in d_inner:
+                    inner = np.asarray(d_inner[name], self.dtype, like=d_x)
+                    d_x = d_x + as_upstream(inner, d_x.shape, layer, f"d_inner[{name!r}]")
+                if (other := layer.source) is not None:  # it is added: both get d_x
+                    d_inner[other] = d_x + d_inner[other] if other in d_inner else d_x
+                d_x, found = layer.backward(d_x, caches[name], **options)
             if "state" in found:
                 states[name] = found.pop("state")
-            grads.update({f"{name}.{p}": d for p, d in found.items()})
+            grads |= {f"{name}.{p}": d for p, d in found.items()}
         grads = {n: grads[n] for n in self.params() if n in grads}
         return (d_x if input_grad else None), grads | ({"state": states} if states else {})
-
-    def _like(self, d: Array, output: Any, name: str) -> Array:
-        """The gradient of an inner layer's output, in the net's dtype."""
-        d = np.asarray(d, like=output)
-        if d.shape != output.shape:
-            shapes = f"shape {list(d.shape)}, its output {list(output.shape)}"
-            raise ValueError(f"Network: d_inner[{name!r}] has {shapes}")
-        return d.astype(self.dtype, copy=False)
 
     def loss_and_grads(
         self,
@@ -165,18 +154,18 @@ class Network(Stack):
         penalties: Mapping[str, Penalty] | None = None,
         watch: Callable[[Caches], None] | None = None,
     ) -> tuple[float, dict[str, Array]]:
-        """The loss and its gradients in one call: what ``fit`` calls; caches do not outlive it.
+        """The loss and its gradients in one call, as ``fit`` makes it; caches end with it.
 
         Parameters
         ----------
         x, targets, loss : input ``[T, B, ...]``; ``loss(scores, targets) -> (number, d_scores)``.
         state, train, rng, masks, wrt : as for ``forward`` and ``backward``.
-        truncate : truncated backpropagation through time.  The steps are cut into chunks of at most
-            so many; states are carried on, gradients are not; the loss is the mean of the chunks'
+        truncate : truncated backpropagation through time, in chunks of at most so many steps.
+            States pass from chunk to chunk, gradients do not; the loss is the mean of the chunks'
             losses, weighted by their steps.
         penalties : by layer, functions of its spikes that return a number and its gradient; the
             number is added to the loss.  E.g. ``{"lif1": ms.losses.FiringRate(most=0.2)}``.
-        watch : called with the caches of every forward run, e.g. to count spikes.
+        watch : a function of the caches of every forward run, e.g. to count spikes.
 
         Returns
         -------
@@ -184,14 +173,10 @@ class Network(Stack):
 
         Raises
         ------
-        ValueError : `x` has no time steps, or its shape or dtype does not fit; `masks` are of other
-            steps than `x`; `penalties` or `state` name layers that have none; `wrt` matches no
-            parameter.
-        TypeError : `loss` is no function.
+        TypeError, ValueError : an argument does not fit; the message names it.
         """
-        penalties, spiking = penalties or {}, self._with("spiking")
-        known = f"the spiking layers are {spiking}"
-        check_names("loss_and_grads: penalties", penalties, spiking, known)
+        penalties = penalties or {}
+        check_names("loss_and_grads: penalties", penalties, self._with("spiking"))
         if not callable(loss):
             expected = "a function, loss(scores, targets) -> (number, d_scores), e.g. ms.losses.mse"
             raise TypeError(f"loss_and_grads: loss must be {expected}; got {loss!r}")
@@ -199,18 +184,17 @@ class Network(Stack):
         for share, part, cut in _chunks(self._here(x), masks or {}, truncate):
             scores, caches = self.forward(part, state=state, train=train, rng=rng, masks=cut)
             value, d_scores = loss(scores, targets)
+            d_inner = dict[str, Array]()
             if watch is not None:
                 watch(caches)
-            inner = {name: penalty(caches[name].spikes) for name, penalty in penalties.items()}
-            for extra, _ in inner.values():
-                value += extra
-            total += share * value
-            d_inner = {name: d if share == 1 else d * share for name, (_, d) in inner.items()}
-            d_scores = d_scores if share == 1 else d_scores * d_scores.dtype.type(share)
+            for name, penalty in penalties.items():
+                extra, d_spikes = penalty(caches[name].spikes)
+                value, d_inner[name] = value + extra, d_spikes if share == 1 else d_spikes * share
+            d_scores = d_scores if share == 1 else d_scores * share
             _, found = self.backward(d_scores, caches, d_inner=d_inner, wrt=wrt, input_grad=False)
             found.pop("state", None)
             grads = {n: grads[n] + d for n, d in found.items()} if grads else found
-            state = caches.state
+            total, state = total + share * value, caches.state
         return total, grads
 
     def predict(self, x: Array) -> Array:
@@ -219,39 +203,10 @@ class Network(Stack):
 
     def accuracy(self, x: Array, labels: Array) -> float:
         """Share of the samples ``[T, B, ...]`` whose prediction is their label ``[B]``."""
-        found = self.predict(x)
-        labels = np.asarray(labels, like=found)
-        if labels.shape != found.shape:
-            expected = f"labels must be class numbers {list(found.shape)}"
-            raise ValueError(f"accuracy: {expected}, got shape {list(labels.shape)}")
-        return float(np.mean(found == labels))
+        return accuracy(self.forward(x)[0], labels)
 
-    # -- on disk
 
-    def description(self) -> dict[str, Any]:
-        """Architecture as plain data: what a file keeps of the network besides its arrays."""
-        layers = [
-            {"name": name, "type": files.name_in_file(type(layer), LAYERS, type(layer))}
-            | {"config": layer.config(), "arrays": [*layer.params, *layer.buffers]}
-            for name, layer in self.layers.items()
-        ]
-        return {"dtype": str(self.dtype), "layers": layers}
-
-    def save(self, path: str | Path, **notes: Any) -> Path:
-        """Write architecture and parameters to one ``.npz`` without pickle; `ms.load` reads it.
-
-        The file is whole or not there.  `notes` are plain data to keep with it.  What a neuron or a
-        layer of your own computes is not stored: give it to `ms.load`.
-
-        Raises
-        ------
-        TypeError : a layer of your own needs arguments that its ``options`` do not name.
-        """
-        for name, layer in self.layers.items():
-            if type(layer) not in LAYERS.values():
-                _check_rebuilds(name, layer)
-        header = {"network": self.description(), "notes": notes}
-        return files.write(path, "network", header, self.arrays())
+load = Network.load
 
 
 def _chunks(
@@ -271,15 +226,3 @@ def _chunks(
         part = x[start : start + most]
         cut = {n: m if len(m) == 1 else m[start : start + most] for n, m in masks.items()}
         yield len(part) / steps, part, cut
-
-
-def _check_rebuilds(name: str, layer: Layer) -> None:
-    """Raise if a layer of a user's own class cannot be made again of what a file keeps of it."""
-    try:
-        arrays = {**layer.params, **layer.buffers}
-        type(layer).rebuild(layer.config(), arrays, layer.dtype, {})
-    except (TypeError, AttributeError) as error:
-        cure = "`options` must name the constructor's arguments, kept as attributes"
-        raise TypeError(f"save: {name}: cannot be rebuilt from a file: {error}; {cure}") from None
-    except ValueError:  # it has a neuron of its own, which ms.load is given
-        pass

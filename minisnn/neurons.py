@@ -7,8 +7,8 @@ A neuron is a pair of formulas (:mod:`minisnn.formula`).  With K states and Q pa
 
 ``states`` are the values *before* the step, ``x`` the input current.  In the adjoint ``d_states``
 are the gradients of the loss with respect to the *new* states, and the results those with respect
-to the arguments of ``charge``, in their order.  The first state is the membrane: it meets the
-threshold and the reset; the others pass by them.
+to the arguments of ``charge``, in their order.  The first state is the membrane.  Threshold and
+reset act on it alone.
 
 To add a neuron: write the pair, and one line in :data:`NEURONS`.  A neuron of your own needs no
 registration.
@@ -38,14 +38,14 @@ class Neuron:
 
     Raises
     ------
-    FormulaError : a function cannot be run alike by every backend; the message names what and why.
+    FormulaError : a function does what some backend cannot; the message names it and the cure.
     """
 
     charge: Callable[..., Any] = field(compare=False)
     charge_adjoint: Callable[..., Any] = field(compare=False)
     state: tuple[str, ...] = ("v",)
     params: tuple[str, ...] = ("decay",)
-    #: Traced from the two functions as they are now.
+    #: The two functions, traced when the object is made.
     formulas: tuple[Formula, Formula] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -56,12 +56,13 @@ class Neuron:
                 expected = "must be a tuple of names, e.g. ('v',)"
                 raise TypeError(f"Neuron: {what} {expected}, got {names!r}")
             object.__setattr__(self, what, tuple(names))
-        if not self.state or len(set(self.state + self.params)) < len(self.state + self.params):
-            got = f"{self.state}, {self.params}"
-            raise ValueError(f"Neuron: names must differ and state must not be empty: {got}")
+        names = *self.state, *self.params
+        if not self.state or len(set(names)) < len(names):
+            expected = "names must differ and state must not be empty"
+            raise ValueError(f"Neuron: {expected}, got {self.state}, {self.params}")
         if reserved := {"threshold", "state"} & set(self.params):
-            name = f"{reserved.pop()!r}: the layer uses that name"
-            raise ValueError(f"Neuron: params may not be called {name}")
+            wrong = f"params may not be called {reserved.pop()!r}, since the layer uses that name"
+            raise ValueError(f"Neuron: {wrong}")
         k, q = len(self.state), len(self.params)
         about = f"of a Neuron with state {self.state} and params {self.params}"
         charge = trace(self.charge, f"charge {about}", k + 1 + q, k)
@@ -72,7 +73,7 @@ class Neuron:
         return f"Neuron({self.charge.__name__}, state={self.state}, params={self.params})"
 
 
-# -- leaky integrate-and-fire (the STL-SNN authors' neuron): the leak acts on the membrane after its
+# -- leaky integrate-and-fire, the STL-SNN authors' neuron: the leak acts on the membrane after its
 # -- reset, the input is not scaled
 
 
@@ -136,7 +137,7 @@ def current_lif_charge(v, i, x, decay, decay_syn):
 
 
 def current_lif_adjoint(d_u, d_i_new, v, i, x, decay, decay_syn):
-    d_i = d_i_new + d_u  # everything that reaches the new current: (current_lif.3)
+    d_i = d_i_new + d_u  # both paths to the new current: (current_lif.3)
     # d_v, d_i, d_x, d_decay, d_decay_syn: (current_lif.4)
     return decay * d_u, decay_syn * d_i, d_i, v * d_u, i * d_i
 

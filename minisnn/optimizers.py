@@ -1,24 +1,31 @@
-"""Optimizers: what they get is what learns; schedules: the learning rate over the epochs."""
+"""Optimizers, whose parameters are what learns, and schedules of the learning rate."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from .kernels import compiled_helpers
 from .kernels.arrays import Array, get_array_module, positive_int
-from .network import Network
-from .rules import LearningRule, Pattern
+from .network import Network, naming
+from .rules import Pattern, choose
 
 __all__ = ["SGD", "Adam", "Optimizer", "cosine", "exponential", "gradient_norm", "not_finite"]
 
-#: Parameters of fewer entries are left to NumPy, which is as fast for them.
+#: NumPy updates parameters of fewer entries: for them it is as fast as compiled code.
 WORTH_COMPILED = 1 << 14
+#: What a setting may be, as its error says it.
+RANGES: dict[str, Callable[[Any], bool]] = {
+    ">= 0": lambda n: 0 <= n < math.inf,
+    "> 0": lambda n: 0 < n < math.inf,
+    "in [0, 1)": lambda n: 0 <= n < 1,
+    "in [0, 1]": lambda n: 0 <= n <= 1,
+    "in (0, 1]": lambda n: 0 < n <= 1,
+}
 
 
 class Optimizer:
@@ -32,9 +39,10 @@ class Optimizer:
     lr : learning rate.
     weight_decay : L2 penalty, coupled: each gradient grows by ``weight_decay * parameter`` (as the
         STL-SNN authors use it, on everything that learns).
-    decoupled : with true the decay acts on the parameter instead, ``param -= rate * weight_decay *
+    decoupled : if true, the decay acts on the parameter instead, ``param -= rate * weight_decay *
         param`` before the step (AdamW: Loshchilov and Hutter 2019).
-    clip_norm : gradients of a larger norm over all that learns are scaled down to it, before decay.
+    clip_norm : the largest norm of the gradient over all that learns; a larger gradient is scaled
+        down to it, before the decay.
     lr_scale : factors on the rate by name with wildcards, e.g. ``{"*.threshold": 0.1}``; the last
         that matches counts.
 
@@ -43,7 +51,7 @@ class Optimizer:
     ValueError : a pattern matches no parameter, or a number is out of range.
     """
 
-    #: Attributes that go on from step to step: arrays by the parameter's name.
+    #: Names of the moments: arrays like the parameters that go on from step to step.
     carries: tuple[str, ...] = ()
 
     def __init__(
@@ -57,29 +65,25 @@ class Optimizer:
         clip_norm: float | None = None,
         lr_scale: Mapping[str, float] | None = None,
     ) -> None:
+        kind = type(self).__name__
         if not isinstance(net, Network):
-            raise TypeError(f"{type(self).__name__}: net must be a Network, got {net!r}")
-        self.rule = pattern.name if isinstance(pattern, LearningRule) else None
+            raise TypeError(f"{kind}: net must be a Network, got {net!r}")
         self.params = net.params(pattern)
         if not self.params:
-            wrong = f"the pattern {pattern!r} chooses no parameter"
-            raise ValueError(f"{type(self).__name__}: nothing learns: {wrong}")
-        self._known, self._backend = {*net.params(), "state"}, net.backend
-        self.lr = _number("lr", lr, positive=True)
+            raise ValueError(f"{kind}: the pattern {pattern!r} chooses no parameter to learn")
+        self._net = net
+        self.lr = _number("lr", lr, "> 0")
         self.weight_decay = _number("weight_decay", weight_decay)
         self.decoupled = bool(decoupled)
-        clips = clip_norm is not None
-        self.clip_norm = _number("clip_norm", clip_norm, positive=True) if clips else None
-        constraints = net.constraints().items()
-        self._constraints = {n: bound for n, bound in constraints if n in self.params}
+        self.clip_norm = None if clip_norm is None else _number("clip_norm", clip_norm, "> 0")
         self.lr_scale = dict.fromkeys(self.params, 1.0)
-        for one, factor in (lr_scale or {}).items():
-            if not (matching := [n for n in self.params if fnmatchcase(n, one)]):
-                learns = ", ".join(self.params)
-                raise ValueError(f"lr_scale: pattern {one!r} matches nothing that learns: {learns}")
-            self.lr_scale |= dict.fromkeys(matching, _number(f"lr_scale[{one!r}]", factor))
-        for moment in self.carries:
-            setattr(self, moment, {n: np.zeros_like(p) for n, p in self.params.items()})
+        for name, factor in (lr_scale or {}).items():
+            with naming("lr_scale"):
+                chosen = choose(name, self.params)
+            self.lr_scale |= dict.fromkeys(chosen, _number(f"lr_scale[{name!r}]", factor))
+        self._moments = {
+            moment: {n: np.zeros_like(p) for n, p in self.params.items()} for moment in self.carries
+        }
         self.steps = 0
 
     def step(self, grads: Mapping[str, Any], factor: float = 1.0) -> None:
@@ -88,7 +92,7 @@ class Optimizer:
         Parameters
         ----------
         grads : gradients by name; those of parameters of the net that do not learn are ignored.
-        factor : what a schedule makes of the rate.
+        factor : the schedule's factor on the rate.
 
         Raises
         ------
@@ -103,14 +107,15 @@ class Optimizer:
         if self.clip_norm is not None:
             norm = gradient_norm(grads[n] for n in self.params)
             shrink = self.clip_norm / norm if norm > self.clip_norm else 1.0
+        constraints = self._net.constraints()
         for name, param in self.params.items():
             number, lr = param.dtype.type, self.lr * self.lr_scale[name] * factor
             grad = grads[name] if shrink == 1 else grads[name] * number(shrink)
             if self.weight_decay and self.decoupled:
                 param *= number(1 - lr * self.weight_decay)
             self._update(name, param, grad, lr, 0.0 if self.decoupled else self.weight_decay)
-            if name in self._constraints:
-                self._constraints[name].project(param)
+            if name in constraints:
+                constraints[name].project(param)
 
     def _check(self, grads: Any) -> None:
         where = f"{type(self).__name__}.step"
@@ -118,34 +123,31 @@ class Optimizer:
             expected = f"gradients by name, got {type(grads).__name__}"
             example = "loss, grads = net.loss_and_grads(...), then optimizer.step(grads)"
             raise TypeError(f"{where}: grads must be {expected}: {example}")
-        if unknown := set(grads) - self._known:
+        if unknown := set(grads) - {*self._net.params(), "state"}:
             raise ValueError(f"{where}: {sorted(unknown)} are no parameters of the optimizer's net")
         for name, param in self.params.items():
             if name not in grads:
                 raise ValueError(f"{where}: no gradient for {name!r}; got {', '.join(grads)}")
-            grad, module = grads[name], get_array_module(param)
-            kinds = module.ndarray | np.generic  # of one shared threshold NumPy makes a number
-            there = isinstance(grad, kinds) and get_array_module(grad) is module
-            if not there or (grad.shape, grad.dtype) != (param.shape, param.dtype):
-                differ = f"is {_about(grad)}, the parameter {_about(param)}"
+            if (given := _about(grads[name])) != (own := _about(param)):
+                differ = f"is {given}, the parameter {own}"
                 raise ValueError(f"{where}: the gradient of {name} {differ}")
         if bad := not_finite({n: grads[n] for n in self.params}):
             raise ValueError(
-                f"{where}: the gradient of {bad} has entries that are not finite, nothing was "
+                f"{where}: the gradient of {bad} has entries that are not finite; no parameter "
                 "changed. Likely: an input that is not finite, a learning rate too high, or a "
                 "gradient that explodes over many steps"
             )
 
     def _update(self, name: str, param: Array, grad: Array, lr: float, decay: float) -> None:
-        """One parameter, in place; `decay` is that of the coupled penalty."""
+        """One parameter, in place; `decay` is the coupled one."""
         raise NotImplementedError
 
     def moments(self) -> dict[str, dict[str, Array]]:
-        """The live arrays that go on from step to step, by their own name and the parameter's."""
-        return {moment: getattr(self, moment) for moment in self.carries}
+        """The live moments, by their name and the parameter's."""
+        return self._moments
 
     def settings(self) -> dict[str, Any]:
-        """What decides a step, as plain data; a run is only continued with the same."""
+        """What decides a step, as plain data; a run continues only with the same."""
         own = {n: v for n, v in vars(self).items() if isinstance(v, int | float | bool | None)}
         own.pop("steps")
         kind, learns = type(self).__name__, list(self.params)
@@ -159,14 +161,13 @@ class SGD(Optimizer):
     """Gradient descent with momentum: ``m = momentum * m + grad;  param -= lr * m``."""
 
     carries = ("velocity",)
-    velocity: dict[str, Array]
 
     def __init__(self, net: Network, pattern=None, *, lr: float, momentum=0.0, **options) -> None:
         super().__init__(net, pattern, lr=lr, **options)
-        self.momentum = _number("momentum", momentum, below_one=True)
+        self.momentum = _number("momentum", momentum, "in [0, 1)")
 
     def _update(self, name: str, param: Array, grad: Array, lr: float, decay: float) -> None:
-        velocity, number = self.velocity[name], param.dtype.type
+        velocity, number = self._moments["velocity"][name], param.dtype.type
         grad = grad + number(decay) * param if decay else grad
         velocity *= number(self.momentum)
         velocity += grad
@@ -181,23 +182,21 @@ class Adam(Optimizer):
     """
 
     carries = ("mean", "square")
-    mean: dict[str, Array]
-    square: dict[str, Array]
 
     def __init__(
         self, net: Network, pattern=None, *, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, **options
     ) -> None:
         super().__init__(net, pattern, lr=lr, **options)
-        self.beta1 = _number("betas[0]", betas[0], below_one=True)
-        self.beta2 = _number("betas[1]", betas[1], below_one=True)
+        self.beta1 = _number("betas[0]", betas[0], "in [0, 1)")
+        self.beta2 = _number("betas[1]", betas[1], "in [0, 1)")
         self.eps = _number("eps", eps)
 
     def _update(self, name: str, param: Array, grad: Array, lr: float, decay: float) -> None:
-        mean, square, number = self.mean[name], self.square[name], param.dtype.type
-        b1, b2 = self.beta1, self.beta2
+        mean, square = (self._moments[moment][name] for moment in self.carries)
+        b1, b2, number = self.beta1, self.beta2, param.dtype.type
         correction, rate = (1 - b2**self.steps) ** 0.5, lr / (1 - b1**self.steps)
-        compiled = compiled_helpers(self._backend, "adam") if param.size >= WORTH_COMPILED else None
-        if compiled is not None and param.flags.c_contiguous:
+        compiled = compiled_helpers(self._net.backend, "adam")
+        if compiled and param.size >= WORTH_COMPILED and param.flags.c_contiguous:
             numbers = (decay, b1, 1 - b1, b2, 1 - b2, correction, self.eps, rate)
             compiled.adam(param, np.ascontiguousarray(grad), mean, square, numbers)
             return
@@ -206,9 +205,7 @@ class Adam(Optimizer):
         mean += number(1 - b1) * grad
         square *= number(b2)
         square += number(1 - b2) * (grad * grad)
-        root = np.sqrt(square)
-        root /= number(correction)
-        root += number(self.eps)
+        root = np.sqrt(square) / number(correction) + number(self.eps)
         param -= number(rate) * (mean / root)
 
 
@@ -216,7 +213,7 @@ class Adam(Optimizer):
 
 
 def gradient_norm(grads: Iterable[Array]) -> float:
-    """Euclidean norm over all entries of several gradients; a GPU adds up before the wait."""
+    """Euclidean norm over all entries of several gradients."""
     grads = list(grads)
     with np.errstate(over="ignore"):
         norm = math.sqrt(sum(np.vdot(g, g).astype(np.float64) for g in grads))
@@ -226,34 +223,33 @@ def gradient_norm(grads: Iterable[Array]) -> float:
 
 
 def not_finite(grads: Mapping[str, Array]) -> str | None:
-    """The name of the first gradient with an entry that is no finite number; one wait for a GPU."""
-    # No sum is finite of which one term is not, and a sum takes half the time of a look at each.
+    """The name of the first gradient with an entry that is no finite number."""
+    # A sum is quicker than a look at every entry, and finite only if all of them are.  Stacked, the
+    # sums make the CPU wait once for a GPU.
     with np.errstate(over="ignore", invalid="ignore"):
         sums = [np.isfinite(grad.sum()) for grad in grads.values()]
     if not sums or np.stack(sums).all():
         return None
-    # None of them is, if it was too large a sum.
+    # A sum of finite entries may overflow.
     return next((name for name, grad in grads.items() if not np.isfinite(grad).all()), None)
 
 
 def _about(value: Any) -> str:
-    """What must be alike of a gradient and its parameter, in words."""
+    """What a gradient and its parameter must have in common, in words."""
     module = get_array_module(value)
-    if not isinstance(value, module.ndarray | np.generic):  # a shared threshold's is a number
+    if not isinstance(value, module.ndarray | np.generic):  # a sum over all neurons is a number
         return repr(value)
     return f"{value.dtype} {list(value.shape)}" + ("" if module is np else " on the GPU")
 
 
-def _number(name: str, value: Any, positive: bool = False, below_one: bool = False) -> float:
-    ok = isinstance(value, int | float | np.number) and not isinstance(value, bool)
-    ok = ok and np.isfinite(value) and value >= 0
-    if not ok or (positive and value == 0) or (below_one and value >= 1):
-        wanted = "> 0" if positive else "in [0, 1)" if below_one else ">= 0"
+def _number(name: str, value: Any, wanted: str = ">= 0") -> float:
+    is_number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    if not is_number or not RANGES[wanted](value):
         raise ValueError(f"{name} must be a number {wanted}, got {value!r}")
     return float(value)
 
 
-# -- schedules: factors on the rate by epoch, with a repr that tells a checkpoint one from another
+# -- schedules: factors on the rate by epoch, whose repr tells a checkpoint one from another
 
 
 @dataclass(frozen=True)
@@ -263,8 +259,7 @@ class exponential:
     gamma: float
 
     def __post_init__(self) -> None:
-        if not 0 < self.gamma <= 1:
-            raise ValueError(f"exponential: gamma must lie in (0, 1], got {self.gamma!r}")
+        _number("exponential: gamma", self.gamma, "in (0, 1]")
 
     def __call__(self, epoch: int) -> float:
         """The factor in this epoch."""
@@ -280,9 +275,7 @@ class cosine:
 
     def __post_init__(self) -> None:
         positive_int("cosine: epochs", self.epochs)
-        if not 0 <= self.lowest <= 1:
-            must = "lowest is a share of the rate and must lie in [0, 1]"
-            raise ValueError(f"cosine: {must}, got {self.lowest!r}")
+        _number("cosine: lowest, a share of the rate,", self.lowest, "in [0, 1]")
 
     def __call__(self, epoch: int) -> float:
         """The factor in this epoch."""

@@ -1,4 +1,4 @@
-"""Resets: what a spike does to the membrane, and the adjoint of it.
+"""Resets: what a spike does to the membrane, and the adjoint of that.
 
 A reset is a pair of formulas (:mod:`minisnn.formula`)::
 
@@ -36,14 +36,14 @@ class Reset:
 
     Raises
     ------
-    FormulaError : a function cannot be run alike by every backend.
+    FormulaError : a function does what some backend cannot.
     ValueError : `stop` names something else.
     """
 
     reset: Callable[..., Any] = field(compare=False)
     reset_adjoint: Callable[..., Any] = field(compare=False)
     stop: tuple[str, ...] = ()
-    #: Traced from the two functions as they are now.
+    #: The two functions, traced when the object is made.
     formulas: tuple[Formula, Formula] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -90,7 +90,7 @@ def soft_adjoint(d_v, u, s, theta):
 
 
 def soft_detached_adjoint(d_v, u, s, theta):
-    # The threshold is subtracted however the spike came about: its term stays.
+    # The threshold is subtracted, whatever the spike depends on: its term stays.
     return d_v, 0, -(s * d_v)  # (resets.5)
 
 

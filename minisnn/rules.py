@@ -32,20 +32,20 @@ Pattern = LearningRule | str | Iterable[str] | None
 
 
 def choose(pattern: LearningRule | str | Iterable[str], roles: Mapping[str, str]) -> list[str]:
-    """The names of `roles`, which has each parameter's role by its name, that `pattern` chooses.
+    """The names that `pattern` chooses among `roles`, each parameter's role by its name.
 
     Raises
     ------
     ValueError : the pattern matches no parameter; the message lists the names.
     """
-    there_are = f"matches no parameter; there are {', '.join(roles) or 'none'}"
-    if isinstance(pattern, LearningRule):
-        chosen = [name for name, role in roles.items() if role in pattern.roles]
-        if not chosen and roles:
-            raise ValueError(f"{pattern!r} {there_are}")
-        return chosen
-    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
-    for one in patterns:
-        if not any(fnmatchcase(name, one) for name in roles):
-            raise ValueError(f"pattern {one!r} {there_are}")
-    return [name for name in roles if any(fnmatchcase(name, one) for one in patterns)]
+    chosen = set[str]()
+    for one in [pattern] if isinstance(pattern, LearningRule | str) else pattern:
+        if isinstance(one, LearningRule):
+            matching = {name for name, role in roles.items() if role in one.roles}
+        else:
+            matching = {name for name in roles if fnmatchcase(name, one)}
+        if not matching:
+            there_are = f"there are {', '.join(roles) or 'none'}"
+            raise ValueError(f"pattern {one!r} matches no parameter; {there_are}")
+        chosen |= matching
+    return [name for name in roles if name in chosen]

@@ -1,13 +1,16 @@
-"""Layers in order, by name: whether they fit, their parameters, copies with another backend."""
+"""Layers in order, by name: whether they fit, their parameters, copies, and their file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Self
 
+from . import files
 from .kernels import check_backend, default_backend
 from .kernels.arrays import Array, float_dtype, to_device
-from .layers import Layer
+from .layers import LAYERS, Layer
 from .rules import Pattern, choose
 from .thresholds import Constraint
 
@@ -21,26 +24,23 @@ class Stack:
         if not layers:
             example = "e.g. Network(fc1=ms.Linear(64, 10, rng=rng))"
             raise ValueError(f"Network: needs at least one layer, {example}")
-        seen: dict[int, str] = {}
         for name, layer in layers.items():
             if not isinstance(layer, Layer):
                 raise TypeError(f"Network: {name} must be a layer, got {layer!r}")
-            if id(layer) in seen:
-                both = f"{seen[id(layer)]} and {name} are the same layer"
-                raise ValueError(f"Network: {both}; make one for each")
-            seen[id(layer)] = name
+            first = next(n for n, other in layers.items() if other is layer)
+            if first != name:
+                wrong = f"{first} and {name} are the same layer"
+                raise ValueError(f"Network: {wrong}; make one for each")
         dtypes = {n: layer.dtype for n, layer in layers.items() if layer.params}
         dtypes = dtypes or {n: layer.dtype for n, layer in layers.items()}
         if len(set(dtypes.values())) > 1:
             got = ", ".join(f"{n} {d}" for n, d in dtypes.items())
             raise TypeError(f"Network: one float dtype per net, got {got}")
         self.dtype = next(iter(dtypes.values()))
-        # Layers without parameters follow the net's dtype: that saves saying it ten times.
+        # A layer without parameters follows: its user need not name the dtype.
         layers = {n: a if a.params else a.astype(self.dtype) for n, a in layers.items()}
         self.layers = _on_one_device(layers)
         _check_shapes(self.layers)
-        #: Layers whose output a later layer takes besides its input.
-        self._sources = {layer.source for layer in self.layers.values()}
 
     # -- parameters
 
@@ -51,24 +51,23 @@ class Stack:
         ------
         ValueError : the pattern matches no parameter; the message lists the names.
         """
-        each = [(n, layer, p) for n, layer in self.layers.items() for p in layer.params]
-        arrays = {f"{n}.{p}": layer.params[p] for n, layer, p in each}
-        if pattern is None:
-            return arrays
-        roles = {f"{n}.{p}": layer.roles.get(p, "synapse") for n, layer, p in each}
-        return {n: arrays[n] for n in choose(pattern, roles)}
+        arrays, roles = dict[str, Array](), dict[str, str]()
+        for name, layer in self.layers.items():
+            arrays |= {f"{name}.{p}": array for p, array in layer.params.items()}
+            roles |= {f"{name}.{p}": layer.roles.get(p, "synapse") for p in layer.params}
+        return arrays if pattern is None else {n: arrays[n] for n in choose(pattern, roles)}
 
     def buffers(self) -> dict[str, Array]:
         """The live arrays that do not learn by gradients, by name: ``"norm1.running_mean"``."""
-        each = [(n, layer, b) for n, layer in self.layers.items() for b in layer.buffers]
-        return {f"{n}.{b}": layer.buffers[b] for n, layer, b in each}
+        each = [(n, b, array) for n, a in self.layers.items() for b, array in a.buffers.items()]
+        return {f"{n}.{b}": array for n, b, array in each}
 
     def arrays(self) -> dict[str, Array]:
         """All that a network is besides its architecture: parameters and buffers."""
         return {**self.params(), **self.buffers()}
 
     def commit(self, caches: Mapping[str, Any]) -> None:
-        """Take over the running statistics of a training run: the one place that writes them."""
+        """Take over the running statistics of a training run; only this method writes them."""
         for name, layer in self.layers.items():
             for buffer, array in layer.buffers.items():
                 array[...] = caches[name].buffers[buffer]
@@ -78,13 +77,13 @@ class Stack:
         found = {f"{n}.threshold": getattr(a, "constraint", None) for n, a in self.layers.items()}
         return {n: bound for n, bound in found.items() if bound is not None}
 
-    # -- the same network, otherwise
+    # -- copies with something changed
 
     def using(self, backend: str) -> Self:
         """The same network on another backend: those on the CPU share arrays, a GPU has its own.
 
-        ``net.using("cupy")`` copies them to the GPU, ``using("numba")`` of a network there back.
-        An optimizer belongs to the network that it was made for.
+        ``net.using("cupy")`` copies them to the GPU, ``using("numba")`` of that network copies them
+        back.  An optimizer belongs to the network that it was made for.
         """
         check_backend(backend)
         return self._map(lambda layer: layer.using(backend))
@@ -101,19 +100,84 @@ class Stack:
     def _map(self, change: Callable[[Layer], Layer]) -> Self:
         return type(self)(**{name: change(layer) for name, layer in self.layers.items()})
 
+    # -- on disk
+
+    def description(self) -> dict[str, Any]:
+        """Architecture as plain data: what a file keeps of the network besides its arrays."""
+        layers = [
+            {"name": name, "type": files.name_in_file(type(layer), LAYERS, type(layer))}
+            | {"config": layer.config(), "arrays": [*layer.params, *layer.buffers]}
+            for name, layer in self.layers.items()
+        ]
+        return {"dtype": str(self.dtype), "layers": layers}
+
+    @classmethod
+    def rebuild(cls, description: Mapping[str, Any], arrays: Mapping[str, Array], custom) -> Self:
+        """The network of a `description` and its arrays by name; `custom` as for `load`."""
+        dtype, layers = float_dtype(description["dtype"]), dict[str, Layer]()
+        expected = [f"{one['name']}.{p}" for one in description["layers"] for p in one["arrays"]]
+        if sorted(expected) != sorted(arrays):
+            given = f"the file has {', '.join(arrays) or 'none'}"
+            raise ValueError(f"its arrays are {', '.join(expected) or 'none'}, {given}")
+        for one in description["layers"]:
+            own = {p: arrays[f"{one['name']}.{p}"] for p in one["arrays"]}
+            with naming(one["name"]):
+                kind = files.find(one["type"], LAYERS, custom)
+                layers[one["name"]] = kind.rebuild(one["config"], own, dtype, custom)
+        return cls(**layers)
+
+    def save(self, path: str | Path, **notes: Any) -> Path:
+        """Write architecture and parameters to one ``.npz`` without pickle; `ms.load` reads it.
+
+        The file is written whole or not at all, and keeps `notes`, which are plain data.  It does
+        not hold what a neuron or a layer of your own computes: give those to `ms.load`.
+
+        Raises
+        ------
+        TypeError : a layer of your own needs arguments that its ``options`` do not name.
+        """
+        for name, layer in self.layers.items():
+            if type(layer) not in LAYERS.values():
+                _check_rebuilds(name, layer)
+        header = {"network": self.description(), "notes": notes}
+        return files.write(path, "network", header, self.arrays())
+
+    @classmethod
+    def load(cls, path: str | Path, *, custom: Mapping[str, Any] | None = None) -> Self:
+        """The network that :meth:`save`, or a checkpoint of ``fit``, wrote to `path`.
+
+        Parameters
+        ----------
+        custom : what is not minisnn's own: ingredients by the name of their function, layers by
+            that of their class, e.g. ``{"my_charge": my_neuron, "Gain": Gain}``.
+
+        Raises
+        ------
+        FileNotFoundError : there is no such file.
+        FileError : it is damaged, a pickle, of a newer format, or needs `custom`.
+        """
+        header, arrays = files.read(path, ("network", "checkpoint"))
+        own = {name: array for name, array in arrays.items() if "/" not in name}
+        try:  # a checkpoint has more arrays, with a "/"
+            return cls.rebuild(header["network"], own, custom or {})
+        except Exception as error:  # the header may hold anything
+            kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+            raise files.FileError(f"{path}: no network can be made of it: {kind}{error}") from None
+
+    # -- where it runs, and how it looks
+
     def _with(self, attribute: str) -> list[str]:
         return [name for name, layer in self.layers.items() if getattr(layer, attribute)]
 
     def _here(self, x: Any) -> Array:
-        """An input where the network is: it goes to a GPU; the first layer objects to one there."""
-        first = next(iter(self.layers.values()))  # all are in one place
-        return to_device(x, "cupy") if first.backend == "cupy" else x
+        """`x` on the network's GPU if it has one; else the first layer checks where it is."""
+        return to_device(x, "cupy") if self.backend == "cupy" else x
 
     @property
     def backend(self) -> str:
         """The backend of the spiking layers, or several joined by ``+``; on a GPU that of all."""
-        layers = self.layers.values()
-        found = {layer.backend for layer in layers if layer.spiking or layer.backend == "cupy"}
+        each = self.layers.values()
+        found = {layer.backend for layer in each if layer.spiking or layer.backend == "cupy"}
         return "+".join(sorted(found)) or "numpy"
 
     def __getitem__(self, name: str) -> Layer:
@@ -157,28 +221,34 @@ def _check_shapes(layers: dict[str, Layer]) -> None:
             raise ValueError(f"Network: {name} {wrong}") from None
         other = shape if layer.source is None else shapes[layer.source]
         if shape is not None and other is not None and other != shape:
-            shapes_of = f"of shape {list(other)} to an input of {list(shape)}"
-            raise ValueError(f"Network: {name} adds {layer.source} {shapes_of}")
+            wrong = f"{layer.source} of shape {list(other)} to an input of {list(shape)}"
+            raise ValueError(f"Network: {name} adds {wrong}")
 
 
-def check_names(what: str, given: Iterable[str], known: Iterable[str], wrong: str) -> None:
+def _check_rebuilds(name: str, layer: Layer) -> None:
+    """Raise if a file could not bring back a layer of a user's own class."""
+    try:
+        arrays = {**layer.params, **layer.buffers}
+        type(layer).rebuild(layer.config(), arrays, layer.dtype, {})
+    except (TypeError, AttributeError) as error:
+        cure = "`options` must name the constructor's arguments, kept as attributes"
+        raise TypeError(f"save: {name}: cannot be rebuilt from a file: {error}; {cure}") from None
+    except ValueError:  # it has a neuron of its own, which ms.load is given
+        pass
+
+
+def check_names(what: str, given: Iterable[str], known: list[str]) -> None:
     """Raise if `given` has a name that is not `known`."""
-    if unknown := set(given) - set(known):
-        raise ValueError(f"{what} names {sorted(unknown)}, {wrong}")
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"{what} names {unknown}, expected some of {known}")
 
 
-class naming:
-    """Puts a layer's name in front of the errors that come out of it."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: Any) -> None:
-        if (
-            isinstance(error, ValueError | TypeError)
-            and error.args
-            and isinstance(error.args[0], str)
-        ):
-            error.args = (f"{self.name}: {error.args[0]}", *error.args[1:])
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Put a layer's name in front of the errors that come out of it."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        if error.args and isinstance(error.args[0], str):
+            error.args = (f"{name}: {error.args[0]}", *error.args[1:])
+        raise

@@ -1,8 +1,8 @@
 """Surrogates: a smooth curve in place of the spike's jump, and its slope.
 
-The spike is a step of ``x = u - theta``; its derivative is zero almost everywhere, so nothing could
-learn.  A surrogate gradient puts the slope of a smooth curve there.  It is a *choice*, not a
-derivative of the spiking network.
+The spike is a step of ``x = u - theta``.  Its derivative is zero almost everywhere, so that a
+network cannot learn from it.  A surrogate gradient puts the slope of a smooth curve in its place.
+That is a *choice*, not a derivative of the spiking network.
 
 A surrogate is a pair of formulas (:mod:`minisnn.formula`) of ``x`` and a steepness ``k``::
 
@@ -20,6 +20,8 @@ boxcar         k     1      the rectangle of STBP: Wu et al. 2018; width 1 / k
 ============== ===== ====== ===============================================================
 
 The peak is that of the slope, the rise that of the whole curve.
+
+To add a surrogate: the pair and a function of ``k`` that makes it, named in :data:`SURROGATES`.
 """
 
 from __future__ import annotations
@@ -53,7 +55,7 @@ class Surrogate:
 
     Raises
     ------
-    FormulaError : a function cannot be run alike by every backend.
+    FormulaError : a function does what some backend cannot.
     ValueError : `k` is not a positive finite number.
     """
 
@@ -61,7 +63,7 @@ class Surrogate:
     slope: Callable[..., Any] = field(compare=False)
     k: float
     kinks: tuple[float, ...] = ()
-    #: Traced from the two functions as they are now.
+    #: The two functions, traced when the object is made.
     formulas: tuple[Formula, Formula] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -87,13 +89,26 @@ def atan_slope(x, k):
     return 0.5 * k / (1 + a * a)  # (lif.6)
 
 
+def atan(k: float = 2.0) -> Surrogate:
+    """Arctangent curve; slope ``0.5 k / (1 + (pi k x / 2)^2)``, peak k/2, total rise 1.
+
+    The authors' choice: k = 2.
+    """
+    return Surrogate(atan_smooth, atan_slope, k)
+
+
 def sigmoid_smooth(x, k):
     return 0.5 + 0.5 * np.tanh(0.5 * k * x)  # (surrogates.2)
 
 
 def sigmoid_slope(x, k):
-    e = np.exp(-k * np.maximum(x, -x))  # at most 1, so nothing overflows in the tails
+    e = np.exp(-k * np.maximum(x, -x))  # at most 1, so the tails do not overflow
     return k * e / ((1 + e) * (1 + e))  # (surrogates.8)
+
+
+def sigmoid(k: float = 4.0) -> Surrogate:
+    """Logistic curve; slope ``k s (1 - s)``, peak k/4, total rise 1."""
+    return Surrogate(sigmoid_smooth, sigmoid_slope, k)
 
 
 def fast_sigmoid_smooth(x, k):
@@ -105,14 +120,23 @@ def fast_sigmoid_slope(x, k):
     return 1 / (a * a)  # (surrogates.9)
 
 
+def fast_sigmoid(k: float = 10.0) -> Surrogate:
+    """SuperSpike's curve; slope ``1 / (1 + k |x|)^2``, peak 1 for every k, total rise 2/k."""
+    return Surrogate(fast_sigmoid_smooth, fast_sigmoid_slope, k)
+
+
 def exponential_smooth(x, k):
-    return 0.5 * (
-        1 + np.exp(-k * np.maximum(-x, 0)) - np.exp(-k * np.maximum(x, 0))
-    )  # no exponent above 0 (surrogates.4)
+    left, right = np.exp(-k * np.maximum(-x, 0)), np.exp(-k * np.maximum(x, 0))  # both at most 1
+    return 0.5 * (1 + left - right)  # (surrogates.4)
 
 
 def exponential_slope(x, k):
     return 0.5 * k * np.exp(-k * np.maximum(x, -x))  # (surrogates.10)
+
+
+def exponential(k: float = 4.0) -> Surrogate:
+    """Two-sided exponential; slope ``0.5 k exp(-k |x|)``, peak k/2, total rise 1."""
+    return Surrogate(exponential_smooth, exponential_slope, k)
 
 
 def triangle_smooth(x, k):
@@ -124,40 +148,17 @@ def triangle_slope(x, k):
     return k * np.maximum(1 - k * np.maximum(x, -x), 0)  # (surrogates.11)
 
 
+def triangle(k: float = 1.0) -> Surrogate:
+    """Slope ``k max(0, 1 - k |x|)``: peak k, total rise 1; zero, so silent, beyond ``1 / k``."""
+    return Surrogate(triangle_smooth, triangle_slope, k, kinks=(-1.0, 1.0))
+
+
 def boxcar_smooth(x, k):
     return 0.5 + np.minimum(np.maximum(k * x, -0.5), 0.5)  # (surrogates.6)
 
 
 def boxcar_slope(x, k):
     return k * (k * x <= 0.5) * (k * x >= -0.5)  # (surrogates.12)
-
-
-def atan(k: float = 2.0) -> Surrogate:
-    """Arctangent curve; slope ``0.5 k / (1 + (pi k x / 2)^2)``, peak k/2, total rise 1.
-
-    The authors' choice: k = 2.
-    """
-    return Surrogate(atan_smooth, atan_slope, k)
-
-
-def sigmoid(k: float = 4.0) -> Surrogate:
-    """Logistic curve; slope ``k s (1 - s)``, peak k/4, total rise 1."""
-    return Surrogate(sigmoid_smooth, sigmoid_slope, k)
-
-
-def fast_sigmoid(k: float = 10.0) -> Surrogate:
-    """SuperSpike's curve; slope ``1 / (1 + k |x|)^2``, peak 1 for every k, total rise 2/k."""
-    return Surrogate(fast_sigmoid_smooth, fast_sigmoid_slope, k)
-
-
-def exponential(k: float = 4.0) -> Surrogate:
-    """Two-sided exponential; slope ``0.5 k exp(-k |x|)``, peak k/2, total rise 1."""
-    return Surrogate(exponential_smooth, exponential_slope, k)
-
-
-def triangle(k: float = 1.0) -> Surrogate:
-    """Slope ``k max(0, 1 - k |x|)``: peak k, total rise 1; zero, so silent, beyond ``1 / k``."""
-    return Surrogate(triangle_smooth, triangle_slope, k, kinks=(-1.0, 1.0))
 
 
 def boxcar(k: float = 1.0) -> Surrogate:
@@ -167,10 +168,5 @@ def boxcar(k: float = 1.0) -> Surrogate:
 
 #: Every surrogate by its name; all contract, gradient and documentation tests run over it.
 SURROGATES: dict[str, Callable[..., Surrogate]] = {
-    "atan": atan,
-    "sigmoid": sigmoid,
-    "fast_sigmoid": fast_sigmoid,
-    "exponential": exponential,
-    "triangle": triangle,
-    "boxcar": boxcar,
+    make.__name__: make for make in (atan, sigmoid, fast_sigmoid, exponential, triangle, boxcar)
 }

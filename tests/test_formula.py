@@ -62,8 +62,8 @@ def loops_over_an_argument(x, k):
 
 
 REFUSED = {
-    branches: "branches", in_place: r"a = a \+ b", in_place_alias: "under another name", takes_what_was_kept: "left behind",
-    keyword_only: "default values to k", writes: "index", loops_over_an_argument: "index",
+    branches: "branches", in_place: r"an argument, .*a = a \+ b", in_place_alias: "has two names", takes_what_was_kept: "left behind",
+    keyword_only: r"2 arguments \(x, \*, k=2.0\), .* default values", writes: "index", loops_over_an_argument: "index",
 }  # fmt: skip
 REFUSED |= {of: message for message, functions in {
     "branches": [lambda x, k: x if x > 0 else k, lambda x, k: k * (0 < x < 1), lambda x, k: k * (x > 0 and x < 1),
@@ -75,12 +75,12 @@ REFUSED |= {of: message for message, functions in {
     "multiply by a comparison": [lambda x, k: np.where(x > 0, x, k)],
     r"x\*x": [lambda x, k: x**2 * k, lambda x, k: np.power(x, 2), lambda x, k: 2**x],
     "floor_divide": [lambda x, k: x // k], "np.sinh; only": [lambda x, k: np.sinh(x) * k], "np.clip": [lambda x, k: np.clip(x, 0, k)],
-    "two comparisons": [lambda x, k: (x <= HALF) * (x >= -HALF) * k, lambda x, k: k * -(x > 0), lambda x, k: 1 - (x > k),
+    "a comparison, or two": [lambda x, k: (x <= HALF) * (x >= -HALF) * k, lambda x, k: k * -(x > 0), lambda x, k: 1 - (x > k),
                         lambda x, k: np.maximum(x > k, k), lambda x, k: (x > 0) == (k > 0)],
     "by each comparison in turn": [lambda x, k: k * ((x > 0) & (x < 1))],
     "must return numbers": [lambda x, k: x > k],
-    "default values to k": [lambda x, k=2.0: x * k],
-    r"\*args": [lambda *x: x[0], lambda x, **k: x],
+    r"\(x, k=2.0\), expected 2 .* default values": [lambda x, k=2.0: x * k],
+    r"arguments \((\*x|x, \*\*k)\), expected 2 with names of their own": [lambda *x: x[0], lambda x, **k: x],
     "arguments": [lambda x: x, lambda x, k, z: x],
     "computes with .*, a list": [lambda x, k: x * k + LIST, lambda x, k: LIST],
     "computes with True": [lambda x, k: x * True], "computes with inf": [lambda x, k: x * math.inf],

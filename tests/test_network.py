@@ -34,6 +34,7 @@ def test_the_learning_rules_choose_by_what_a_parameter_is():
     assert list(net.params(ms.STDL)) == NAMES
     assert list(net.params("lif*.threshold")) == list(net.params(ms.TL))
     assert list(net.params(["fc1.*", "lif2.decay"])) == ["fc1.weight", "fc1.bias", "lif2.decay"]
+    assert list(net.params(["lif2.decay", ms.SL])) == ["fc1.weight", "fc1.bias", "fc2.weight", "lif2.decay"]
     neuron = ms.Neuron(lambda v, x, gain: v + gain * x, lambda d, v, x, gain: (d, gain * d, x * d), params=("gain",))
     own = ms.Network(a=ms.Spiking(3, neuron=neuron, gain=2.0))
     assert list(own.params(ms.STDL)) == ["a.threshold", "a.gain"] and list(own.params(ms.STL)) == ["a.threshold"]
@@ -126,7 +127,7 @@ def test_penalties_on_inner_spikes_and_states(backend):
     with pytest.raises(ValueError, match="d_inner names"):
         net.backward(np.zeros_like(scores), caches, d_inner={"lif9": inner})
     for name in ("fc1", "lif9"):  # one without a state must not be passed over in silence
-        with pytest.raises(ValueError, match=f"d_state names .'{name}'., which have no state"):
+        with pytest.raises(ValueError, match=rf"d_state names \['{name}'\], expected some of \['lif1', 'lif2'\]"):
             net.backward(np.zeros_like(scores), caches, d_state={name: d_last["lif2"]})
 
 

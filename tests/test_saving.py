@@ -201,7 +201,7 @@ DAMAGES = {
     "another kind": (lambda p: header_with(p, kind="history"), "holds a history, expected a network or a checkpoint"),
     "no kind": (lambda p: header_with(p, kind=None), "does not say what the file is"),
     "unknown layer": (
-        lambda p: rewritten(p, lambda h, a: h["network"]["layers"][0].update(type="Conv9d")), "kind 'Conv9d', which this",
+        lambda p: rewritten(p, lambda h, a: h["network"]["layers"][0].update(type="Conv9d")), "lif0: it uses 'Conv9d', which this",
     ),
     "sizes": (
         lambda p: rewritten(p, lambda h, a: h["network"]["layers"][0]["config"].update(shape=[10**9, 10**9])), "lif0",

@@ -109,10 +109,10 @@ def test_penalties_act_through_fit_and_pull_silent_neurons_up():
 
 def test_penalties_and_inner_gradients_that_do_not_fit_are_named():
     net = network()
-    with pytest.raises(ValueError, match=r"penalties names \['fc1'\], the spiking layers are \['lif1', 'lif2'\]"):
+    with pytest.raises(ValueError, match=r"penalties names \['fc1'\], expected some of \['lif1', 'lif2'\]"):
         net.loss_and_grads(X, LABELS, MSE, penalties={"fc1": ms.losses.Silence()})
     scores, caches = net.forward(X)
-    with pytest.raises(ValueError, match=r"d_inner\['lif1'\] has shape \[8\], its output \[5, 4, 8\]"):
+    with pytest.raises(ValueError, match=r"^lif1: .*d_inner\['lif1'\] has shape \[8\], expected \[5, 4, 8\]"):
         net.backward(np.zeros_like(scores), caches, d_inner={"lif1": np.zeros(8, "f4")})
 
 
@@ -125,5 +125,5 @@ def test_predict_and_accuracy():
     found = net.predict(X)
     assert found.dtype == np.int64 and np.array_equal(found, scores.argmax(axis=1))
     assert net.accuracy(X, found) == 1.0 and net.accuracy(X, (found + 1) % 3) == 0.0
-    with pytest.raises(ValueError, match="accuracy: labels"):
+    with pytest.raises(ValueError, match="2 labels for scores of 4 samples"):
         net.accuracy(X, LABELS[:2])

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..formula import COMPARISONS, TEXT, trace
+from ..formula import COMPARISONS, trace
 from ..kernels.arrays import Array
 from ..resets import RESETS
 from ..surrogates import SURROGATES
@@ -100,7 +100,7 @@ def _symbolic(name: str, *values: Any) -> Any:
     """A comparison, 1 where it holds and 0 elsewhere, or a function."""
     sp = load_sympy()
     if name in COMPARISONS:
-        return sp.Piecewise((1, sp.Rel(*values, TEXT[name])), (0, True))
+        return sp.Piecewise((1, sp.Rel(*values, COMPARISONS[name])), (0, True))
     if name in ("maximum", "minimum"):
         a, b = values
         if sp.expand(a + b) == 0:

@@ -17,7 +17,6 @@ import numpy as np
 import minisnn as ms
 
 from .. import files
-from ..loading import from_file
 from .options import FREE, RULES, Options, add_options, natural, whole
 
 __all__ = ["add_commands", "evaluate", "train", "versions"]
@@ -93,9 +92,8 @@ def train(words: argparse.Namespace) -> int:
 
 def evaluate(words: argparse.Namespace) -> int:
     """``minisnn eval FILE``."""
-    header, arrays = files.read(words.file, ("network", "checkpoint"))
-    net = from_file(words.file, header, arrays, {})
-    notes = header.get("notes")
+    net = ms.load(words.file)
+    notes = files.read(words.file, ("network", "checkpoint"))[0].get("notes")
     command = notes.get("command") if isinstance(notes, dict) else None
     stored = Options() if command is None else Options.read(words.file, command)
     name, steps = words.data or stored.data, words.steps or stored.steps or 8
