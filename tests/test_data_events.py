@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minisnn as ms
-from minisnn.data.cifar import RECORD
+from minisnn.data.images import RECORD
 
 REAL = os.environ.get("MINISNN_DATA")
 
@@ -379,7 +379,7 @@ def test_cifar10_says_what_is_wrong(tmp_path):
         (b"", "expected records of 3,073 bytes each, found an empty file"),
         (good.tobytes()[:-1], "expected records of 3,073 bytes each, found 61,459 bytes: record 20 is cut off"),
         (b"<html>", "found a web page"),
-        (bad.tobytes(), "expected labels 0 to 9, found 10 in record 8"),
+        (bad.tobytes(), "expected labels 0 to 9, found 10 at row 7"),
         (gzip.compress(good.tobytes(), 1)[:-9], "found them damaged or cut off"),
     ):
         path.write_bytes(raw)
@@ -436,8 +436,8 @@ def test_braille_says_what_is_wrong(tmp_path, monkeypatch):
         with pytest.raises(ms.data.DataError, match=re.escape(message)) as error:
             ms.data.braille(folder=tmp_path)
         assert str(error.value).startswith(str(tmp_path / "braille_letters_tactile.npz: "))
-    monkeypatch.setattr(ms.data.recordings, "LIMIT", 999)
-    with pytest.raises(ms.data.DataError, match="expected at most 999 bytes, the directory promises more"):
+    monkeypatch.setattr(ms.data.reading, "LIMIT", 999)
+    with pytest.raises(ms.data.DataError, match="expected at most 999 bytes, found a directory that promises more"):
         ms.data.braille(folder=tmp_path)
 
 

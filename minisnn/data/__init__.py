@@ -3,15 +3,12 @@
 :func:`digits` ships with the package; the others are read from a folder.
 """
 
-from .cifar import cifar10
 from .dataset import SPLITS, DataSet, SubsetWarning
-from .download import get
 from .events import EVENT, read_events, to_frames
-from .idx import read_idx
-from .images import digits, fashion_mnist, mnist
-from .reading import DataError
+from .images import cifar10, digits, fashion_mnist, mnist
+from .reading import DataError, read_idx
 from .recordings import braille, nmnist
-from .registry import SETS
+from .registry import SETS, get
 
 __all__ = ["braille", "cifar10", "digits", "fashion_mnist", "mnist", "nmnist"]
 __all__ += ["EVENT", "SETS", "SPLITS", "DataError", "DataSet", "SubsetWarning"]

@@ -1,6 +1,4 @@
-"""Events of a camera that reports changes, not images: the N-MNIST format, and frames for the
-layers.
-"""
+"""Events of a camera that reports changes: the format of N-MNIST, and frames for the layers."""
 
 from __future__ import annotations
 
@@ -11,12 +9,16 @@ from typing import Any
 import numpy as np
 
 from ..kernels.arrays import positive_int
-from .reading import DataError, open_data, read_records, unexpected_format
+from .reading import known_format, mismatch, open_data, read_records
 
 __all__ = ["EVENT", "read_events", "to_frames"]
 
 #: One event: column, row, polarity (0 darker, 1 brighter), time in microseconds.
 EVENT = np.dtype([("x", np.int16), ("y", np.int16), ("p", np.uint8), ("t", np.int64)])
+
+#: NumPy's kinds of numbers that a field may have, and their name.
+KINDS = dict.fromkeys("xy", ("iu", "whole numbers"))
+KINDS |= {"p": ("biu", "bool or whole numbers"), "t": ("iuf", "numbers")}
 
 #: An event in this row marks an overflow of the camera's clock: 2**13 us are added from here on.
 OVERFLOW_ROW, OVERFLOW = 240, 1 << 13
@@ -55,10 +57,9 @@ def read_events(path: str | os.PathLike[str], size: tuple[int, int] = (34, 34)) 
         outside = ((x >= size[1]) | (y >= size[0])) & ~marker
         if outside.any():
             i = int(outside.argmax())
-            expected = f"expected x from 0 to {size[1] - 1} and y from 0 to {size[0] - 1}"
-            found = unexpected_format(records[:2].tobytes())
-            found = found or f"x = {x[i]}, y = {y[i]} in event {i + 1:,}"
-            raise DataError(f"{expected}, found {found}")
+            expected = f"x from 0 to {size[1] - 1} and y from 0 to {size[0] - 1}"
+            found = f"x = {x[i]}, y = {y[i]} in event {i + 1:,}"
+            raise mismatch(expected, known_format(records[:2].tobytes()) or found)
     events = np.empty(len(marker), EVENT)
     events["x"], events["y"], events["p"] = x, y, times[0] >> 7
     high, middle, low = (byte.astype(np.int64) for byte in times)
@@ -140,9 +141,8 @@ def _fields(events: Any, ends: dict[str, float]) -> list[np.ndarray]:
         raise ValueError(f"to_frames: events have no field {', '.join(missing)}; they have {have}")
     fields = []
     for name, end in ends.items():
-        field, kinds = events[name], {"p": "biu", "t": "iuf"}.get(name, "iu")
+        field, (kinds, wanted) = events[name], KINDS[name]
         if field.dtype.kind not in kinds:
-            wanted = {"p": "bool or whole numbers", "t": "numbers"}.get(name, "whole numbers")
             raise TypeError(f"to_frames: the field {name} must hold {wanted}, got {field.dtype}")
         wrong = ~((field >= 0) & (field < end))
         if wrong.any():
