@@ -81,11 +81,11 @@ class Checkpoint(NamedTuple):
         found, arrays = files.read(self.path, ("checkpoint",))
         try:
             progress, targets = self._checked(found, arrays)
+        except files.FileError as error:
+            raise files.FileError(f"{self.path}: {error}") from None
         except Exception as error:  # a header may hold anything
-            kind = (
-                "" if isinstance(error, files.FileError) else f"damaged: {type(error).__name__}: "
-            )
-            raise files.FileError(f"{self.path}: {kind}{error}") from None
+            damage = f"{type(error).__name__}: {error}"
+            raise files.FileError(f"{self.path} is damaged: {damage}") from None
         if difference := _difference(found.get("environment"), environment(), "environment"):
             text = f"{self.path}: {difference}; the last bits of the run may differ from now on"
             warnings.warn(text, stacklevel=5)
@@ -106,37 +106,27 @@ class Checkpoint(NamedTuple):
             arrays |= {f"optimizer/{moment}/{n}": a for n, a in values.items()}
         return arrays | {f"best/{n}": a for n, a in best.items()}
 
-    def _checked(
-        self, found: Mapping[str, Any], arrays: Mapping[str, Array]
-    ) -> tuple[Progress, dict[str, Array]]:
+    def _checked(self, found: Mapping[str, Any], arrays: Mapping[str, Array]) -> tuple[Any, Any]:
         """The progress in a file's content, and the live arrays that its arrays belong to."""
         for part, ours in self._parts().items():
             if difference := _difference(found[part], ours, part):
                 raise files.FileError(f"it holds another run: {difference}")
-        history = History(_rows(found["rows"]), found["best_epoch"])
+        history = History(list(found["rows"]), found["best_epoch"])
+        repr(history)  # raises if a row is not one of numbers
         progress = Progress(history, tuple(found["best_grade"]))
         if history.best_epoch is not None:
             progress.best = {n: np.empty_like(a) for n, a in self.net.arrays().items()}
         targets = self._arrays(progress.best)
-        if other := sorted(set(targets) ^ set(arrays)):
-            raise files.FileError(f"its arrays are not those of this run: {other}")
-        for name, array in targets.items():
-            if (arrays[name].shape, arrays[name].dtype) != (array.shape, array.dtype):
-                got = f"{arrays[name].dtype} {list(arrays[name].shape)}"
-                raise files.FileError(f"{name} is {got} in it")
+        given, wanted = ({n: _kind(a) for n, a in some.items()} for some in (arrays, targets))
+        if difference := _difference(given, wanted, "arrays"):
+            raise files.FileError(f"it holds another run: {difference}")
         if type(found["steps"]) is not int or found["steps"] < 0:
             raise files.FileError(f"it counts {found['steps']!r} steps")
         return progress, targets
 
 
-def _rows(rows: Any) -> list[dict[str, Any]]:
-    """The history's rows, if that is what they are."""
-    for number, row in enumerate(rows, start=1):
-        rates = [layer["firing_rate"] + layer["silent"] for layer in row["layers"].values()]
-        numbers = [row["train_loss"], row["train_accuracy"], *rates]
-        if row["epoch"] != number or not all(isinstance(n, float) for n in numbers):
-            raise files.FileError(f"row {number} of its history is none")
-    return list(rows)
+def _kind(array: Array) -> str:
+    return f"{array.dtype} {list(array.shape)}"
 
 
 def _difference(stored: Any, ours: Any, where: str) -> str | None:
