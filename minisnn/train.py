@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from . import monitor
 from .checkpoint import Checkpoint, Progress, describe, digest
 from .encode import Encoder
 from .kernels.arrays import Array, array_for, positive_int
 from .kernels.threads import one_blas_thread
 from .losses import accuracy, mse
 from .monitor import EpochStats, History, Loss, ParameterWarning, TrainingStopped
-from .monitor import first_not_finite, problem_of, warn_out_of_bounds
 from .network import Network
 from .optimizers import Optimizer
 
@@ -110,7 +110,7 @@ def fit(
         with tqdm(**sizes, disable=None if progress else True, leave=False) as bar:
             while len(rows) < epochs:
                 rows.append(run.epoch(bar))
-                warn_out_of_bounds(net, len(rows) - 1, warned)
+                monitor.warn_out_of_bounds(net, len(rows) - 1, warned)
                 if file is not None:
                     file.save(run.progress)
     except KeyboardInterrupt:
@@ -188,11 +188,11 @@ class Run:
                 penalties=self.penalties,
                 watch=stats.watch,
             )
-            if problem := problem_of(loss, grads):
+            if problem := monitor.problem_of(loss, grads):
                 for name, array in net.buffers().items():
                     array[...] = before[name]
                 what, layer = problem
-                layer = first_not_finite(net, x) or layer
+                layer = monitor.first_not_finite(net, x) or layer
                 raise TrainingStopped(what, layer, epoch, i, self.progress.history)
             self.optimizer.step(grads, factor)
             stats.add(loss, len(rows), grads)

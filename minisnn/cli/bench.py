@@ -10,8 +10,7 @@ from typing import Any
 
 import minisnn as ms
 
-from ..bench.cases import CASES
-from ..bench.ours import OURS, make
+from ..bench.cases import CASES, OURS, make
 from ..bench.race import DISTURBED, checked, header, line, race, turn
 from .options import whole
 
