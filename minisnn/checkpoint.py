@@ -1,8 +1,8 @@
 """Checkpoints: a training run as it was after an epoch, so that it goes on as if never interrupted.
 
-No state of a generator is kept: every draw of a run has the generator ``default_rng([seed, epoch,
-batch, stream])``.  What decides the numbers of a run is kept as its *setup*, and a run only goes on
-with the same one.
+A checkpoint holds no state of a generator: every draw of a run has the generator
+``default_rng([seed, epoch, batch, stream])``.  It holds what decides the numbers of the run, its
+*setup*, and a run only goes on with the same one.
 """
 
 from __future__ import annotations
@@ -47,16 +47,13 @@ class Checkpoint(NamedTuple):
 
     def begin(self, resume: bool) -> Progress:
         """The run in the file; if there is none, a new one, written at once."""
-        if self.path.exists() and not resume:
-            raise FileExistsError(
-                f"fit: checkpoint {self.path} exists: resume=True goes on from it; "
-                "or choose another path"
-            )
-        if self.path.exists():
+        if not self.path.exists():
+            self.save(progress := Progress())
+            return progress
+        if resume:
             return self.restore()
-        progress = Progress()
-        self.save(progress)
-        return progress
+        cure = "resume=True goes on from it; or choose another path"
+        raise FileExistsError(f"fit: checkpoint {self.path} exists: {cure}")
 
     def save(self, progress: Progress) -> None:
         """Write the run: the file is the old one or the new one at every moment."""

@@ -39,11 +39,7 @@ def quick(monkeypatch):
 
 
 def test_ours_computes_what_the_reference_does():
-    for kind, case, tolerance in (
-        ("layer", TINY, 1e-5),
-        ("step", "small", 1e-4),
-        ("conv", "small", 1e-5),
-    ):
+    for kind, case, tolerance in (("layer", TINY, 1e-5), ("step", "small", 1e-4), ("conv", "small", 1e-5)):
         expected, job = cases.make("numpy", kind, case)(), cases.make("minisnn", kind, case)
         for _ in range(2):
             errors = race.differences(job(), expected)

@@ -304,8 +304,9 @@ def test_nmnist_in_the_order_of_the_numbers(tmp_path, monkeypatch):
     monkeypatch.setenv("MINISNN_DATA", str(tmp_path))
     assert ms.data.nmnist("validation")[1].tolist() == [3, 4] and ms.data.nmnist("test")[1].tolist() == [1, 2, 3]
     assert ms.data.nmnist("test", 2, by="count", binary=False)[0].dtype == np.float32
-    flat = ms.data.SETS["nmnist"].load("test", steps=3)[0]
-    assert flat.shape == (3, 3, 2312)
+    for split, n in (("test", 3), ("validation", 0)):  # a twelfth of three recordings is none
+        write_nmnist(tmp_path / "few", 3, "Test" if n else "Train")
+        assert ms.data.SETS["nmnist"].load(split, steps=3, folder=tmp_path / "few")[0].shape == (n, 3, 2312)
 
 
 def test_nmnist_says_what_is_wrong(tmp_path):

@@ -124,8 +124,8 @@ class Conv(NamedTuple):
     def job(self, backend: str) -> Job:
         """Forward and backward; of a first layer without the gradient of its input."""
         x, weight, d_y = self.inputs()
-        layer = ms.Conv2d(self.c_in, self.c_out, self.k, padding=self.k // 2, weight=weight)
-        layer = layer.using(backend)
+        conv = ms.Conv2d(self.c_in, self.c_out, self.k, padding=self.k // 2, weight=weight)
+        layer = conv.using(backend)
 
         def run() -> dict[str, Any]:
             y, cache = layer.forward(x[None])

@@ -29,7 +29,6 @@ WHAT_LEARNS = {
     "tl": "thresholds",
     "stdl": "weights, thresholds and decays",
 }
-Data = tuple[np.ndarray, np.ndarray]
 
 
 def add_commands(commands: Any) -> None:
@@ -60,25 +59,21 @@ def train(words: argparse.Namespace) -> int:
     options = options.completed() if words.resume is None else _resumed(options, words)
     ms.set_threads(options.threads)
     if options.model == "stl-mnist" and len(ms.data.SETS[options.data].shape) != 3:
-        raise ValueError(
-            f"--model stl-mnist takes images, and {options.data} has none; use --model mlp"
-        )
-    # The test set too, so that a missing file is found out now; it is looked at once, at the end.
+        cure = f"{options.data} has none; use --model mlp"
+        raise ValueError(f"--model stl-mnist takes images, and {cure}")
+    # The test set too, so that a missing file stops the run here; the network sees it at the end.
     data = {
         split: _load(options.data, split, options.model == "mlp", options.data_dir, options.steps)
         for split in ("train", "validation", "test")
     }
-    if words.resume is None:
-        out = _out_folder(words.out, f"{options.rule}-seed{options.seed}")
-    else:
-        out = words.resume.parent
-    several, resume = options.rule == "compare", words.resume is not None
-    histories, runs = {}, {}
+    name = f"{options.rule}-seed{options.seed}"
+    out = words.resume.parent if words.resume else _out_folder(words.out, name)
+    several, histories, runs = options.rule == "compare", {}, {}
     for rule in COMPARED if several else (options.rule,):
         prefix = f"{rule}_" if several else ""
-        history, result = _train_rule(rule, options, data, out, prefix, resume)
-        histories[rule] = history
-        runs[rule] = {"rule": rule, **result, "history": json.loads(history.to_json())}
+        resume = words.resume is not None
+        histories[rule], result = _train_rule(rule, options, data, out, prefix, resume)
+        runs[rule] = {"rule": rule, **result, "history": json.loads(histories[rule].to_json())}
     if several:
         ms.plot.save(ms.plot.compare(histories), out / "compare.png")
     record = {"command": asdict(options), "versions": versions(), "runs": runs}
@@ -126,7 +121,7 @@ def versions() -> dict[str, str]:
 
 
 def _train_rule(
-    rule: str, options: Options, data: dict[str, Data], out: Path, prefix: str, resume: bool
+    rule: str, options: Options, data: dict[str, Any], out: Path, prefix: str, resume: bool
 ) -> tuple[ms.History, dict[str, float]]:
     """Train by one rule and write its files; the history, and the result on the test set."""
     net, encoder = _network(options), _encoder(options.data, options.steps)
@@ -146,9 +141,7 @@ def _train_rule(
             validation=data["validation"],
             keep="best",
             encoder=encoder,
-            epochs=options.epochs,
-            batch=options.batch,
-            seed=options.seed,
+            **{n: command[n] for n in ("epochs", "batch", "seed")},
             schedule=ms.models.STL_MNIST["schedule"] if published else None,
             checkpoint=path,
             resume=resume,
@@ -180,7 +173,7 @@ def _figures(net: ms.Network, history: ms.History, before: Any, x: Any) -> dict[
     }
 
 
-def _load(name: str, split: str, flat: bool, folder: str | None, steps: int) -> Data:
+def _load(name: str, split: str, flat: bool, folder: str | None, steps: int) -> Any:
     source = ms.data.SETS[name]
     has_choice = source.encoder == "frames" and source.steps is None  # events have no steps
     return source.load(split, flat=flat, folder=folder, **({"steps": steps} if has_choice else {}))
@@ -211,18 +204,16 @@ def _table(history: ms.History, most: int = 12) -> str:
 def _resumed(given: Options, words: argparse.Namespace) -> Options:
     """The options of the run whose checkpoint is resumed, with those of `FREE` given anew."""
     anew = given.given()
-    out = {} if words.out is None else {"out": words.out}
-    if fixed := [f"--{n.replace('_', '-')}" for n in {**anew, **out} if n not in FREE]:
-        raise ValueError(
-            f"--resume goes on with the options of that run; leave out {', '.join(fixed)}"
-        )
+    fixed = [n for n in anew if n not in FREE] + ([] if words.out is None else ["out"])
+    if fixed:
+        typed = ", ".join(f"--{n.replace('_', '-')}" for n in fixed)
+        raise ValueError(f"--resume goes on with the options of that run; leave out {typed}")
     if not words.resume.exists():
         raise FileNotFoundError(f"--resume: there is no file {words.resume}")
     notes = files.read(words.resume, ("checkpoint",))[0]["notes"]
     if "command" not in notes:
-        raise ms.FileError(
-            f"{words.resume} was not written by minisnn train: go on with fit(..., resume=True)"
-        )
+        cure = "go on with fit(..., resume=True)"
+        raise ms.FileError(f"{words.resume} was not written by minisnn train: {cure}")
     return replace(Options.read(words.resume, notes["command"]), **anew)
 
 
@@ -242,8 +233,6 @@ def _out_folder(named: Path | None, name: str) -> Path:
     written = [*named.glob("history.json"), *named.glob("*checkpoint.npz")]
     last = max(written, key=lambda p: p.stat().st_mtime_ns, default=None)
     if last is not None and last.name != "history.json":  # which a run writes last
-        raise FileExistsError(
-            f"--out: {last} is of a run that was interrupted: --resume {last} goes on with it; "
-            "or delete it, or choose another folder"
-        )
+        cure = f"--resume {last} goes on with it; or delete it, or choose another folder"
+        raise FileExistsError(f"--out: {last} is of a run that was interrupted: {cure}")
     return named

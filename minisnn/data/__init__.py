@@ -1,6 +1,11 @@
 """Data sets: images, events, time series.
 
-:func:`digits` ships with the package; the others are read from a folder.
+Each is a function of the split, "train", "validation" or "test", that returns samples and labels
+(int64 ``[n]``, from 0).  :func:`digits` ships with the package.  The others read `folder`, which
+holds the files or the set's own folder, such as ``mnist/``; ``None``: what ``MINISNN_DATA`` names.
+
+A missing file raises FileNotFoundError, which says where it was looked for and how to get it.  A
+file that is not what was expected raises :class:`DataError`, which names it.
 """
 
 from .dataset import SPLITS, DataSet, SubsetWarning

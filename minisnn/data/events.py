@@ -27,10 +27,7 @@ OVERFLOW_ROW, OVERFLOW = 240, 1 << 13
 def read_events(path: str | os.PathLike[str], size: tuple[int, int] = (34, 34)) -> np.ndarray:
     """Read a recording in the format of N-MNIST and N-Caltech101 (``.bin``; plain or gzip).
 
-    Parameters
-    ----------
-    path : the file.
-    size : ``(height, width)`` of the camera, in pixels.
+    `size` is the camera's ``(height, width)`` in pixels.
 
     Returns
     -------
@@ -39,7 +36,6 @@ def read_events(path: str | os.PathLike[str], size: tuple[int, int] = (34, 34)) 
 
     Raises
     ------
-    FileNotFoundError : there is no such file.
     DataError : it is empty, no whole number of events, or an event lies outside the camera; it says
         which.
 
@@ -84,20 +80,17 @@ def to_frames(
     events : structured ``[n]`` in any order, with at least the fields ``x`` and ``y`` (whole
         numbers), ``p`` (0 or 1, or bool) and ``t`` (microseconds from the start, at least 0): those
         of :func:`read_events`, of tonic, and others.
-    steps : number of frames T.
-    size : ``(height, width)`` in pixels.
+    steps, size : number of frames T, and ``(height, width)`` in pixels.
     by : "time": T windows of equal length over [0, `duration`], each with its begin, the last one
         with its end as well; "count": T frames with equal numbers of events (to within one) in the
         order of time.
-    duration : events after it are left out, the only ones that are ever lost; ``None``: the time of
-        the last event.
+    duration : later events are left out, and no others; ``None``: the time of the last event.
     binary : uint8, 1 where there was any event: spikes, as layers take them.  False: float32
-        numbers of events, whose sum is the number of events.
+        numbers of events.
 
     Returns
     -------
-    frames : ``[T, 2, height, width]``; channel 0 has the events of polarity 0, channel 1 those of
-        polarity 1.
+    frames : ``[T, 2, height, width]``, a channel for each polarity.
 
     Raises
     ------

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .dataset import SPLITS, DataSet, Folder, Loaded, scaled, spelled
-from .reading import mismatch, open_data, read_idx, read_records
+from .reading import mismatch, open_data, read_idx, read_npz, read_records
 
 __all__ = ["CIFAR10", "DIGITS", "FASHION_MNIST", "MNIST"]
 __all__ += ["cifar10", "digits", "fashion_mnist", "mnist"]
@@ -22,27 +22,19 @@ def digits(split: str = "train", flat: bool = True, folder: Folder = None) -> Lo
     """Optical recognition of handwritten digits: 1,797 images of 8 x 8 in 10 classes.
 
     The test part of the UCI set *optdigits* (E. Alpaydin and C. Kaynak, 1998; CC BY 4.0), taken
-    from scikit-learn's ``load_digits``.  The rows were shuffled once, with
-    ``numpy.random.default_rng(0).permutation(1797)``; the order is stored in the file, so the split
-    is the same for every version of NumPy.
+    from scikit-learn's ``load_digits``.  The file's rows were shuffled once, with
+    ``numpy.random.default_rng(0).permutation(1797)``; `folder` is not used.
 
     Parameters
     ----------
     split : "train" (1,257 images), "validation" (180) or "test" (360).
-    flat : ``[n, 64]`` if true, else ``[n, 1, 8, 8]``.
-    folder : not used: the file ships with the package.
-
-    Returns
-    -------
-    images : float32 in [0, 1] (the file's 0 to 16, divided by 16).
-    labels : int64 ``[n]``, 0 to 9.
+    flat : ``[n, 64]`` if true, else ``[n, 1, 8, 8]``; float32 in [0, 1], values / 16.
     """
     DIGITS.check_split(split)
     from importlib import resources  # late: it brings half of the standard library
 
     with resources.files(__package__).joinpath("optdigits.npz").open("rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        images, labels = arrays["images"], arrays["labels"]
+        images, labels = read_npz(file, "images", "labels")  # type: ignore[arg-type]
     return scaled(images[:, None], labels, slice(*SPLITS[split]), 16, flat)
 
 
@@ -53,18 +45,8 @@ def mnist(split: str = "train", flat: bool = True, folder: Folder = None) -> Loa
     ----------
     split : "train" (the first 55,000 of the 60,000 training images), "validation" (their last
         twelfth: 5,000) or "test" (10,000), in the order of the files.
-    flat : ``[n, 784]`` if true, else ``[n, 1, 28, 28]``.
-    folder : where ``mnist/`` or the files themselves are; ``None``: what ``MINISNN_DATA`` names.
-
-    Returns
-    -------
-    images : float32 in [0, 1] (the file's 0 to 255, divided by 255).
-    labels : int64 ``[n]``, 0 to 9.
-
-    Raises
-    ------
-    FileNotFoundError : a file is missing; it says where it was looked for, and how to get it.
-    DataError : a file is not what was expected; it is named.
+    flat : ``[n, 784]`` if true, else ``[n, 1, 28, 28]``; float32 in [0, 1], values / 255.
+    folder : where ``mnist/`` or the files are.
     """
     return _idx_set(MNIST, split, flat, folder)
 
@@ -72,7 +54,7 @@ def mnist(split: str = "train", flat: bool = True, folder: Folder = None) -> Loa
 def fashion_mnist(split: str = "train", flat: bool = True, folder: Folder = None) -> Loaded:
     """Fashion-MNIST, articles of clothing: 70,000 images of 28 x 28 (Xiao, Rasul, Vollgraf 2017).
 
-    Parameters, results and errors are those of :func:`mnist`; the folder is ``fashion-mnist/``.
+    Parameters are those of :func:`mnist`; the folder is ``fashion-mnist/``.
     """
     return _idx_set(FASHION_MNIST, split, flat, folder)
 
@@ -103,15 +85,13 @@ def _idx_set(source: DataSet, split: str, flat: bool, folder: Folder) -> Loaded:
 def cifar10(split: str = "train", flat: bool = False, folder: Folder = None) -> Loaded:
     """CIFAR-10, colour photographs: 60,000 images of 32 x 32 in 10 classes (A. Krizhevsky 2009).
 
-    Results and errors are those of :func:`mnist`; the channels are red, green, blue.
-
     Parameters
     ----------
     split : "train" (the first nine tenths of the training images, 45,000 of 50,000), "validation"
         (their last tenth: 5,000) or "test" (10,000), in the order of the batches.
-    flat : ``[n, 3, 32, 32]`` unless true, else ``[n, 3072]``.
+    flat : ``[n, 3, 32, 32]``, red, green, blue, unless true, else ``[n, 3072]``; values as MNIST's.
     folder : where ``cifar10/`` or the files are: ``data_batch_1.bin`` to ``data_batch_5.bin``,
-        ``test_batch.bin``, with or without ``.gz``; ``None``: what ``MINISNN_DATA`` names.
+        ``test_batch.bin``, with or without ``.gz``.
 
     Warns
     -----
@@ -148,7 +128,7 @@ def _files(*sums: str) -> dict[str, str]:
     return dict(zip(names, sums, strict=True))
 
 
-DIGITS = DataSet("digits", (1, 8, 8), tuple("0123456789"), digits)
+DIGITS = DataSet("digits", (1, 8, 8), (*"0123456789",), digits)
 MNIST = DataSet(
     "mnist",
     (1, 28, 28),

@@ -12,8 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -39,7 +38,7 @@ class DataError(ValueError):
     """A data set is not what was expected: the message names the file, and what was found."""
 
 
-def mismatch(expected: str, found: str, path: str | Path | None = None) -> DataError:
+def mismatch(expected: str, found: str, path: Any = None) -> DataError:
     """The error of a file that does not hold what was expected; `open_data` adds its path."""
     where = "" if path is None else f"{path}: "
     return DataError(f"{where}expected {expected}, found {found}")

@@ -36,20 +36,13 @@ def nmnist(
     split : "train", "validation" (the last twelfth of the recordings in ``Train/``, 5,000 of
         60,000) or "test" (all of ``Test/``), in the order of the files' numbers, which is MNIST's.
     steps : number of frames T of each recording.
-    folder : where ``nmnist/`` or its folders are: ``Train/0/00002.bin`` and so on, label and
-        number; ``None``: what ``MINISNN_DATA`` names.
+    folder : where ``nmnist/`` is, or ``Train/0/00002.bin`` and so on, label and number.
     by, duration, binary : how events become frames; see :func:`to_frames`.
 
     Returns
     -------
     frames : ``[n, T, 2, 34, 34]``, uint8 0 or 1, or float32 counts; for ``fit`` with
-        ``encoder=ms.encode.Frames()``.
-    labels : int64 ``[n]``, 0 to 9.
-
-    Raises
-    ------
-    FileNotFoundError : there are no recordings; it says where they were looked for.
-    DataError : a file is not what was expected; it is named.
+        ``encoder=ms.encode.Frames()``.   labels : 0 to 9.
 
     Warns
     -----
@@ -74,22 +67,21 @@ def nmnist(
 def braille(split: str = "train", folder: Folder = None) -> Loaded:
     """Braille letters under a touch sensor: 1,350 time series of 12 channels in 27 classes.
 
-    A nearest mean already finds every test letter: the set shows that time series work, and
-    compares nothing.  Errors are those of :func:`mnist`.  Source: Müller-Cleve et al. 2022.
+    The set shows that time series work, and compares nothing: a nearest mean already finds every
+    test letter.  Source: Müller-Cleve et al. 2022.
 
     Parameters
     ----------
     split : "train" (repetitions 0 to 35 of each letter, 972 series), "validation" (36 to 40, 135)
         or "test" (41 to 49, 243).  The set has no split of its own.
-    folder : where ``braille/`` or ``braille_letters_tactile.npz`` is; ``None``: what
-        ``MINISNN_DATA`` names.  The file has the arrays ``taxel_data`` (uint8 ``[n, 77, 12]``),
-        ``label`` and ``repetition`` (``[n]``); see fzenke/spytorch, notebooks/data.
+    folder : where ``braille/`` or ``braille_letters_tactile.npz`` is, which has the arrays
+        ``taxel_data`` (uint8 ``[n, 77, 12]``), ``label`` and ``repetition`` (``[n]``); see
+        fzenke/spytorch, notebooks/data.
 
     Returns
     -------
     series : float32 ``[n, 77, 12]`` in [0, 1], value / 255 (the set's authors feed 1 - value /
-        255); for ``fit`` with ``encoder=ms.encode.Frames()``.
-    labels : int64 ``[n]``, 0 (space) to 26 (Z).
+        255); for ``fit`` with ``encoder=ms.encode.Frames()``.   labels : 0 (space) to 26 (Z).
     """
     BRAILLE.check_split(split)
     name = "braille_letters_tactile.npz"
