@@ -11,119 +11,144 @@ import os
 import platform
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from . import files
+from .encode import Encoder
 from .kernels.arrays import Array, to_numpy
-from .monitor import History
+from .monitor import History, Loss
 from .network import Network
 from .optimizers import Optimizer
 
-__all__ = ["Checkpoint", "Progress", "describe", "digest", "environment"]
+__all__ = ["Run", "begin", "environment", "restore", "save"]
+
+Data = tuple[Array, Array]
+Penalties = Mapping[str, Callable[[Array], tuple[float, Array]]]
 
 
 @dataclass
-class Progress:
-    """How far a run is: its history, and the best arrays so far with their grade."""
+class Run:
+    """A run of ``fit``: what all its epochs have in common, and how far it is."""
 
-    history: History = field(default_factory=History)
-    best_grade: tuple[float, ...] = ()
-    best: dict[str, Array] = field(default_factory=dict)
-
-
-class Checkpoint(NamedTuple):
-    """The file of a run, and what the run consists of."""
-
-    path: Path
     net: Network
     optimizer: Optimizer
-    setup: dict[str, Any]
-    notes: dict[str, Any]
+    data: Data
+    held_out: Data | None
+    encoder: Encoder
+    loss: Loss
+    batch: int
+    seed: int
+    schedule: Callable[[int], float] | None
+    truncate: int | None
+    penalties: Penalties | None
+    keep: str
+    history: History = field(default_factory=History)
+    #: The best arrays so far, and their grade.
+    best: dict[str, Array] = field(default_factory=dict)
+    best_grade: tuple[float, ...] = ()
+    #: Plain data to keep in the checkpoint.
+    notes: dict[str, Any] = field(default_factory=dict)
 
-    def begin(self, resume: bool) -> Progress:
-        """The run in the file; if there is none, a new one, written at once."""
-        if not self.path.exists():
-            self.save(progress := Progress())
-            return progress
-        if resume:
-            return self.restore()
+    @cached_property
+    def setup(self) -> dict[str, Any]:
+        """What decides the numbers of the run besides network and optimizer, as plain data."""
+        plain = {n: getattr(self, n) for n in ("seed", "batch", "truncate", "keep")}
+        others = ("encoder", "loss", "schedule", "penalties")
+        data = _digest(*self.data, *(self.held_out or ()))
+        described = {n: _described(getattr(self, n)) for n in others}
+        return {**plain, **described, "backend": self.net.backend, "data": data}
+
+
+def begin(run: Run, path: Path, resume: bool) -> None:
+    """Bring a new run to where the file is; if there is none, write the run at once."""
+    if not path.exists():
+        save(run, path)
+    elif resume:
+        restore(run, path)
+    else:
         cure = "resume=True goes on from it; or choose another path"
-        raise FileExistsError(f"fit: checkpoint {self.path} exists: {cure}")
+        raise FileExistsError(f"fit: checkpoint {path} exists: {cure}")
 
-    def save(self, progress: Progress) -> None:
-        """Write the run: the file is the old one or the new one at every moment."""
-        content = {
-            **self._parts(),
-            "steps": self.optimizer.steps,
-            "environment": environment(),
-            "rows": progress.history.epochs,
-            "best_epoch": progress.history.best_epoch,
-            "best_grade": list(progress.best_grade),
-            "notes": self.notes,
-        }
-        files.write(self.path, "checkpoint", content, self._arrays(progress.best))
 
-    def restore(self) -> Progress:
-        """Bring network and optimizer to where the run in the file was; all of it or nothing.
+def save(run: Run, path: Path) -> None:
+    """Write the run: the file is the old one or the new one at every moment."""
+    content = {
+        **_decisive(run),
+        "steps": run.optimizer.steps,
+        "environment": environment(),
+        "rows": run.history.epochs,
+        "best_epoch": run.history.best_epoch,
+        "best_grade": list(run.best_grade),
+        "notes": run.notes,
+    }
+    files.write(path, "checkpoint", content, _arrays(run, run.best))
 
-        Raises
-        ------
-        FileError : the file is damaged, or holds another run; it names what differs.
-        """
-        found, arrays = files.read(self.path, ("checkpoint",))
-        try:
-            progress, targets = self._checked(found, arrays)
-        except files.FileError as error:
-            raise files.FileError(f"{self.path}: {error}") from None
-        except Exception as error:  # a header may hold anything
-            damage = f"{type(error).__name__}: {error}"
-            raise files.FileError(f"{self.path} is damaged: {damage}") from None
-        if difference := _difference(found.get("environment"), environment(), "environment"):
-            text = f"{self.path}: {difference}; the last bits of the run may differ from now on"
-            warnings.warn(text, stacklevel=5)
-        for name, array in targets.items():
-            array[...] = np.asarray(arrays[name], like=array)
-        self.optimizer.steps = found["steps"]
-        return progress
 
-    def _parts(self) -> dict[str, Any]:
-        """What must be the same in a file and here."""
-        settings = self.optimizer.settings()
-        return {"network": self.net.description(), "optimizer": settings, "setup": self.setup}
+def restore(run: Run, path: Path) -> None:
+    """Bring the run to where the one in the file was; all of it or nothing.
 
-    def _arrays(self, best: Mapping[str, Array]) -> dict[str, Array]:
-        """The live arrays of the run by their names in the file."""
-        arrays = self.net.arrays()
-        for moment, values in self.optimizer.moments().items():
-            arrays |= {f"optimizer/{moment}/{n}": a for n, a in values.items()}
-        return arrays | {f"best/{n}": a for n, a in best.items()}
+    Raises
+    ------
+    FileError : the file is damaged, or holds another run; it names what differs.
+    """
+    found, arrays = files.read(path, ("checkpoint",))
+    try:
+        history, best, grade = _checked(run, found, arrays)
+    except files.FileError as error:
+        raise files.FileError(f"{path}: {error}") from None
+    except Exception as error:  # a header may hold anything
+        damage = f"{type(error).__name__}: {error}"
+        raise files.FileError(f"{path} is damaged: {damage}") from None
+    if difference := _difference(found.get("environment"), environment(), "environment"):
+        text = f"{path}: {difference}; the last bits of the run may differ from now on"
+        warnings.warn(text, stacklevel=5)
+    for name, array in _arrays(run, best).items():
+        array[...] = np.asarray(arrays[name], like=array)
+    run.history, run.best, run.best_grade = history, best, grade
+    run.optimizer.steps = found["steps"]
 
-    def _checked(self, found: Mapping[str, Any], arrays: Mapping[str, Array]) -> tuple[Any, Any]:
-        """The progress in a file's content, and the live arrays that its arrays belong to."""
-        for part, ours in self._parts().items():
-            if difference := _difference(found[part], ours, part):
-                raise files.FileError(f"it holds another run: {difference}")
-        history = History(list(found["rows"]), found["best_epoch"])
-        repr(history)  # raises if a row is not one of numbers
-        progress = Progress(history, tuple(found["best_grade"]))
-        if history.best_epoch is not None:
-            progress.best = {n: np.empty_like(a) for n, a in self.net.arrays().items()}
-        targets = self._arrays(progress.best)
-        given, wanted = ({n: _kind(a) for n, a in some.items()} for some in (arrays, targets))
-        if difference := _difference(given, wanted, "arrays"):
+
+def _checked(
+    run: Run, found: Mapping[str, Any], arrays: Mapping[str, Array]
+) -> tuple[History, dict[str, Array], tuple[float, ...]]:
+    """The history in a file's content, room for its best arrays, and their grade."""
+    for part, ours in _decisive(run).items():
+        if difference := _difference(found[part], ours, part):
             raise files.FileError(f"it holds another run: {difference}")
-        if type(found["steps"]) is not int or found["steps"] < 0:
-            raise files.FileError(f"it counts {found['steps']!r} steps")
-        return progress, targets
+    history, best = History(list(found["rows"]), found["best_epoch"]), dict[str, Array]()
+    repr(history)  # raises if a row is not one of numbers
+    if history.best_epoch is not None:
+        best = {n: np.empty_like(a) for n, a in run.net.arrays().items()}
+    given, wanted = map(_kinds, (arrays, _arrays(run, best)))
+    if difference := _difference(given, wanted, "arrays"):
+        raise files.FileError(f"it holds another run: {difference}")
+    if type(found["steps"]) is not int or found["steps"] < 0:
+        raise files.FileError(f"it counts {found['steps']!r} steps")
+    return history, best, tuple(found["best_grade"])
 
 
-def _kind(array: Array) -> str:
-    return f"{array.dtype} {list(array.shape)}"
+def _decisive(run: Run) -> dict[str, Any]:
+    """What decides the numbers of a run, as plain data: the same in a file and here."""
+    settings = run.optimizer.settings()
+    return {"network": run.net.description(), "optimizer": settings, "setup": run.setup}
+
+
+def _arrays(run: Run, best: Mapping[str, Array]) -> dict[str, Array]:
+    """The live arrays of a run by their names in the file."""
+    arrays = run.net.arrays()
+    for moment, values in run.optimizer.moments().items():
+        arrays |= {f"optimizer/{moment}/{n}": a for n, a in values.items()}
+    return arrays | {f"best/{n}": a for n, a in best.items()}
+
+
+def _kinds(arrays: Mapping[str, Array]) -> dict[str, str]:
+    return {name: f"{array.dtype} {list(array.shape)}" for name, array in arrays.items()}
 
 
 def _difference(stored: Any, ours: Any, where: str) -> str | None:
@@ -137,7 +162,7 @@ def _difference(stored: Any, ours: Any, where: str) -> str | None:
     return None if stored == ours else f"{where} is {stored!r} in the file, {ours!r} here"
 
 
-def digest(*arrays: Array) -> str:
+def _digest(*arrays: Array) -> str:
     """A check sum of data, so that a run does not go on with other data unnoticed."""
     total = 0
     for array in map(to_numpy, arrays):
@@ -146,7 +171,7 @@ def digest(*arrays: Array) -> str:
     return f"{total:08x}"
 
 
-def describe(value: Any) -> str:
+def _described(value: Any) -> str:
     """A part of the setup, alike in every process: its repr, or its name if that has an address."""
     text = repr(value)
     has_address = " at 0x" in text

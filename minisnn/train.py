@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from . import checkpoint as checkpoints
 from . import monitor
-from .checkpoint import Checkpoint, Progress, describe, digest
+from .checkpoint import Data, Penalties, Run
 from .encode import Encoder
-from .kernels.arrays import Array, array_for, positive_int
+from .kernels.arrays import array_for, positive_int
 from .kernels.threads import one_blas_thread
 from .losses import accuracy, mse
 from .monitor import EpochStats, History, Loss, ParameterWarning, TrainingStopped
@@ -21,9 +21,6 @@ from .network import Network
 from .optimizers import Optimizer
 
 __all__ = ["History", "ParameterWarning", "TrainingStopped", "evaluate", "fit"]
-
-Data = tuple[Array, Array]
-Penalties = Mapping[str, Callable[[Array], tuple[float, Array]]]
 
 #: Streams of random numbers.  Each draw has the generator ``default_rng([seed, epoch, batch,
 #: stream])``, so that a run that is resumed needs no generator's state.
@@ -100,104 +97,79 @@ def fit(
     run = Run(
         net, optimizer, data, held, encoder, loss, batch, seed, schedule, truncate, penalties, keep
     )
-    file, warned = None, set[str]()
-    if checkpoint is not None:
-        file = Checkpoint(Path(checkpoint), net, optimizer, run.setup(), dict(notes or {}))
-        run.progress = file.begin(resume)
-    rows, batches = run.progress.history.epochs, -(-len(data[0]) // batch)
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None:
+        run.notes = dict(notes or {})
+        checkpoints.begin(run, path, resume)
+    rows, batches, warned = run.history.epochs, -(-len(data[0]) // batch), set[str]()
     sizes = {"total": epochs * batches, "initial": len(rows) * batches, "unit": "batch"}
     try:
         with tqdm(**sizes, disable=None if progress else True, leave=False) as bar:
             while len(rows) < epochs:
-                rows.append(run.epoch(bar))
+                rows.append(_epoch(run, bar))
                 monitor.warn_out_of_bounds(net, len(rows) - 1, warned)
-                if file is not None:
-                    file.save(run.progress)
+                if path is not None:
+                    checkpoints.save(run, path)
     except KeyboardInterrupt:
-        if file is not None:
-            file.restore()
+        if path is not None:
+            checkpoints.restore(run, path)
         raise
-    if run.progress.best:
+    if run.best:
         for name, array in net.arrays().items():
-            array[...] = run.progress.best[name]
-    return run.progress.history
+            array[...] = run.best[name]
+    return run.history
 
 
-@dataclass
-class Run:
-    """A run of :func:`fit`: what all its epochs have in common, and how far it is."""
+def _epoch(run: Run, bar: Any) -> dict[str, Any]:
+    """One epoch with its validation, the best parameters kept: the row of the history."""
+    begun, epoch = time.perf_counter(), len(run.history.epochs)
+    factor = 1.0 if run.schedule is None else run.schedule(epoch)
+    row = _train_epoch(run, epoch, factor, bar)
+    row |= {"epoch": epoch + 1, "lr": run.optimizer.lr * factor}
+    row |= {"validation_loss": None, "validation_accuracy": None}
+    if run.held_out is not None:
+        options = {n: getattr(run, n) for n in ("encoder", "loss", "batch", "seed")}
+        value, share = evaluate(run.net, run.held_out, **options)
+        row |= {"validation_loss": value, "validation_accuracy": share}
+        bar.set_postfix_str(f"epoch {epoch + 1}, validation {share:.1%}")
+        if run.keep == "best" and (not run.best or (share, -value) > run.best_grade):
+            run.best = {n: a.copy() for n, a in run.net.arrays().items()}
+            run.best_grade, run.history.best_epoch = (share, -value), epoch + 1
+    return row | {"seconds": time.perf_counter() - begun}
 
-    net: Network
-    optimizer: Optimizer
-    data: Data
-    held_out: Data | None
-    encoder: Encoder
-    loss: Loss
-    batch: int
-    seed: int
-    schedule: Callable[[int], float] | None
-    truncate: int | None
-    penalties: Penalties | None
-    keep: str
-    progress: Progress = field(default_factory=Progress)
 
-    def setup(self) -> dict[str, Any]:
-        """What decides the numbers of the run, as plain data."""
-        plain = {n: getattr(self, n) for n in ("seed", "batch", "truncate", "keep")}
-        others = ("encoder", "loss", "schedule", "penalties")
-        described = {n: describe(getattr(self, n)) for n in others}
-        data = digest(*self.data, *(self.held_out or ()))
-        return {**plain, **described, "backend": self.net.backend, "data": data}
-
-    def epoch(self, bar: Any) -> dict[str, Any]:
-        """One epoch with its validation, the best parameters kept: the row of the history."""
-        begun, epoch, so_far = time.perf_counter(), len(self.progress.history.epochs), self.progress
-        factor = 1.0 if self.schedule is None else self.schedule(epoch)
-        row = self.train_epoch(epoch, factor, bar)
-        row |= {"epoch": epoch + 1, "lr": self.optimizer.lr * factor}
-        row |= {"validation_loss": None, "validation_accuracy": None}
-        if self.held_out is not None:
-            options = {n: getattr(self, n) for n in ("encoder", "loss", "batch", "seed")}
-            value, share = evaluate(self.net, self.held_out, **options)
-            row |= {"validation_loss": value, "validation_accuracy": share}
-            bar.set_postfix_str(f"epoch {epoch + 1}, validation {share:.1%}")
-            if self.keep == "best" and (not so_far.best or (share, -value) > so_far.best_grade):
-                so_far.best = {n: a.copy() for n, a in self.net.arrays().items()}
-                so_far.best_grade, so_far.history.best_epoch = (share, -value), epoch + 1
-        return row | {"seconds": time.perf_counter() - begun}
-
-    def train_epoch(self, epoch: int, factor: float, bar: Any) -> dict[str, Any]:
-        """One pass through the data, a step a batch: losses and layers of the epoch."""
-        net, (images, labels) = self.net, self.data
-        stats = EpochStats(net, self.loss)
-        order = np.random.default_rng([self.seed, epoch, 0, SHUFFLE]).permutation(len(images))
-        order = np.asarray(order, like=images)
-        for i, start in enumerate(range(0, len(images), self.batch)):
-            rows = order[start : start + self.batch]
-            rng = np.random.default_rng([self.seed, epoch, i, TRAIN])
-            x = self.encoder(images[rows], rng)
-            before = {n: b.copy() for n, b in net.buffers().items()}
-            loss, grads = net.loss_and_grads(
-                x,
-                labels[rows],
-                stats.counting_loss,
-                wrt=[*self.optimizer.params, *stats.thresholds],
-                train=True,
-                rng=rng,
-                truncate=self.truncate,
-                penalties=self.penalties,
-                watch=stats.watch,
-            )
-            if problem := monitor.problem_of(loss, grads):
-                for name, array in net.buffers().items():
-                    array[...] = before[name]
-                what, layer = problem
-                layer = monitor.first_not_finite(net, x) or layer
-                raise TrainingStopped(what, layer, epoch, i, self.progress.history)
-            self.optimizer.step(grads, factor)
-            stats.add(loss, len(rows), grads)
-            bar.update()
-        return stats.row()
+def _train_epoch(run: Run, epoch: int, factor: float, bar: Any) -> dict[str, Any]:
+    """One pass through the data, a step a batch: losses and layers of the epoch."""
+    net, optimizer, (images, labels) = run.net, run.optimizer, run.data
+    stats = EpochStats(net, run.loss)
+    order = np.random.default_rng([run.seed, epoch, 0, SHUFFLE]).permutation(len(images))
+    order = np.asarray(order, like=images)
+    for i, start in enumerate(range(0, len(images), run.batch)):
+        rows = order[start : start + run.batch]
+        rng = np.random.default_rng([run.seed, epoch, i, TRAIN])
+        x = run.encoder(images[rows], rng)
+        before = {n: b.copy() for n, b in net.buffers().items()}
+        loss, grads = net.loss_and_grads(
+            x,
+            labels[rows],
+            stats.counting_loss,
+            wrt=[*optimizer.params, *stats.thresholds],
+            train=True,
+            rng=rng,
+            truncate=run.truncate,
+            penalties=run.penalties,
+            watch=stats.watch,
+        )
+        if problem := monitor.problem_of(loss, grads):
+            for name, array in net.buffers().items():
+                array[...] = before[name]
+            what, layer = problem
+            layer = monitor.first_not_finite(net, x) or layer
+            raise TrainingStopped(what, layer, epoch, i, run.history)
+        optimizer.step(grads, factor)
+        stats.add(loss, len(rows), grads)
+        bar.update()
+    return stats.row()
 
 
 @one_blas_thread()

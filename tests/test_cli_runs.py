@@ -31,7 +31,7 @@ def last_line(capsys):
 
 def interrupt_after(monkeypatch, epochs):
     """Ctrl-C in the epoch after so many."""
-    plain, done = ms.train.Run.train_epoch, [0]
+    plain, done = ms.train._train_epoch, [0]
 
     def train_epoch(*arguments):
         done[0] += 1
@@ -39,7 +39,7 @@ def interrupt_after(monkeypatch, epochs):
             raise KeyboardInterrupt
         return plain(*arguments)
 
-    monkeypatch.setattr(ms.train.Run, "train_epoch", train_epoch)
+    monkeypatch.setattr(ms.train, "_train_epoch", train_epoch)
     return plain
 
 

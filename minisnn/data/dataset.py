@@ -63,7 +63,7 @@ class DataSet:
         """Samples and labels; with `flat` the axes of a sample are one, except for time."""
         samples, labels = self.read(split, flat, folder, **options)
         if flat and self.encoder == "frames":
-            samples = flattened(samples, 2)
+            samples = samples.reshape(*samples.shape[:2], math.prod(self.shape))
         return samples, labels
 
     def check_split(self, split: str) -> None:
@@ -141,10 +141,6 @@ def spelled(place: Path, names: Iterable[str]) -> list[Path]:
 def scaled(images: np.ndarray, labels: np.ndarray, rows: slice, top: int, flat: bool) -> Loaded:
     """Rows of images ``[n, channels, height, width]`` as float32 in [0, 1], labels as int64."""
     part = np.divide(images[rows], np.float32(top), dtype=np.float32)
-    return flattened(part, 1) if flat else part, labels[rows].astype(np.int64)
-
-
-def flattened(samples: np.ndarray, axes: int) -> np.ndarray:
-    """The samples, of which there may be none, with one axis after the first `axes`."""
-    kept, others = samples.shape[:axes], samples.shape[axes:]
-    return samples.reshape(*kept, math.prod(others))
+    if flat:  # not -1: there may be no rows
+        part = part.reshape(len(part), math.prod(part.shape[1:]))
+    return part, labels[rows].astype(np.int64)
