@@ -91,12 +91,7 @@ def save(run: Run, path: Path) -> None:
 
 
 def restore(run: Run, path: Path) -> None:
-    """Bring the run to where the one in the file was; all of it or nothing.
-
-    Raises
-    ------
-    FileError : the file is damaged, or holds another run; it names what differs.
-    """
+    """Bring the run to where the one in the file was; a FileError leaves it as it is."""
     found, arrays = files.read(path, ("checkpoint",))
     try:
         history, best, grade = _checked(run, found, arrays)

@@ -18,9 +18,7 @@ __all__ = ["DISTURBED", "Row", "check", "checked", "differences", "header", "lin
 ROUNDING = {"spikes": 1e-5, "layer": 1e-4, "step": 1e-3, "conv": 1e-4, "net": 0.1}
 #: If the ratios in the middle half of the turns differ by more than this, something disturbed them.
 STEADY = 1.25
-DISTURBED = (
-    "?: turns differed by more than a quarter, the machine was disturbed: draw no conclusion"
-)
+DISTURBED = "?: turns differed by more than 25 %, the machine was disturbed: draw no conclusion"
 #: The least seconds of a turn.
 TURN = 0.25
 
@@ -76,10 +74,7 @@ def line(case: str, rows: Mapping[str, Row]) -> str:
 
 
 def checked(job: Job, kind: str, case: str, names: Sequence[str] | None = None) -> Job:
-    """The job, once its results (those of `names`, if given) agree with the reference's.
-
-    Raises ArithmeticError if one of them differs by more than rounding.
-    """
+    """The job, if its results, or those of `names`, agree with the reference's; else an error."""
     found = {n: a for n, a in job().items() if names is None or n in names}
     check(kind, differences(found, make("numpy", kind, case)()))
     for _ in range(2):

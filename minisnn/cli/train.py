@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-import sys
 import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -33,22 +32,19 @@ WHAT_LEARNS = {
 
 def add_commands(commands: Any) -> None:
     """The subcommands ``train`` and ``eval`` of a command line."""
-    parser = commands.add_parser("train", help="train a network on images of digits or clothes")
+    parser = commands.add_parser("train", help="train a network on one of the data sets")
     add_options(parser)
-    text = "where to write (default: runs/RULE-seedN)"
-    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
-    text = "go on with an interrupted run: its checkpoint.npz"
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/RULE-seedN")
+    text = "checkpoint.npz of an interrupted run, which goes on"
     parser.add_argument("--resume", type=Path, metavar="FILE", help=text)
     parser.set_defaults(run=train)
 
-    parser = commands.add_parser("eval", help="accuracy of a saved network on its test set")
+    parser = commands.add_parser("eval", help="accuracy of a saved network on a test set")
     text = "model.npz, or a checkpoint: its last epoch"
     parser.add_argument("file", type=Path, metavar="FILE", help=text)
-    text = "default: what it was trained on"
-    parser.add_argument("--data", choices=list(ms.data.SETS), help=text)
+    parser.add_argument("--data", choices=list(ms.data.SETS), help="default: as in training")
     add_options(parser, "data_dir")
-    text = "time steps a sample (default: as in training)"
-    parser.add_argument("--steps", type=whole, help=text)
+    parser.add_argument("--steps", type=whole, help="time steps (default: as in training)")
     parser.add_argument("--seed", type=natural, help="of the encoding (default: as in training)")
     parser.set_defaults(run=evaluate)
 
@@ -61,7 +57,7 @@ def train(words: argparse.Namespace) -> int:
     if options.model == "stl-mnist" and len(ms.data.SETS[options.data].shape) != 3:
         cure = f"{options.data} has none; use --model mlp"
         raise ValueError(f"--model stl-mnist takes images, and {cure}")
-    # The test set too, so that a missing file stops the run here; the network sees it at the end.
+    # The test set is loaded too, so that a missing file stops the run before it trains.
     data = {
         split: _load(options.data, split, options.model == "mlp", options.data_dir, options.steps)
         for split in ("train", "validation", "test")
@@ -148,13 +144,12 @@ def _train_rule(
             notes={"command": command},
         )
     except KeyboardInterrupt:
-        again = f"minisnn train --resume {path}"
-        print(f"minisnn: interrupted; to go on from the last epoch: {again}", file=sys.stderr)
-        raise
+        cure = f"to go on from the last epoch: minisnn train --resume {path}"
+        raise KeyboardInterrupt(f"interrupted; {cure}") from None
     print(_table(history))
     seconds = f"{time.perf_counter() - begun:.1f} s of training"
     print(f"epoch {history.best_epoch} kept (*: best validation accuracy), {seconds}")
-    # The one look at the test set, after every choice has been made.
+    # The network sees the test set once, after every choice has been made.
     loss, share = ms.train.evaluate(net, data["test"], encoder=encoder, seed=options.seed)
     x = encoder(data["validation"][0][:1], np.random.default_rng(options.seed))
     for name, figure in _figures(net, history, before, x).items():
@@ -202,7 +197,7 @@ def _table(history: ms.History, most: int = 12) -> str:
 
 
 def _resumed(given: Options, words: argparse.Namespace) -> Options:
-    """The options of the run whose checkpoint is resumed, with those of `FREE` given anew."""
+    """The options of the run that goes on, and those of `FREE` that are given anew."""
     anew = given.given()
     fixed = [n for n in anew if n not in FREE] + ([] if words.out is None else ["out"])
     if fixed:
@@ -218,7 +213,7 @@ def _resumed(given: Options, words: argparse.Namespace) -> Options:
 
 
 def _out_folder(named: Path | None, name: str) -> Path:
-    """The folder to write to, made before training: it may turn out not to be possible."""
+    """The folder to write to, made before training, so that an error comes early."""
     number = 1
     while named is None:  # never over an earlier run that the user did not name
         out = Path("runs") / (name if number == 1 else f"{name}-{number}")

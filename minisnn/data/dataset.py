@@ -1,4 +1,4 @@
-"""What all data sets share: what a network must know of one, where its files are, its splits."""
+"""A data set: how it is read, what a network must know of it, where its files are, its splits."""
 
 from __future__ import annotations
 
@@ -87,9 +87,7 @@ class DataSet:
     ) -> list[Path]:
         """The files that `find` finds in the set's own folder, or else in the base folder.
 
-        Raises
-        ------
-        FileNotFoundError : neither has `needed` of them; it says where to get the files.
+        If neither has `needed` of them, the error says where to get the files.
         """
         base = self.base_folder(folder)
         own = base / self.name
