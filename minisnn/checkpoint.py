@@ -26,7 +26,7 @@ from .monitor import History, Loss
 from .network import Network
 from .optimizers import Optimizer
 
-__all__ = ["Run", "begin", "environment", "restore", "save"]
+__all__ = ["Run", "environment"]
 
 Data = tuple[Array, Array]
 Penalties = Mapping[str, Callable[[Array], tuple[float, Array]]]
@@ -49,11 +49,9 @@ class Run:
     penalties: Penalties | None
     keep: str
     history: History = field(default_factory=History)
-    #: The best arrays so far, and their grade.
-    best: dict[str, Array] = field(default_factory=dict)
+    best: dict[str, Array] = field(default_factory=dict)  #: the network's arrays in its best epoch
     best_grade: tuple[float, ...] = ()
-    #: Plain data to keep in the checkpoint.
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)  #: plain data to keep in the checkpoint
 
     @cached_property
     def setup(self) -> dict[str, Any]:
@@ -64,82 +62,74 @@ class Run:
         described = {n: _described(getattr(self, n)) for n in others}
         return {**plain, **described, "backend": self.net.backend, "data": data}
 
+    def begin(self, path: Path, resume: bool) -> None:
+        """Bring a new run to where that in the file was; if there is no file, write one."""
+        if not path.exists():
+            self.save(path)
+        elif resume:
+            self.restore(path)
+        else:
+            cure = "resume=True goes on from it; or choose another path"
+            raise FileExistsError(f"fit: checkpoint {path} exists: {cure}")
 
-def begin(run: Run, path: Path, resume: bool) -> None:
-    """Bring a new run to where the file is; if there is none, write the run at once."""
-    if not path.exists():
-        save(run, path)
-    elif resume:
-        restore(run, path)
-    else:
-        cure = "resume=True goes on from it; or choose another path"
-        raise FileExistsError(f"fit: checkpoint {path} exists: {cure}")
+    def save(self, path: Path) -> None:
+        """Write the run: the file is the old one or the new one at every moment."""
+        content = {
+            **self._decisive(),
+            "steps": self.optimizer.steps,
+            "environment": environment(),
+            "rows": self.history.epochs,
+            "best_epoch": self.history.best_epoch,
+            "best_grade": list(self.best_grade),
+            "notes": self.notes,
+        }
+        files.write(path, "checkpoint", content, self._arrays(self.best))
 
+    def restore(self, path: Path) -> None:
+        """Bring the run to where the one in the file was; a FileError leaves it as it is."""
+        found, arrays = files.read(path, ("checkpoint",))
+        try:
+            history, best, grade = self._checked(found, arrays)
+        except files.FileError as error:
+            raise files.FileError(f"{path}: {error}") from None
+        except Exception as error:  # a header may hold anything
+            damage = f"{type(error).__name__}: {error}"
+            raise files.FileError(f"{path} is damaged: {damage}") from None
+        if difference := _difference(found.get("environment"), environment(), "environment"):
+            text = f"{path}: {difference}; the last bits of the run may differ from now on"
+            warnings.warn(text, stacklevel=5)
+        for name, array in self._arrays(best).items():
+            array[...] = np.asarray(arrays[name], like=array)
+        self.history, self.best, self.best_grade = history, best, grade
+        self.optimizer.steps = found["steps"]
 
-def save(run: Run, path: Path) -> None:
-    """Write the run: the file is the old one or the new one at every moment."""
-    content = {
-        **_decisive(run),
-        "steps": run.optimizer.steps,
-        "environment": environment(),
-        "rows": run.history.epochs,
-        "best_epoch": run.history.best_epoch,
-        "best_grade": list(run.best_grade),
-        "notes": run.notes,
-    }
-    files.write(path, "checkpoint", content, _arrays(run, run.best))
+    def _checked(
+        self, found: Mapping[str, Any], arrays: Mapping[str, Array]
+    ) -> tuple[History, dict[str, Array], tuple[float, ...]]:
+        """The history in a file's content, room for its best arrays, and their grade."""
+        history, best = History(list(found["rows"]), found["best_epoch"]), dict[str, Array]()
+        repr(history)  # raises if a row is not one of numbers
+        if history.best_epoch is not None:
+            best = {n: np.empty_like(a) for n, a in self.net.arrays().items()}
+        stored = {**found, "arrays": _kinds(arrays)}
+        for part, ours in {**self._decisive(), "arrays": _kinds(self._arrays(best))}.items():
+            if difference := _difference(stored[part], ours, part):
+                raise files.FileError(f"it holds another run: {difference}")
+        if type(found["steps"]) is not int or found["steps"] < 0:
+            raise files.FileError(f"it counts {found['steps']!r} steps")
+        return history, best, tuple(found["best_grade"])
 
+    def _decisive(self) -> dict[str, Any]:
+        """What decides the numbers of the run, as plain data: the same in a file and here."""
+        settings = self.optimizer.settings()
+        return {"network": self.net.description(), "optimizer": settings, "setup": self.setup}
 
-def restore(run: Run, path: Path) -> None:
-    """Bring the run to where the one in the file was; a FileError leaves it as it is."""
-    found, arrays = files.read(path, ("checkpoint",))
-    try:
-        history, best, grade = _checked(run, found, arrays)
-    except files.FileError as error:
-        raise files.FileError(f"{path}: {error}") from None
-    except Exception as error:  # a header may hold anything
-        damage = f"{type(error).__name__}: {error}"
-        raise files.FileError(f"{path} is damaged: {damage}") from None
-    if difference := _difference(found.get("environment"), environment(), "environment"):
-        text = f"{path}: {difference}; the last bits of the run may differ from now on"
-        warnings.warn(text, stacklevel=5)
-    for name, array in _arrays(run, best).items():
-        array[...] = np.asarray(arrays[name], like=array)
-    run.history, run.best, run.best_grade = history, best, grade
-    run.optimizer.steps = found["steps"]
-
-
-def _checked(
-    run: Run, found: Mapping[str, Any], arrays: Mapping[str, Array]
-) -> tuple[History, dict[str, Array], tuple[float, ...]]:
-    """The history in a file's content, room for its best arrays, and their grade."""
-    for part, ours in _decisive(run).items():
-        if difference := _difference(found[part], ours, part):
-            raise files.FileError(f"it holds another run: {difference}")
-    history, best = History(list(found["rows"]), found["best_epoch"]), dict[str, Array]()
-    repr(history)  # raises if a row is not one of numbers
-    if history.best_epoch is not None:
-        best = {n: np.empty_like(a) for n, a in run.net.arrays().items()}
-    given, wanted = map(_kinds, (arrays, _arrays(run, best)))
-    if difference := _difference(given, wanted, "arrays"):
-        raise files.FileError(f"it holds another run: {difference}")
-    if type(found["steps"]) is not int or found["steps"] < 0:
-        raise files.FileError(f"it counts {found['steps']!r} steps")
-    return history, best, tuple(found["best_grade"])
-
-
-def _decisive(run: Run) -> dict[str, Any]:
-    """What decides the numbers of a run, as plain data: the same in a file and here."""
-    settings = run.optimizer.settings()
-    return {"network": run.net.description(), "optimizer": settings, "setup": run.setup}
-
-
-def _arrays(run: Run, best: Mapping[str, Array]) -> dict[str, Array]:
-    """The live arrays of a run by their names in the file."""
-    arrays = run.net.arrays()
-    for moment, values in run.optimizer.moments().items():
-        arrays |= {f"optimizer/{moment}/{n}": a for n, a in values.items()}
-    return arrays | {f"best/{n}": a for n, a in best.items()}
+    def _arrays(self, best: Mapping[str, Array]) -> dict[str, Array]:
+        """The live arrays of a run by their names in the file."""
+        arrays = self.net.arrays()
+        for moment, values in self.optimizer.moments().items():
+            arrays |= {f"optimizer/{moment}/{n}": a for n, a in values.items()}
+        return arrays | {f"best/{n}": a for n, a in best.items()}
 
 
 def _kinds(arrays: Mapping[str, Array]) -> dict[str, str]:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from . import checkpoint as checkpoints
 from . import monitor
 from .checkpoint import Data, Penalties, Run
 from .encode import Encoder
@@ -100,7 +99,7 @@ def fit(
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None:
         run.notes = dict(notes or {})
-        checkpoints.begin(run, path, resume)
+        run.begin(path, resume)
     rows, batches, warned = run.history.epochs, -(-len(data[0]) // batch), set[str]()
     sizes = {"total": epochs * batches, "initial": len(rows) * batches, "unit": "batch"}
     try:
@@ -109,10 +108,10 @@ def fit(
                 rows.append(_epoch(run, bar))
                 monitor.warn_out_of_bounds(net, len(rows) - 1, warned)
                 if path is not None:
-                    checkpoints.save(run, path)
+                    run.save(path)
     except KeyboardInterrupt:
         if path is not None:
-            checkpoints.restore(run, path)
+            run.restore(path)
         raise
     if run.best:
         for name, array in net.arrays().items():

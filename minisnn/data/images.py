@@ -128,7 +128,7 @@ def _files(*sums: str) -> dict[str, str]:
     return dict(zip(names, sums, strict=True))
 
 
-DIGITS = DataSet("digits", (1, 8, 8), (*"0123456789",), digits)
+DIGITS = DataSet("digits", (1, 8, 8), tuple("0123456789"), digits)
 MNIST = DataSet(
     "mnist",
     (1, 28, 28),
