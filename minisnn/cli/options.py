@@ -58,6 +58,7 @@ def positive(text: str) -> float:
 
 def _option(text: str, default: Any = None, **words: Any) -> Any:
     """A field with its help text and what else argparse needs to know."""
+    text += "" if default is None else f" (default: {default})"
     return field(default=default, metadata={"help": text, **words})
 
 
@@ -69,18 +70,10 @@ def _by_data(name: str) -> str:
 class Options:
     """What decides a run; checkpoints and ``history.json`` keep it.  ``None``: not given."""
 
-    rule: str = _option(
-        "what learns (default: stl); compare: sl, tl and stl", "stl", choices=[*RULES, "compare"]
-    )
-    data: str = _option("default: digits, which are bundled", "digits", choices=list(DEFAULTS))
-    data_dir: str | None = _option(
-        "folder of the data files (default: what MINISNN_DATA names)", metavar="DIR"
-    )
-    model: str = _option(
-        "mlp: fully connected layers (default); stl-mnist: the published convolutional network",
-        "mlp",
-        choices=list(MODELS),
-    )
+    rule: str = _option("what learns; compare: sl, tl and stl", "stl", choices=[*RULES, "compare"])
+    data: str = _option("digits are bundled", "digits", choices=list(DEFAULTS))
+    data_dir: str | None = _option("data files (default: what MINISNN_DATA names)", metavar="DIR")
+    model: str = _option("stl-mnist: the published network", "mlp", choices=list(MODELS))
     width: int = _option("channels of the published network (default: 128)", type=whole)
     hidden: Sequence[int] = _option(
         "neurons of the hidden layers (default: 128)", type=whole, nargs="+", metavar="N"
@@ -90,10 +83,9 @@ class Options:
     batch: int = _option(f"samples a batch ({_by_data('batch')})", type=whole)
     lr: float = _option(f"learning rate of Adam ({_by_data('lr')})", type=positive)
     threshold: float = _option("at the start (default: 1; stl-mnist: 2)", type=positive)
-    seed: int = _option("the run is a function of it (default: 0)", 0, type=natural)
+    seed: int = _option("the run is a function of it", 0, type=natural)
     backend: str | None = _option(
-        "time loops (default: the best on the CPU); cupy: all of it on a GPU",
-        choices=list(BACKENDS),
+        "default: the best on the CPU; cupy: all of it on a GPU", choices=list(BACKENDS)
     )
     threads: int | None = _option("of the compiled loops (default: all CPUs)", type=whole)
 

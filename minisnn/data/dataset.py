@@ -27,35 +27,24 @@ class SubsetWarning(UserWarning):
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: how it is read, and what a network must know before.
+    """A data set: how it is read, and what a network must know before."""
 
-    Parameters
-    ----------
-    name : its key in ``SETS``, and the name of its folder.
-    shape : of one sample at one step: ``(channels, height, width)``, or ``(channels,)``.
-    classes : what the labels 0, 1, ... mean.
-    read : ``read(split, flat, folder)``, see :meth:`load`.
-    files : SHA-256 sums by file name, of what can be downloaded.
-    mirrors : addresses of folders that hold these files.
-    labels : CRC-32 of the label bytes, training and test.
-    encoder : the name, in ``ms.encode.ENCODERS``, of what gives a sample its time.  With "frames"
-        it has a time axis of its own, ``[n, T, *shape]``.
-    steps : time steps of every sample, if they are fixed; else `load` of "frames" takes ``steps=``.
-    sizes : number of training and of test samples in the published set.
-    home : the address of a set that ``minisnn data get`` does not fetch.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    classes: tuple[str, ...]
-    read: Callable[..., Loaded]
-    files: Mapping[str, str] = field(default_factory=dict)
-    mirrors: tuple[str, ...] = ()
-    labels: tuple[int, ...] = ()
+    name: str  #: its key in ``SETS``, and the name of its folder
+    shape: tuple[
+        int, ...
+    ]  #: of a sample at one step: ``(channels, height, width)``, ``(channels,)``
+    classes: tuple[str, ...]  #: what the labels 0, 1, ... mean
+    read: Callable[..., Loaded]  #: ``read(split, flat, folder)``, see :meth:`load`
+    files: Mapping[str, str] = field(default_factory=dict)  #: SHA-256 by name, to be downloaded
+    mirrors: tuple[str, ...] = ()  #: addresses of folders that hold these files
+    labels: tuple[int, ...] = ()  #: CRC-32 of the label bytes, training and test
+    #: The name, in ``ms.encode.ENCODERS``, of what gives a sample its time.  With "frames" it has a
+    #: time axis of its own, ``[n, T, *shape]``.
     encoder: str = "bernoulli"
+    #: Time steps of every sample, if they are fixed; else `load` of "frames" takes ``steps=``.
     steps: int | None = None
-    sizes: tuple[int, int] | None = None
-    home: str = ""
+    sizes: tuple[int, int] | None = None  #: training and test samples of the published set
+    home: str = ""  #: the address of a set that ``minisnn data get`` does not fetch
 
     def load(
         self, split: str = "train", flat: bool = True, folder: Folder = None, **options: Any
