@@ -20,7 +20,7 @@ EVENT = np.dtype([("x", np.int16), ("y", np.int16), ("p", np.uint8), ("t", np.in
 KINDS = dict.fromkeys("xy", ("iu", "whole numbers"))
 KINDS |= {"p": ("biu", "bool or whole numbers"), "t": ("iuf", "numbers")}
 
-#: An event in this row marks an overflow of the camera's clock: 2**13 us are added from here on.
+#: An event in this row marks an overflow of the camera's clock: later times are 2**13 us more.
 OVERFLOW_ROW, OVERFLOW = 240, 1 << 13
 
 
@@ -48,7 +48,7 @@ def read_events(path: str | os.PathLike[str], size: tuple[int, int] = (34, 34)) 
     """
     with open_data(path) as stream:
         records = read_records(stream, 5, "event")
-        x, y, *times = records.T
+        x, y = records[:, 0], records[:, 1]
         marker = y == OVERFLOW_ROW
         outside = ((x >= size[1]) | (y >= size[0])) & ~marker
         if outside.any():
@@ -57,10 +57,10 @@ def read_events(path: str | os.PathLike[str], size: tuple[int, int] = (34, 34)) 
             found = f"x = {x[i]}, y = {y[i]} in event {i + 1:,}"
             raise mismatch(expected, known_format(records[:2].tobytes()) or found)
     events = np.empty(len(marker), EVENT)
-    events["x"], events["y"], events["p"] = x, y, times[0] >> 7
-    high, middle, low = (byte.astype(np.int64) for byte in times)
+    last = records[:, 2:].astype(np.int64) @ (1 << 16, 1 << 8, 1)  # 1 bit polarity, 23 bits time
     overflows = np.cumsum(marker, dtype=np.int64)
-    events["t"] = ((high & 127) << 16 | middle << 8 | low) + OVERFLOW * overflows
+    events["x"], events["y"], events["p"] = x, y, last >> 23
+    events["t"] = last % (1 << 23) + OVERFLOW * overflows
     return events[~marker]
 
 
@@ -125,9 +125,8 @@ def _fields(events: Any, ends: dict[str, float]) -> list[np.ndarray]:
     names = getattr(getattr(events, "dtype", None), "names", None)
     if names is None or events.ndim != 1:
         expected = f"a structured array [n] with the fields {', '.join(ends)}"
-        got = repr(events)[:60]
-        if isinstance(events, np.ndarray):
-            got = f"an array of {events.dtype} {list(events.shape)}"
+        is_array = isinstance(events, np.ndarray)
+        got = f"an array of {events.dtype} {list(events.shape)}" if is_array else repr(events)[:60]
         raise TypeError(f"to_frames: events must be {expected}, got {got}")
     if missing := [name for name in ends if name not in names]:
         have = ", ".join(names)
