@@ -1,8 +1,8 @@
 """Checkpoints: a training run as it was after an epoch, so that it goes on as if never interrupted.
 
-No state of a generator is kept: every draw of a run has the generator ``default_rng([seed, epoch,
-batch, stream])``.  What decides the numbers of a run is kept as its *setup*, and a run only goes on
-with the same one.
+A checkpoint holds no state of a generator: every draw of a run has the generator
+``default_rng([seed, epoch, batch, stream])``.  It holds what decides the numbers of the run, its
+*setup*, and a run only goes on with the same one.
 """
 
 from __future__ import annotations
@@ -11,132 +11,129 @@ import os
 import platform
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from . import files
+from .encode import Encoder
 from .kernels.arrays import Array, to_numpy
-from .monitor import History
+from .monitor import History, Loss
 from .network import Network
 from .optimizers import Optimizer
 
-__all__ = ["Checkpoint", "Progress", "describe", "digest", "environment"]
+__all__ = ["Run", "environment"]
+
+Data = tuple[Array, Array]
+Penalties = Mapping[str, Callable[[Array], tuple[float, Array]]]
 
 
 @dataclass
-class Progress:
-    """How far a run is: its history, and the best arrays so far with their grade."""
+class Run:
+    """A run of ``fit``: what all its epochs have in common, and how far it is."""
 
-    history: History = field(default_factory=History)
-    best_grade: tuple[float, ...] = ()
-    best: dict[str, Array] = field(default_factory=dict)
-
-
-class Checkpoint(NamedTuple):
-    """The file of a run, and what the run consists of."""
-
-    path: Path
     net: Network
     optimizer: Optimizer
-    setup: dict[str, Any]
-    notes: dict[str, Any]
+    data: Data
+    held_out: Data | None
+    encoder: Encoder
+    loss: Loss
+    batch: int
+    seed: int
+    schedule: Callable[[int], float] | None
+    truncate: int | None
+    penalties: Penalties | None
+    keep: str
+    history: History = field(default_factory=History)
+    best: dict[str, Array] = field(default_factory=dict)  #: the network's arrays in its best epoch
+    best_grade: tuple[float, ...] = ()
+    notes: dict[str, Any] = field(default_factory=dict)  #: plain data to keep in the checkpoint
 
-    def begin(self, resume: bool) -> Progress:
-        """The run in the file; if there is none, a new one, written at once."""
-        if self.path.exists() and not resume:
-            raise FileExistsError(
-                f"fit: checkpoint {self.path} exists: resume=True goes on from it; "
-                "or choose another path"
-            )
-        if self.path.exists():
-            return self.restore()
-        progress = Progress()
-        self.save(progress)
-        return progress
+    @cached_property
+    def setup(self) -> dict[str, Any]:
+        """What decides the numbers of the run besides network and optimizer, as plain data."""
+        plain = {n: getattr(self, n) for n in ("seed", "batch", "truncate", "keep")}
+        others = ("encoder", "loss", "schedule", "penalties")
+        data = _digest(*self.data, *(self.held_out or ()))
+        described = {n: _described(getattr(self, n)) for n in others}
+        return {**plain, **described, "backend": self.net.backend, "data": data}
 
-    def save(self, progress: Progress) -> None:
+    def begin(self, path: Path, resume: bool) -> None:
+        """Bring a new run to where that in the file was; if there is no file, write one."""
+        if not path.exists():
+            self.save(path)
+        elif resume:
+            self.restore(path)
+        else:
+            cure = "resume=True goes on from it; or choose another path"
+            raise FileExistsError(f"fit: checkpoint {path} exists: {cure}")
+
+    def save(self, path: Path) -> None:
         """Write the run: the file is the old one or the new one at every moment."""
         content = {
-            **self._parts(),
+            **self._decisive(),
             "steps": self.optimizer.steps,
             "environment": environment(),
-            "rows": progress.history.epochs,
-            "best_epoch": progress.history.best_epoch,
-            "best_grade": list(progress.best_grade),
+            "rows": self.history.epochs,
+            "best_epoch": self.history.best_epoch,
+            "best_grade": list(self.best_grade),
             "notes": self.notes,
         }
-        files.write(self.path, "checkpoint", content, self._arrays(progress.best))
+        files.write(path, "checkpoint", content, self._arrays(self.best))
 
-    def restore(self) -> Progress:
-        """Bring network and optimizer to where the run in the file was; all of it or nothing.
-
-        Raises
-        ------
-        FileError : the file is damaged, or holds another run; it names what differs.
-        """
-        found, arrays = files.read(self.path, ("checkpoint",))
+    def restore(self, path: Path) -> None:
+        """Bring the run to where the one in the file was; a FileError leaves it as it is."""
+        found, arrays = files.read(path, ("checkpoint",))
         try:
-            progress, targets = self._checked(found, arrays)
+            history, best, grade = self._checked(found, arrays)
+        except files.FileError as error:
+            raise files.FileError(f"{path}: {error}") from None
         except Exception as error:  # a header may hold anything
-            kind = (
-                "" if isinstance(error, files.FileError) else f"damaged: {type(error).__name__}: "
-            )
-            raise files.FileError(f"{self.path}: {kind}{error}") from None
+            damage = f"{type(error).__name__}: {error}"
+            raise files.FileError(f"{path} is damaged: {damage}") from None
         if difference := _difference(found.get("environment"), environment(), "environment"):
-            text = f"{self.path}: {difference}; the last bits of the run may differ from now on"
+            text = f"{path}: {difference}; the last bits of the run may differ from now on"
             warnings.warn(text, stacklevel=5)
-        for name, array in targets.items():
+        for name, array in self._arrays(best).items():
             array[...] = np.asarray(arrays[name], like=array)
+        self.history, self.best, self.best_grade = history, best, grade
         self.optimizer.steps = found["steps"]
-        return progress
 
-    def _parts(self) -> dict[str, Any]:
-        """What must be the same in a file and here."""
+    def _checked(
+        self, found: Mapping[str, Any], arrays: Mapping[str, Array]
+    ) -> tuple[History, dict[str, Array], tuple[float, ...]]:
+        """The history in a file's content, room for its best arrays, and their grade."""
+        history, best = History(list(found["rows"]), found["best_epoch"]), dict[str, Array]()
+        repr(history)  # raises if a row is not one of numbers
+        if history.best_epoch is not None:
+            best = {n: np.empty_like(a) for n, a in self.net.arrays().items()}
+        stored = {**found, "arrays": _kinds(arrays)}
+        for part, ours in {**self._decisive(), "arrays": _kinds(self._arrays(best))}.items():
+            if difference := _difference(stored[part], ours, part):
+                raise files.FileError(f"it holds another run: {difference}")
+        if type(found["steps"]) is not int or found["steps"] < 0:
+            raise files.FileError(f"it counts {found['steps']!r} steps")
+        return history, best, tuple(found["best_grade"])
+
+    def _decisive(self) -> dict[str, Any]:
+        """What decides the numbers of the run, as plain data: the same in a file and here."""
         settings = self.optimizer.settings()
         return {"network": self.net.description(), "optimizer": settings, "setup": self.setup}
 
     def _arrays(self, best: Mapping[str, Array]) -> dict[str, Array]:
-        """The live arrays of the run by their names in the file."""
+        """The live arrays of a run by their names in the file."""
         arrays = self.net.arrays()
         for moment, values in self.optimizer.moments().items():
             arrays |= {f"optimizer/{moment}/{n}": a for n, a in values.items()}
         return arrays | {f"best/{n}": a for n, a in best.items()}
 
-    def _checked(
-        self, found: Mapping[str, Any], arrays: Mapping[str, Array]
-    ) -> tuple[Progress, dict[str, Array]]:
-        """The progress in a file's content, and the live arrays that its arrays belong to."""
-        for part, ours in self._parts().items():
-            if difference := _difference(found[part], ours, part):
-                raise files.FileError(f"it holds another run: {difference}")
-        history = History(_rows(found["rows"]), found["best_epoch"])
-        progress = Progress(history, tuple(found["best_grade"]))
-        if history.best_epoch is not None:
-            progress.best = {n: np.empty_like(a) for n, a in self.net.arrays().items()}
-        targets = self._arrays(progress.best)
-        if other := sorted(set(targets) ^ set(arrays)):
-            raise files.FileError(f"its arrays are not those of this run: {other}")
-        for name, array in targets.items():
-            if (arrays[name].shape, arrays[name].dtype) != (array.shape, array.dtype):
-                got = f"{arrays[name].dtype} {list(arrays[name].shape)}"
-                raise files.FileError(f"{name} is {got} in it")
-        if type(found["steps"]) is not int or found["steps"] < 0:
-            raise files.FileError(f"it counts {found['steps']!r} steps")
-        return progress, targets
 
-
-def _rows(rows: Any) -> list[dict[str, Any]]:
-    """The history's rows, if that is what they are."""
-    for number, row in enumerate(rows, start=1):
-        rates = [layer["firing_rate"] + layer["silent"] for layer in row["layers"].values()]
-        numbers = [row["train_loss"], row["train_accuracy"], *rates]
-        if row["epoch"] != number or not all(isinstance(n, float) for n in numbers):
-            raise files.FileError(f"row {number} of its history is none")
-    return list(rows)
+def _kinds(arrays: Mapping[str, Array]) -> dict[str, str]:
+    return {name: f"{array.dtype} {list(array.shape)}" for name, array in arrays.items()}
 
 
 def _difference(stored: Any, ours: Any, where: str) -> str | None:
@@ -150,7 +147,7 @@ def _difference(stored: Any, ours: Any, where: str) -> str | None:
     return None if stored == ours else f"{where} is {stored!r} in the file, {ours!r} here"
 
 
-def digest(*arrays: Array) -> str:
+def _digest(*arrays: Array) -> str:
     """A check sum of data, so that a run does not go on with other data unnoticed."""
     total = 0
     for array in map(to_numpy, arrays):
@@ -159,7 +156,7 @@ def digest(*arrays: Array) -> str:
     return f"{total:08x}"
 
 
-def describe(value: Any) -> str:
+def _described(value: Any) -> str:
     """A part of the setup, alike in every process: its repr, or its name if that has an address."""
     text = repr(value)
     has_address = " at 0x" in text

@@ -1,8 +1,8 @@
-"""Encoders: from values to input over time, ``[B, ...] -> [T, B, ...]``.
+"""Encoders: from values to input over T = `steps` time steps, ``[B, ...] -> [T, B, ...]``.
 
 Each is a class, ``encoder = Bernoulli(8)`` for ``fit`` and then ``encoder(images, rng)``, and a
-function of the same name that does it at once.  Images on a GPU are encoded there: what is random
-is drawn by CuPy's generator, whose seed is drawn from `rng`.
+function of the same name that does it at once.  Images on a GPU are encoded there: CuPy's generator
+draws, with a seed that `rng` draws.
 """
 
 from __future__ import annotations
@@ -34,12 +34,7 @@ class InSteps:
 
 
 class Bernoulli(InSteps):
-    """Rate coding: at every step each value is the probability of a spike, drawn anew.
-
-    Parameters
-    ----------
-    steps : number of time steps T.
-    """
+    """Rate coding: at every step each value is the probability of a spike, drawn anew."""
 
     text = "Bernoulli({} steps): spike with probability = value"
 
@@ -54,12 +49,7 @@ class Bernoulli(InSteps):
 
 
 class Constant(InSteps):
-    """Direct coding: the same values at every step, as an input current.
-
-    Parameters
-    ----------
-    steps : number of time steps T.
-    """
+    """Direct coding: the same values at every step, as an input current."""
 
     text = "Constant({} steps): the value as a current at every step"
 
@@ -70,17 +60,14 @@ class Constant(InSteps):
         Conv2d multiply such an input once.  `rng` is not used.
         """
         images = _checked(images)
-        images = np.ascontiguousarray(images, like=images)
-        return np.broadcast_to(images, (self.steps, *images.shape))
+        once = np.ascontiguousarray(images, like=images)
+        return np.broadcast_to(once, (self.steps, *once.shape))
 
 
 class Latency(InSteps):
     """Latency coding: each value fires once, the larger the earlier; 1 at the first step, 0 never.
 
-    Parameters
-    ----------
-    steps : number of time steps T; a value ``p > 0`` fires in the step ``floor((1 - p) * T)``,
-        counted from 0.
+    A value ``p > 0`` fires in the step ``floor((1 - p) * T)``, counted from 0.
     """
 
     text = "Latency({} steps): one spike, the larger the value the earlier"
@@ -97,9 +84,7 @@ class Latency(InSteps):
 class Frames:
     """Data that have a time axis, such as frames of events or time series: time goes first.
 
-    Parameters
-    ----------
-    steps : number of time steps T that the data must have; ``None``: any.
+    With `steps` the data must have so many; ``None``: any number.
     """
 
     def __init__(self, steps: int | None = None) -> None:

@@ -46,35 +46,31 @@ def conv_net(
     hidden : neurons of each fully connected layer before the last: ``dropI fcI lifI``.
     classes, members : the last layer has `members` neurons for each class, which vote.
     rng : for weights and thresholds.
-    kernel, pool, dropout : size of the convolutions' and the poolings' windows; probability of
-        being dropped.
-    threshold, spread : thresholds at the start, one for each neuron: normal with this mean and
-        standard deviation.
+    kernel, pool : size of the convolutions' windows, and of the poolings'.
+    dropout : probability that an input of a fully connected layer is dropped.
+    threshold, spread : mean and standard deviation of the neurons' thresholds at the start.
     **options : for the spiking layers: ``reset``, ``surrogate``, ``decay``, ``backend``, ...
     """
     dtype = options.get("dtype", "float32")
     layers: dict[str, nn.Layer] = {}
 
-    def lif(size: Any) -> None:
-        number = 1 + sum(name.startswith("lif") for name in layers)
+    def lif(size: Any) -> nn.Layer:
         start = Normal(threshold, spread, rng) if spread else threshold
-        layers[f"lif{number}"] = nn.LIF(size, threshold=start, **options)
+        return nn.LIF(size, threshold=start, **options)
 
+    size: Any = shape
     for i, (c_in, c_out) in enumerate(pairwise((shape[0], *channels)), start=1):
-        layers[f"conv{i}"] = nn.Conv2d(
-            c_in, c_out, kernel, padding=kernel // 2, rng=rng, dtype=dtype
-        )
-        layers[f"norm{i}"] = nn.BatchNorm2d(c_out, dtype=dtype)
-        shape = layers[f"conv{i}"].out_shape(shape)  # type: ignore[assignment]
-        lif(shape)
-        layers[f"pool{i}"] = nn.MaxPool2d(pool)
-        shape = layers[f"pool{i}"].out_shape(shape)  # type: ignore[assignment]
+        conv = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, rng=rng, dtype=dtype)
+        size = conv.out_shape(size)
+        layers |= {f"conv{i}": conv, f"norm{i}": nn.BatchNorm2d(c_out, dtype=dtype)}
+        layers |= {f"lif{i}": lif(size), f"pool{i}": nn.MaxPool2d(pool)}
+        size = layers[f"pool{i}"].out_shape(size)
     layers["flatten"] = nn.Flatten()
-    sizes = (math.prod(shape), *hidden, members * classes)
+    sizes = (math.prod(size), *hidden, members * classes)
     for i, (n_in, n_out) in enumerate(pairwise(sizes), start=1):
-        layers[f"drop{i}"] = nn.Dropout(dropout)
-        layers[f"fc{i}"] = nn.Linear(n_in, n_out, rng=rng, dtype=dtype)
-        lif(n_out)
+        fc = nn.Linear(n_in, n_out, rng=rng, dtype=dtype)
+        layers |= {f"drop{i}": nn.Dropout(dropout), f"fc{i}": fc}
+        layers[f"lif{len(channels) + i}"] = lif(n_out)
     return Network(**layers, vote=nn.PopulationVote(classes))
 
 

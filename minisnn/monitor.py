@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -28,8 +29,8 @@ class ParameterWarning(UserWarning):
 class TrainingStopped(ArithmeticError):
     """A loss or a gradient was not a finite number.  The parameters are those before that batch.
 
-    Attributes: ``layer`` (the first that is not finite), ``epoch``, ``batch``, ``history`` (the
-    epochs before).
+    Attributes: ``layer`` (the first that is not finite), ``epoch``, ``batch``, and ``history``, the
+    epochs before.
     """
 
     def __init__(self, what: str, layer: str, epoch: int, batch: int, history: History) -> None:
@@ -72,8 +73,8 @@ class History:
 
     def __repr__(self) -> str:
         names = "  ".join(f"{name:>24}" for name in self.layers)
-        heads = "  ".join(f"{'rate':>6} {'silent':>7} {'theta':>9}" for _ in self.layers)
-        lines = [f"{'epoch':>5} {'loss':>8} {'train':>7} {'valid.':>7}  {names}", f"{'':31}{heads}"]
+        heads = "  ".join("  rate  silent     theta" for _ in self.layers)
+        lines = [f"epoch     loss   train  valid.  {names}", f"{'':31}{heads}"]
         for row in self.epochs:
             share = row["validation_accuracy"]
             cells = [
@@ -111,7 +112,7 @@ class EpochStats:
         for name in self.names:
             spikes = caches[name].spikes
             self.spikes[name] = self.spikes[name] + spikes.sum(axis=(0, 1), dtype=np.int64)
-        self.steps += spikes.shape[0] * spikes.shape[1] if self.names else 0
+        self.steps += math.prod(spikes.shape[:2]) if self.names else 0
 
     def add(self, loss: float, n: int, grads: Mapping[str, Array]) -> None:
         """A batch of `n` samples is done."""

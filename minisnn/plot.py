@@ -1,6 +1,4 @@
-"""Figures of a training run and of a layer at work.  Each function returns a Matplotlib figure:
-show it or save it.
-"""
+"""Figures of a training run and of a layer at work, as Matplotlib figures: show or save them."""
 
 from __future__ import annotations
 
@@ -30,12 +28,10 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 def learning_curves(history: History) -> Figure:
     """Loss and accuracy over the epochs, in training and on validation data."""
     figure, (left, right) = _axes(1, 2, (9, 3.6))
-    epochs = history.column("epoch")
     for part, color in (("train", COLORS[0]), ("validation", COLORS[1])):
         if history.column(f"{part}_loss")[0] is not None:
-            percent = np.multiply(history.column(f"{part}_accuracy"), 100)
-            left.plot(epochs, history.column(f"{part}_loss"), color=color, label=part)
-            right.plot(epochs, percent, color=color, label=part)
+            _curve(left, history, f"{part}_loss", scale=1, color=color, label=part)
+            _curve(right, history, f"{part}_accuracy", color=color, label=part)
     if (best := history.best_epoch) is not None:
         right.axvline(best, color="0.6", linestyle=":", label=f"kept: epoch {best}")
     _over_epochs(left, ylabel="loss", yscale="log", title="Loss")
@@ -47,9 +43,8 @@ def firing_rates(history: History) -> Figure:
     """Firing rate of each spiking layer over the epochs, and the share of its silent neurons."""
     figure, (left, right) = _axes(1, 2, (9, 3.6))
     for name, color in zip(history.layers, cycle(COLORS), strict=False):
-        for axes, column in ((left, "firing_rate"), (right, "silent")):
-            percent = np.multiply(history.column(column, name), 100)
-            axes.plot(history.column("epoch"), percent, color=color, label=name)
+        _curve(left, history, "firing_rate", name, color=color, label=name)
+        _curve(right, history, "silent", name, color=color, label=name)
     text = "spikes per neuron and step (%)"
     _over_epochs(left, ylabel=text, title="Firing rate", ylim=(0, None))
     _over_epochs(right, ylabel="neurons (%)", title="Neurons that never fire", ylim=(0, None))
@@ -60,8 +55,7 @@ def compare(histories: Mapping[str, History]) -> Figure:
     """Validation accuracy over the epochs of several runs, e.g. of the rules SL, TL and STL."""
     figure, axes = _axes(1, 1, (6, 3.8))
     for (name, history), color in zip(histories.items(), cycle(COLORS), strict=False):
-        percent = np.multiply(history.column("validation_accuracy"), 100)
-        axes.plot(history.column("epoch"), percent, color=color, label=name)
+        _curve(axes, history, "validation_accuracy", color=color, label=name)
     _over_epochs(axes, ylabel="validation accuracy (%)", title="Learning rules")
     return figure
 
@@ -69,7 +63,7 @@ def compare(histories: Mapping[str, History]) -> Figure:
 def thresholds(before: Mapping[str, Array], after: Mapping[str, Array]) -> Figure:
     """Histograms of the thresholds before and after training, a panel for each layer.
 
-    `before` and `after` are dicts of arrays, e.g. copies of ``net.params("*.threshold")``.
+    Both are arrays by name, e.g. copies of those of ``net.params("*.threshold")``.
     """
     figure, axes = _axes(1, len(after), (4.2 * len(after), 3.6))
     for panel, (name, values) in zip(np.atleast_1d(axes), after.items(), strict=True):
@@ -78,9 +72,8 @@ def thresholds(before: Mapping[str, Array], after: Mapping[str, Array]) -> Figur
         spread = max(np.ptp(both), 0.02)
         bins = np.linspace(both.min() - 0.05 * spread, both.min() + 1.05 * spread, 33)
         if np.ptp(start) < 0.05 * spread:  # one tall bar would flatten the other histogram
-            panel.axvline(
-                start.mean(), color="0.5", linestyle="--", label=f"before: {start.mean():.3g}"
-            )
+            mean = start.mean()
+            panel.axvline(mean, color="0.5", linestyle="--", label=f"before: {mean:.3g}")
         else:
             panel.hist(start, bins, color="0.7", label="before")
         panel.hist(values, bins, color=COLORS[0], alpha=0.8, label="after")
@@ -92,8 +85,7 @@ def thresholds(before: Mapping[str, Array], after: Mapping[str, Array]) -> Figur
 def raster(
     layer: Layer, cache: SpikingCache, *, sample: int = 0, neuron: int | None = None, most: int = 40
 ) -> Figure:
-    """What one sample makes a layer do: its spikes, and the membrane of one neuron against its
-    threshold.
+    """What a layer does with one sample: its spikes, and one neuron's membrane and threshold.
 
     Parameters
     ----------
@@ -104,25 +96,21 @@ def raster(
     """
     if not isinstance(layer, Spiking):
         raise TypeError(f"raster: layer must be a spiking layer, got {layer!r}")
-    steps, theta = (
-        len(cache.spikes),
-        np.broadcast_to(to_numpy(layer.threshold), layer.shape).ravel(),
-    )
+    theta = np.broadcast_to(to_numpy(layer.threshold), layer.shape).ravel()
+    steps = len(cache.spikes)
     u, spikes = (to_numpy(a[:, sample]).reshape(steps, -1) for a in (cache.u, cache.spikes))
     shown = min(max(most, 1), spikes.shape[1])
-    if neuron is None:  # one that both fires and does not
+    if neuron is None:
         neuron = int(np.abs(spikes[:, :shown].mean(axis=0) - 0.5).argmin())
     v = layer.dynamics.reset.reset(u, spikes.astype(u.dtype), theta)
     figure, (top, bottom) = _axes(2, 1, (7, 5.6), sharex=True, height_ratios=(3, 2))
     times, rows = np.nonzero(spikes[:, :shown])
-    top.scatter(
-        times + 1, rows, marker="|", s=(170 / max(shown, 15)) ** 2, color="0.15", linewidths=1.6
-    )
+    size = (170 / max(shown, 15)) ** 2
+    top.scatter(times + 1, rows, marker="|", s=size, color="0.15", linewidths=1.6)
     if neuron < shown:
         top.axhline(neuron, color=COLORS[1], alpha=0.35, linewidth=3, zorder=0)
-    top.set(
-        ylabel="neuron", title=f"Spikes of {shown} of {spikes.shape[1]} neurons", ylim=(-1, shown)
-    )
+    title = f"Spikes of {shown} of {spikes.shape[1]} neurons"
+    top.set(ylabel="neuron", title=title, ylim=(-1, shown))
     # Charge from v[t-1] to u[t], then the reset, straight down, from u[t] to v[t].
     time = np.arange(1, steps + 1)
     both = np.stack([u[:, neuron], v[:, neuron]], axis=1).ravel()
@@ -134,7 +122,7 @@ def raster(
     bottom.axhline(theta[neuron], color=COLORS[1], linestyle="--", label=text)
     bottom.set(xlabel="time step", ylabel="membrane", title=f"Neuron {neuron}")
     bottom.legend(fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
-    _whole_numbers(bottom)
+    bottom.locator_params(axis="x", integer=True)
     return figure
 
 
@@ -160,13 +148,11 @@ def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) ->
     return figure, axes
 
 
+def _curve(axes: Axes, history: History, column: str, layer=None, scale=100, **style: Any) -> None:
+    axes.plot(history.column("epoch"), np.multiply(history.column(column, layer), scale), **style)
+
+
 def _over_epochs(axes: Axes, **labels: Any) -> None:
     axes.set(xlabel="epoch", **labels)
-    _whole_numbers(axes)
+    axes.locator_params(axis="x", integer=True)
     axes.legend()
-
-
-def _whole_numbers(axes: Axes) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))

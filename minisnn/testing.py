@@ -18,16 +18,8 @@ from .neurons import NEURONS, Neuron
 from .resets import RESETS
 from .surrogates import SURROGATES
 
-__all__ = [
-    "arrays",
-    "dynamics",
-    "networks",
-    "neurons",
-    "resets",
-    "shapes",
-    "surrogates",
-    "thresholds",
-]
+__all__ = ["arrays", "dynamics", "networks", "neurons"]
+__all__ += ["resets", "shapes", "surrogates", "thresholds"]
 
 
 def shapes() -> st.SearchStrategy[tuple[int, int, int]]:

@@ -5,58 +5,25 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from .checkpoint import Checkpoint, Progress, describe, digest
+from . import monitor
+from .checkpoint import Data, Penalties, Run
 from .encode import Encoder
-from .kernels.arrays import Array, array_for, positive_int
+from .kernels.arrays import array_for, positive_int
 from .kernels.threads import one_blas_thread
 from .losses import accuracy, mse
-from .monitor import (
-    EpochStats,
-    History,
-    Loss,
-    ParameterWarning,
-    TrainingStopped,
-    first_not_finite,
-    problem_of,
-    warn_out_of_bounds,
-)
+from .monitor import EpochStats, History, Loss, ParameterWarning, TrainingStopped
 from .network import Network
 from .optimizers import Optimizer
 
 __all__ = ["History", "ParameterWarning", "TrainingStopped", "evaluate", "fit"]
 
-Data = tuple[Array, Array]
-Penalties = Mapping[str, Callable[[Array], tuple[float, Array]]]
-
 #: Streams of random numbers.  Each draw has the generator ``default_rng([seed, epoch, batch,
 #: stream])``, so that a run that is resumed needs no generator's state.
 SPLIT, SHUFFLE, TRAIN, EVALUATE = 1, 2, 3, 4
-
-
-class Recipe(NamedTuple):
-    """What every epoch of a run has in common."""
-
-    net: Network
-    optimizer: Optimizer
-    encoder: Encoder
-    loss: Loss
-    batch: int
-    seed: int
-    schedule: Callable[[int], float] | None
-    truncate: int | None
-    penalties: Penalties | None
-    keep: str
-
-    def setup(self, *data: Array) -> dict[str, Any]:
-        """What decides the numbers of a run, as plain data."""
-        plain = {n: getattr(self, n) for n in ("seed", "batch", "truncate", "keep")}
-        others = ("encoder", "loss", "schedule", "penalties")
-        described = {n: describe(getattr(self, n)) for n in others}
-        return {**plain, **described, "backend": self.net.backend, "data": digest(*data)}
 
 
 @one_blas_thread()
@@ -100,7 +67,7 @@ def fit(
         (of equal ones that with the smaller validation loss).
     checkpoint : a file (``.npz``) that holds the run as it was after the last epoch; see
         :mod:`minisnn.checkpoint`.
-    resume : go on from `checkpoint` where it exists, to the same bits as a run that was never
+    resume : go on from `checkpoint` if it exists, to the same bits as a run that was never
         interrupted.
     notes : plain data to keep in the checkpoint.
     progress : show a progress bar (on a terminal).
@@ -120,30 +87,31 @@ def fit(
     """
     from tqdm import tqdm
 
-    data = _checked(net, optimizer, data, epochs, batch, keep)
-    data, held_out = _split(net, data, validation, seed)
-    if keep == "best" and held_out is None:
+    _check(net, optimizer, epochs, batch, keep)
+    data, held = _split(net, _pair(net, data, "fit"), validation, seed)
+    if keep == "best" and held is None:
         raise ValueError(
             "fit: keep='best' chooses by validation accuracy; give validation= a share or data"
         )
-    recipe = Recipe(net, optimizer, encoder, loss, batch, seed, schedule, truncate, penalties, keep)
-    run, file, warned = Progress(), None, set[str]()
-    if checkpoint is not None:
-        setup = recipe.setup(*data, *(held_out or ()))
-        file = Checkpoint(Path(checkpoint), net, optimizer, setup, dict(notes or {}))
-        run = file.begin(resume)
-    rows, batches = run.history.epochs, -(-len(data[0]) // batch)
+    run = Run(
+        net, optimizer, data, held, encoder, loss, batch, seed, schedule, truncate, penalties, keep
+    )
+    path = None if checkpoint is None else Path(checkpoint)
+    if path is not None:
+        run.notes = dict(notes or {})
+        run.begin(path, resume)
+    rows, batches, warned = run.history.epochs, -(-len(data[0]) // batch), set[str]()
     sizes = {"total": epochs * batches, "initial": len(rows) * batches, "unit": "batch"}
     try:
         with tqdm(**sizes, disable=None if progress else True, leave=False) as bar:
             while len(rows) < epochs:
-                rows.append(_epoch(recipe, data, held_out, run, bar))
-                warn_out_of_bounds(net, len(rows) - 1, warned)
-                if file is not None:
-                    file.save(run)
+                rows.append(_epoch(run, bar))
+                monitor.warn_out_of_bounds(net, len(rows) - 1, warned)
+                if path is not None:
+                    run.save(path)
     except KeyboardInterrupt:
-        if file is not None:
-            file.restore()
+        if path is not None:
+            run.restore(path)
         raise
     if run.best:
         for name, array in net.arrays().items():
@@ -151,38 +119,34 @@ def fit(
     return run.history
 
 
-def _epoch(
-    recipe: Recipe, data: Data, held_out: Data | None, run: Progress, bar: Any
-) -> dict[str, Any]:
-    """One epoch with its validation, the best parameters kept in `run`: the row of the history."""
+def _epoch(run: Run, bar: Any) -> dict[str, Any]:
+    """One epoch with its validation, the best parameters kept: the row of the history."""
     begun, epoch = time.perf_counter(), len(run.history.epochs)
-    net, optimizer, encoder, loss, batch, seed, schedule, *_ = recipe
-    factor = 1.0 if schedule is None else schedule(epoch)
-    row = _train_epoch(recipe, *data, factor, run.history, bar)
-    row |= {"epoch": epoch + 1, "lr": optimizer.lr * factor}
+    factor = 1.0 if run.schedule is None else run.schedule(epoch)
+    row = _train_epoch(run, epoch, factor, bar)
+    row |= {"epoch": epoch + 1, "lr": run.optimizer.lr * factor}
     row |= {"validation_loss": None, "validation_accuracy": None}
-    if held_out is not None:
-        value, share = evaluate(net, held_out, encoder=encoder, loss=loss, batch=batch, seed=seed)
+    if run.held_out is not None:
+        options = {n: getattr(run, n) for n in ("encoder", "loss", "batch", "seed")}
+        value, share = evaluate(run.net, run.held_out, **options)
         row |= {"validation_loss": value, "validation_accuracy": share}
         bar.set_postfix_str(f"epoch {epoch + 1}, validation {share:.1%}")
-        if recipe.keep == "best" and (not run.best or (share, -value) > run.best_grade):
-            run.best = {n: a.copy() for n, a in net.arrays().items()}
+        if run.keep == "best" and (not run.best or (share, -value) > run.best_grade):
+            run.best = {n: a.copy() for n, a in run.net.arrays().items()}
             run.best_grade, run.history.best_epoch = (share, -value), epoch + 1
     return row | {"seconds": time.perf_counter() - begun}
 
 
-def _train_epoch(
-    recipe: Recipe, images: Array, labels: Array, factor: float, history: History, bar: Any
-) -> dict[str, Any]:
+def _train_epoch(run: Run, epoch: int, factor: float, bar: Any) -> dict[str, Any]:
     """One pass through the data, a step a batch: losses and layers of the epoch."""
-    net, optimizer, seed, epoch = recipe.net, recipe.optimizer, recipe.seed, len(history.epochs)
-    stats = EpochStats(net, recipe.loss)
-    order = np.random.default_rng([seed, epoch, 0, SHUFFLE]).permutation(len(images))
+    net, optimizer, (images, labels) = run.net, run.optimizer, run.data
+    stats = EpochStats(net, run.loss)
+    order = np.random.default_rng([run.seed, epoch, 0, SHUFFLE]).permutation(len(images))
     order = np.asarray(order, like=images)
-    for i, start in enumerate(range(0, len(images), recipe.batch)):
-        rows = order[start : start + recipe.batch]
-        rng = np.random.default_rng([seed, epoch, i, TRAIN])
-        x = recipe.encoder(images[rows], rng)
+    for i, start in enumerate(range(0, len(images), run.batch)):
+        rows = order[start : start + run.batch]
+        rng = np.random.default_rng([run.seed, epoch, i, TRAIN])
+        x = run.encoder(images[rows], rng)
         before = {n: b.copy() for n, b in net.buffers().items()}
         loss, grads = net.loss_and_grads(
             x,
@@ -191,15 +155,16 @@ def _train_epoch(
             wrt=[*optimizer.params, *stats.thresholds],
             train=True,
             rng=rng,
-            truncate=recipe.truncate,
-            penalties=recipe.penalties,
+            truncate=run.truncate,
+            penalties=run.penalties,
             watch=stats.watch,
         )
-        if problem := problem_of(loss, grads):
+        if problem := monitor.problem_of(loss, grads):
             for name, array in net.buffers().items():
                 array[...] = before[name]
             what, layer = problem
-            raise TrainingStopped(what, first_not_finite(net, x) or layer, epoch, i, history)
+            layer = monitor.first_not_finite(net, x) or layer
+            raise TrainingStopped(what, layer, epoch, i, run.history)
         optimizer.step(grads, factor)
         stats.add(loss, len(rows), grads)
         bar.update()
@@ -228,16 +193,13 @@ def evaluate(
     return total / len(labels), right / len(labels)
 
 
-# -- data, checked
+# -- arguments, checked
 
 
-def _checked(
-    net: Network, optimizer: Optimizer, data: Any, epochs: int, batch: int, keep: str
-) -> Data:
+def _check(net: Network, optimizer: Optimizer, epochs: int, batch: int, keep: str) -> None:
     if not isinstance(net, Network) or not isinstance(optimizer, Optimizer):
-        raise TypeError(
-            f"fit: expected fit(net, optimizer, (images, labels), ...), got {net!r}, {optimizer!r}"
-        )
+        expected = "expected fit(net, optimizer, (images, labels), ...)"
+        raise TypeError(f"fit: {expected}, got {net!r}, {optimizer!r}")
     own = net.params()
     if foreign := [n for n, p in optimizer.params.items() if own.get(n) is not p]:
         raise ValueError(f"fit: the optimizer was made for another network: {', '.join(foreign)}")
@@ -245,13 +207,12 @@ def _checked(
     positive_int("fit: batch", batch)
     if keep not in ("last", "best"):
         raise ValueError(f"fit: keep must be 'last' or 'best', got {keep!r}")
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise TypeError("fit: data must be a pair (images, labels)")
-    return _pair(net, data, "fit")
 
 
 def _pair(net: Network, data: Any, where: str) -> Data:
-    """Images and labels where the network is; to a GPU they move once."""
+    """Images and labels in the memory in which the network computes."""
+    if not isinstance(data, tuple | list) or len(data) != 2:
+        raise TypeError(f"{where}: data must be a pair (images, labels)")
     images, labels = (
         array_for(net.backend, a, f"{where}: {n}")
         for n, a in zip(("images", "labels"), data, strict=True)

@@ -13,7 +13,7 @@ import pytest
 
 import minisnn as ms
 from minisnn import cli
-from minisnn.bench import cases, ours, race
+from minisnn.bench import cases, race
 
 pytest.importorskip("numba")
 TINY = "4x8x64"
@@ -39,12 +39,8 @@ def quick(monkeypatch):
 
 
 def test_ours_computes_what_the_reference_does():
-    for kind, case, tolerance in (
-        ("layer", TINY, 1e-5),
-        ("step", "small", 1e-4),
-        ("conv", "small", 1e-5),
-    ):
-        expected, job = ours.make("numpy", kind, case)(), ours.make("minisnn", kind, case)
+    for kind, case, tolerance in (("layer", TINY, 1e-5), ("step", "small", 1e-4), ("conv", "small", 1e-5)):
+        expected, job = cases.make("numpy", kind, case)(), cases.make("minisnn", kind, case)
         for _ in range(2):
             errors = race.differences(job(), expected)
             assert errors and max(errors.values()) <= tolerance, (kind, errors)
@@ -66,7 +62,7 @@ def test_a_wrong_result_ends_the_run_before_the_clock_starts(monkeypatch):
 
 
 def test_a_race_measures_by_the_first():
-    jobs = {who: ours.make(who, "layer", "32x64x1024") for who in ours.OURS}
+    jobs = {who: cases.make(who, "layer", "32x64x1024") for who in cases.OURS}
     rows = race.race({who: lambda job=job: race.turn(job) for who, job in jobs.items()}, 3)
     assert rows["minisnn"].ratio == 1 and rows["minisnn"].seconds > 0
     assert rows["numpy"].ratio > 1
@@ -145,7 +141,7 @@ def test_processes_race_and_tell_their_memory():
     rows = processes.races("layer", TINY, ["minisnn", "numpy"], sys.executable, 1)
     assert list(rows) == ["minisnn", "numpy"] and rows["minisnn"].ratio == 1
     if sys.platform.startswith("linux"):  # no other system tells
-        used = {w: processes.most_memory(sys.executable, w, "64x64x1024") for w in ours.OURS}
+        used = {w: processes.most_memory(sys.executable, w, "64x64x1024") for w in cases.OURS}
         array = 4 * cases.find("layer", "64x64x1024").size
         assert 1.25 * array < used["minisnn"] < 1.5 * array  # spikes of a byte, d_x, and no membranes
         assert 2 * array < used["numpy"]

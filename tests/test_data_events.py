@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import minisnn as ms
-from minisnn.data.cifar import RECORD
+from minisnn.data.images import RECORD
 
 REAL = os.environ.get("MINISNN_DATA")
 
@@ -304,8 +304,9 @@ def test_nmnist_in_the_order_of_the_numbers(tmp_path, monkeypatch):
     monkeypatch.setenv("MINISNN_DATA", str(tmp_path))
     assert ms.data.nmnist("validation")[1].tolist() == [3, 4] and ms.data.nmnist("test")[1].tolist() == [1, 2, 3]
     assert ms.data.nmnist("test", 2, by="count", binary=False)[0].dtype == np.float32
-    flat = ms.data.SETS["nmnist"].load("test", steps=3)[0]
-    assert flat.shape == (3, 3, 2312)
+    for split, n in (("test", 3), ("validation", 0)):  # a twelfth of three recordings is none
+        write_nmnist(tmp_path / "few", 3, "Test" if n else "Train")
+        assert ms.data.SETS["nmnist"].load(split, steps=3, folder=tmp_path / "few")[0].shape == (n, 3, 2312)
 
 
 def test_nmnist_says_what_is_wrong(tmp_path):
@@ -379,7 +380,7 @@ def test_cifar10_says_what_is_wrong(tmp_path):
         (b"", "expected records of 3,073 bytes each, found an empty file"),
         (good.tobytes()[:-1], "expected records of 3,073 bytes each, found 61,459 bytes: record 20 is cut off"),
         (b"<html>", "found a web page"),
-        (bad.tobytes(), "expected labels 0 to 9, found 10 in record 8"),
+        (bad.tobytes(), "expected labels 0 to 9, found 10 at row 7"),
         (gzip.compress(good.tobytes(), 1)[:-9], "found them damaged or cut off"),
     ):
         path.write_bytes(raw)
@@ -436,8 +437,8 @@ def test_braille_says_what_is_wrong(tmp_path, monkeypatch):
         with pytest.raises(ms.data.DataError, match=re.escape(message)) as error:
             ms.data.braille(folder=tmp_path)
         assert str(error.value).startswith(str(tmp_path / "braille_letters_tactile.npz: "))
-    monkeypatch.setattr(ms.data.recordings, "LIMIT", 999)
-    with pytest.raises(ms.data.DataError, match="expected at most 999 bytes, the directory promises more"):
+    monkeypatch.setattr(ms.data.reading, "LIMIT", 999)
+    with pytest.raises(ms.data.DataError, match="expected at most 999 bytes, found a directory that promises more"):
         ms.data.braille(folder=tmp_path)
 
 

@@ -72,8 +72,8 @@ V = small_set(5, 4)[0]
 PACKED = gzip.compress(idx(V))
 WRONG_CRC = PACKED[:-8] + bytes(4) + PACKED[-4:]
 REFUSED = {
-    "empty": (b"", 3, "expected an IDX file, found an empty one"),
-    "empty gzip": (gzip.compress(b""), 3, "expected an IDX file, found an empty one"),
+    "empty": (b"", 3, "expected an IDX file, found an empty file"),
+    "empty gzip": (gzip.compress(b""), 3, "expected an IDX file, found an empty file"),
     "labels": (idx(V[:, 0, 0]), 3, "expected images (magic number 2051), found labels (magic number 2049)"),
     "images": (idx(V), 1, "expected labels (magic number 2049), found images (magic number 2051)"),
     "two axes": (idx(V[0]), 3, "found 2 axes (magic number 2050)"),
@@ -95,8 +95,8 @@ REFUSED = {
     "wrong check sum": (WRONG_CRC, 3, "found them damaged or cut off (CRC check failed"),
     "not gzip after all": (b"\x1f\x8bnot gzip", 3, "expected whole gzip data, found them damaged or cut off"),
     "broken stream": (PACKED[:10] + b"\xff" * 20, 3, "expected whole gzip data, found them damaged or cut off"),
-    "absurd": (idx(V, [2**32 - 1] * 3), 3, "the header promises 4,294,967,295 x 4,294,967,295 x 4,294,967,295: it is damaged"),
-    "nothing times absurd": (idx(V[:0], [0, 2**32 - 1, 2**32 - 1]), 3, "the header promises 0 x 4,294,967,295"),
+    "absurd": (idx(V, [2**32 - 1] * 3), 3, "a header that promises 4,294,967,295 x 4,294,967,295 x 4,294,967,295: it is damaged"),
+    "nothing times absurd": (idx(V[:0], [0, 2**32 - 1, 2**32 - 1]), 3, "a header that promises 0 x 4,294,967,295"),
     "absurd in gzip": (gzip.compress(idx(V, [2**31, 1, 1])), 3, f"expected at most {LIMIT:,} bytes"),
     "many axes": (b"\0\0\x08\x21" + bytes(4 * 33), None, "found the bytes 00 00 08 21"),
 }  # fmt: skip

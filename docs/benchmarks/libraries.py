@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 
 import minisnn as ms
-from minisnn.bench.cases import DECAY, THRESHOLD, Conv, Layer, Net, Step, find
-from minisnn.bench.ours import Job, net_at_trained_rates
+from minisnn.bench.cases import DECAY, THRESHOLD, Conv, Job, Layer, Net, Step, find, net_at_trained_rates
 
 __all__ = ["COMPARED", "PEERS", "layer_job", "make", "neurons"]
 

@@ -18,7 +18,7 @@ import libraries
 from machine import peak_memory
 
 import minisnn as ms
-from minisnn.bench import ours, race
+from minisnn.bench import cases, race
 
 __all__ = ["Worker", "most_memory", "races", "turns"]
 
@@ -87,7 +87,7 @@ def most_memory(python: str, who: str, case: str) -> float:
 def main() -> None:
     """One process; see the module."""
     who, kind, case = sys.argv[1:4]
-    make = (ours if who in ours.OURS else libraries).make
+    make = (cases if who in cases.OURS else libraries).make
     job = make(who, kind, case)
     if "memory" in sys.argv:
         make(who, kind, "small")()  # imports and compiling are not memory of a run
@@ -95,7 +95,7 @@ def main() -> None:
         return
     race.checked(job, kind, case, libraries.COMPARED.get(who))
     print("{}", flush=True)
-    with ms.one_blas_thread() if who in ours.OURS else nullcontext():  # as in fit
+    with ms.one_blas_thread() if who in cases.OURS else nullcontext():  # as in fit
         for _ in sys.stdin:
             print(json.dumps({"seconds": race.turn(job)}), flush=True)
 

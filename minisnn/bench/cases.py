@@ -1,16 +1,39 @@
-"""What is timed: the sizes, and inputs that are the same numbers in every process."""
+"""What is timed: the sizes, inputs that are the same numbers in every process, and minisnn's jobs.
+
+A job is a function that runs its case once and returns what it computed, by name.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
+import minisnn as ms
+
 from ..kernels.arrays import Array
 
-__all__ = ["CASES", "DECAY", "THRESHOLD", "Conv", "Layer", "Net", "Step", "clusters", "find"]
+__all__ = ["CASES", "DECAY", "OURS", "THRESHOLD", "Conv", "Job", "Layer", "Net", "Step"]
+__all__ += ["clusters", "find", "make", "net_at_trained_rates"]
 
+#: minisnn's names in the tables, and their backends.
+OURS = {"minisnn": "numba", "numpy": "numpy"}
 DECAY, THRESHOLD = 0.5, 1.0
+LIF = {"decay": DECAY, "threshold": THRESHOLD}
+Job = Callable[[], dict[str, Any]]
+
+
+def make(who: str, kind: str, case: str) -> Job:
+    """The job of one of `OURS` for that case."""
+    return find(kind, case).job(OURS[who])
+
+
+def find(kind: str, case: str) -> Any:
+    """A case by its name, or a layer by its sizes, e.g. ``"64x64x1024"``."""
+    if kind == "layer" and case not in CASES[kind]:
+        return Layer(*map(int, case.split("x")))
+    return CASES[kind][case]
 
 
 class Layer(NamedTuple):
@@ -32,6 +55,18 @@ class Layer(NamedTuple):
         x *= np.float32(0.7)
         x += np.float32(0.3)
         return x, rng.standard_normal(x.shape, np.float32)
+
+    def job(self, backend: str) -> Job:
+        """Forward and backward."""
+        x, d_y = self.inputs()
+        layer = ms.LIF(self.n, **LIF, backend=backend)
+
+        def run() -> dict[str, Any]:
+            spikes, cache = layer.forward(x)
+            d_x, grads = layer.backward(d_y, cache, wrt="threshold")
+            return {"spikes": spikes, "d_x": d_x, "d_threshold": grads["threshold"]}
+
+        return run
 
 
 class Step(NamedTuple):
@@ -55,6 +90,18 @@ class Step(NamedTuple):
         labels = rng.integers(0, self.classes, self.batch)
         return (chance < self.density).view(np.uint8), labels, first, second
 
+    def job(self, backend: str) -> Job:
+        """Forward, backward and Adam."""
+        spikes, labels, first, second = self.inputs()
+        net = ms.Network(
+            fc1=ms.Linear(self.n_in, self.hidden, weight=first),
+            lif1=ms.LIF(self.hidden, **LIF),
+            fc2=ms.Linear(self.hidden, self.n_out, weight=second),
+            lif2=ms.LIF(self.n_out, **LIF),
+            vote=ms.PopulationVote(self.classes),
+        )
+        return _training_step(net.using(backend), spikes, labels, {"d_weight": "fc1.weight"})
+
 
 class Conv(NamedTuple):
     """A convolution with windows k x k and padding that keeps the size."""
@@ -74,6 +121,20 @@ class Conv(NamedTuple):
         d_y = rng.standard_normal((self.images, self.c_out, self.size, self.size), np.float32)
         return x, weight, d_y
 
+    def job(self, backend: str) -> Job:
+        """Forward and backward; of a first layer without the gradient of its input."""
+        x, weight, d_y = self.inputs()
+        conv = ms.Conv2d(self.c_in, self.c_out, self.k, padding=self.k // 2, weight=weight)
+        layer = conv.using(backend)
+
+        def run() -> dict[str, Any]:
+            y, cache = layer.forward(x[None])
+            d_x, grads = layer.backward(d_y[None], cache, input_grad=self.c_in > 1)
+            found = {"y": y[0], "d_weight": grads["weight"]}
+            return found if d_x is None else {**found, "d_x": d_x[0]}
+
+        return run
+
 
 class Net(NamedTuple):
     """A training step of the published network (`minisnn.models.stl_mnist`)."""
@@ -90,6 +151,12 @@ class Net(NamedTuple):
         rng = np.random.default_rng(28)
         spikes = clusters(rng, (self.steps, self.batch, 1, 28, 28), self.density)
         return spikes, rng.integers(0, 10, self.batch)
+
+    def job(self, backend: str) -> Job:
+        """Forward, backward and Adam."""
+        net, (x, labels) = net_at_trained_rates(self).using(backend), self.inputs()
+        names = {"d_weight": "conv1.weight", "d_threshold": "lif3.threshold"}
+        return _training_step(net, x, labels, names, weight_decay=1e-6)
 
 
 #: Every case by its kind and its name; "small" takes no time and no memory.
@@ -116,15 +183,37 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def find(kind: str, case: str) -> Any:
-    """A case by its name, or a layer by its sizes, e.g. ``"64x64x1024"``."""
-    if kind == "layer" and case not in CASES[kind]:
-        return Layer(*map(int, case.split("x")))
-    return CASES[kind][case]
-
-
 def clusters(rng: np.random.Generator, shape: tuple[int, ...], density: float) -> Array:
     """Spikes uint8 ``[..., H, W]`` in patches, as in feature maps: smoothed noise, cut off."""
     noise = rng.standard_normal(shape, np.float32)
     smooth = sum(np.roll(noise, move, axis) for axis in (-2, -1) for move in (-1, 0, 1))
     return (smooth > np.quantile(smooth, 1 - density)).view(np.uint8)
+
+
+def net_at_trained_rates(case: Net) -> ms.Network:
+    """The published network without dropout, its thresholds set so that it fires as if trained."""
+    net, rates = ms.models.stl_mnist(case.width, dropout=0.0), iter(case.rates)
+    x, _ = case.inputs()
+    for layer in net.layers.values():
+        if layer.spiking:
+            wanted, low, high = next(rates), 0.0, 64.0
+            for _ in range(30):  # bisection
+                middle = 0.5 * (low + high)
+                layer.params["threshold"][...] = middle
+                low, high = (low, middle) if layer.forward(x)[0].mean() < wanted else (middle, high)
+        x = layer.forward(x, train=True)[0]
+    return net
+
+
+def _training_step(
+    net: ms.Network, x: Any, labels: Any, names: dict[str, str], **options: Any
+) -> Job:
+    """A training step; its job returns the loss and the gradients of these names."""
+    adam = ms.Adam(net, ms.STL, lr=1e-6, **options)
+
+    def run() -> dict[str, Any]:
+        loss, grads = net.loss_and_grads(x, labels, ms.losses.mse, train=True)
+        adam.step(grads)
+        return {"loss": np.asarray(loss), **{n: grads[param] for n, param in names.items()}}
+
+    return run

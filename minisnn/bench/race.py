@@ -9,19 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .ours import Job, make
+from .cases import Job, make
 
 __all__ = ["DISTURBED", "Row", "check", "checked", "differences", "header", "line", "race", "turn"]
 
-#: Largest difference from the reference that is rounding.  Also that of spikes, as a share: one
-#: exactly at its threshold may flip.
+#: The largest difference from the reference that rounding makes.  Of spikes, the share that differ:
+#: a neuron exactly at its threshold may fire or not.
 ROUNDING = {"spikes": 1e-5, "layer": 1e-4, "step": 1e-3, "conv": 1e-4, "net": 0.1}
-#: Ratios of one pair that differ by more than this, in the middle half of the turns: disturbed.
+#: If the ratios in the middle half of the turns differ by more than this, something disturbed them.
 STEADY = 1.25
-DISTURBED = (
-    "?: turns differed by more than a quarter, the machine was disturbed: draw no conclusion"
-)
-#: A turn lasts about so long, in seconds.
+DISTURBED = "?: turns differed by more than 25 %, the machine was disturbed: draw no conclusion"
+#: The least seconds of a turn.
 TURN = 0.25
 
 
@@ -34,19 +32,16 @@ class Row(NamedTuple):
 
 
 def race(turns: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Row]:
-    """Let everyone take their turn, again and again.
+    """Let the jobs take turns, `rounds` each.
 
-    Parameters
-    ----------
-    turns : by name, a function that runs a job for a while and returns the seconds of one run.  The
-        first is what the others are measured by.
-    rounds : number of turns of each.
+    `turns` are functions that run a job for a while and return the seconds of one run.  The first
+    is what the others are measured by.
     """
     times: dict[str, list[float]] = {name: [] for name in turns}
     for _ in range(rounds):
         for name, take in turns.items():
             times[name].append(take())
-            time.sleep(0.02)  # threads that spin while they wait come to rest
+            time.sleep(0.02)  # until threads that spin while they wait sleep
     rows, first = {}, next(iter(times.values()))
     for name, own in times.items():
         ratios = sorted(a / b for a, b in zip(own, first, strict=True))
@@ -57,7 +52,7 @@ def race(turns: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, Row
 
 
 def turn(job: Job) -> float:
-    """Run a job for a while; returns the median time of a run, in seconds."""
+    """Run a job for a while: the median time of a run, in seconds."""
     times: list[float] = []
     while sum(times) < TURN or len(times) < 3:
         start = time.perf_counter()
@@ -72,19 +67,14 @@ def header(names: Sequence[str]) -> str:
 
 
 def line(case: str, rows: Mapping[str, Row]) -> str:
-    """The line of one race: the first's time, the others' ratios; ? where they were disturbed."""
+    """The line of one race: the first's time, the others' ratios; ? if something disturbed them."""
     first, *others = rows.values()
     cells = (f"x {row.ratio:.2f}{'' if row.steady else ' ?'}" for row in others)
     return f"{case:14}{1e3 * first.seconds:>9.2f} ms" + "".join(f"{cell:>15}" for cell in cells)
 
 
 def checked(job: Job, kind: str, case: str, names: Sequence[str] | None = None) -> Job:
-    """The job, after its results (those of `names`, if given) were compared with the reference's.
-
-    Raises
-    ------
-    ArithmeticError : one of them differs by more than rounding.
-    """
+    """The job, if its results, or those of `names`, agree with the reference's; else an error."""
     found = {n: a for n, a in job().items() if names is None or n in names}
     check(kind, differences(found, make("numpy", kind, case)()))
     for _ in range(2):

@@ -22,12 +22,9 @@ __all__ = ["main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
+    """Run the command line; wrong usage ends the process with 2.
 
-    Returns
-    -------
-    code : 0 if done, 1 after an error or if training stopped, 130 if interrupted.  Wrong usage ends
-        the process with 2.
+    The exit code is 0 if all is done, 1 after an error or if training stopped, 130 if interrupted.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -37,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, TypeError, OSError, ArithmeticError, ImportError) as error:
         _say(str(error))
         return 1
-    except KeyboardInterrupt:
-        _say("interrupted")
+    except KeyboardInterrupt as stop:
+        _say(str(stop) or "interrupted")
         return 130
 
 
@@ -53,10 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"minisnn {ms.__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     train.add_commands(commands)
-    data = commands.add_parser("data", help="download a data set")
-    get = data.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "get", help="download it"
+    data = commands.add_parser("data", help="download a data set").add_subparsers(
+        required=True, metavar="COMMAND"
     )
+    get = data.add_parser("get", help="download it")
     offered = [name for name, one in ms.data.SETS.items() if one.files]
     get.add_argument("name", choices=offered, metavar="NAME", help=" or ".join(offered))
     add_options(get, "data_dir")

@@ -1,9 +1,10 @@
-"""Options of ``minisnn train``: typed or kept in a file, they are read and checked alike."""
+"""Options of ``minisnn train``: the same checks for those typed and those kept in a file."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import Field, asdict, dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from ..kernels import BACKENDS
 __all__ = ["FREE", "RULES", "Options", "add_options", "natural", "whole"]
 
 RULES = {"stl": ms.STL, "sl": ms.SL, "tl": ms.TL, "stdl": ms.STDL}
-#: What is not given is chosen for the data set, ...
+#: Options that are not given are chosen for the data set, ...
 DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {"epochs": 30, "batch": 32, "lr": 2e-3},
     "mnist": {"epochs": 10, "batch": 100, "lr": 1e-3},
@@ -25,8 +26,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "cifar10": {"epochs": 20, "batch": 50, "lr": 1e-3},
     "braille": {"epochs": 20, "batch": 32, "lr": 2e-3, "steps": 77},
 }
-#: ... or for the model, for the published network as its authors have it; but the epochs, and the
-#: steps of data that have some, are the data set's.
+#: ... or for the model, whose choice wins except for the steps; the published network has that of
+#: its authors.
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"hidden": [128], "steps": 8, "threshold": 1.0},
     "stl-mnist": {"width": 128, "steps": 4, "batch": 50, "lr": 1e-3, "threshold": 2.0},
@@ -39,11 +40,9 @@ FREE = ("data_dir", "threads")
 
 def whole(text: str, least: int = 1) -> int:
     """A whole number of at least `least`."""
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(
-            f"expected a whole number of at least {least}, got {text!r}"
-        )
-    return int(text)
+    if text.isdecimal() and int(text) >= least:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, got {text!r}")
 
 
 natural = partial(whole, least=0)
@@ -51,17 +50,15 @@ natural = partial(whole, least=0)
 
 def positive(text: str) -> float:
     """A finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a number > 0, got {text!r}")
-    return value
+    with suppress(ValueError):
+        if 0 < float(text) < float("inf"):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"expected a number > 0, got {text!r}")
 
 
 def _option(text: str, default: Any = None, **words: Any) -> Any:
     """A field with its help text and what else argparse needs to know."""
+    text += "" if default is None else f" (default: {default})"
     return field(default=default, metadata={"help": text, **words})
 
 
@@ -73,18 +70,10 @@ def _by_data(name: str) -> str:
 class Options:
     """What decides a run; checkpoints and ``history.json`` keep it.  ``None``: not given."""
 
-    rule: str = _option(
-        "what learns (default: stl); compare: sl, tl and stl", "stl", choices=[*RULES, "compare"]
-    )
-    data: str = _option("default: digits, which are bundled", "digits", choices=list(DEFAULTS))
-    data_dir: str | None = _option(
-        "folder of the data files (default: what MINISNN_DATA names)", metavar="DIR"
-    )
-    model: str = _option(
-        "fully connected layers (default), or the published convolutional network",
-        "mlp",
-        choices=list(MODELS),
-    )
+    rule: str = _option("what learns; compare: sl, tl and stl", "stl", choices=[*RULES, "compare"])
+    data: str = _option("digits are bundled", "digits", choices=list(DEFAULTS))
+    data_dir: str | None = _option("data files (default: what MINISNN_DATA names)", metavar="DIR")
+    model: str = _option("stl-mnist: the published network", "mlp", choices=list(MODELS))
     width: int = _option("channels of the published network (default: 128)", type=whole)
     hidden: Sequence[int] = _option(
         "neurons of the hidden layers (default: 128)", type=whole, nargs="+", metavar="N"
@@ -94,27 +83,26 @@ class Options:
     batch: int = _option(f"samples a batch ({_by_data('batch')})", type=whole)
     lr: float = _option(f"learning rate of Adam ({_by_data('lr')})", type=positive)
     threshold: float = _option("at the start (default: 1; stl-mnist: 2)", type=positive)
-    seed: int = _option("the run is a function of it (default: 0)", 0, type=natural)
+    seed: int = _option("the run is a function of it", 0, type=natural)
     backend: str | None = _option(
-        "time loops (default: the best on the CPU); cupy: all of it on a GPU",
-        choices=list(BACKENDS),
+        "default: the best on the CPU; cupy: all of it on a GPU", choices=list(BACKENDS)
     )
     threads: int | None = _option("of the compiled loops (default: all CPUs)", type=whole)
 
     def completed(self) -> Options:
-        """The same with a choice for what was not given."""
+        """The same with a choice for each option that was not given."""
         for model, size in SIZE.items():
             if model != self.model and getattr(self, size) is not None:
                 hint = f"--model {self.model} has --{SIZE[self.model]}"
                 raise ValueError(f"--{size} is of --model {model}; {hint}")
         own = DEFAULTS[self.data]
-        chosen = {**own, **MODELS[self.model], **{n: own[n] for n in own if n == "steps"}}
+        chosen = {**own, **MODELS[self.model]}
+        chosen["steps"] = own.get("steps", chosen["steps"])
         return replace(self, **{n: v for n, v in chosen.items() if getattr(self, n) is None})
 
     def given(self) -> dict[str, Any]:
         """The options that differ from their defaults."""
-        values = asdict(self)
-        return {f.name: values[f.name] for f in fields(self) if values[f.name] != f.default}
+        return {n: v for n, v in asdict(self).items() if v != getattr(Options, n)}
 
     @classmethod
     def read(cls, path: Path, stored: Any) -> Options:
@@ -140,7 +128,7 @@ def _read(option: Field, value: Any) -> Any:
 
 
 def add_options(parser: argparse.ArgumentParser, *names: str) -> None:
-    """Give a parser the options of these names, or all."""
+    """Add the options of these names to a parser, or all."""
     for one in fields(Options):
         if not names or one.name in names:
             word = f"--{one.name.replace('_', '-')}"

@@ -6,7 +6,6 @@ import argparse
 import json
 import os
 import platform
-import sys
 import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -28,27 +27,23 @@ WHAT_LEARNS = {
     "tl": "thresholds",
     "stdl": "weights, thresholds and decays",
 }
-Data = tuple[np.ndarray, np.ndarray]
 
 
 def add_commands(commands: Any) -> None:
     """The subcommands ``train`` and ``eval`` of a command line."""
-    parser = commands.add_parser("train", help="train a network on images of digits or clothes")
+    parser = commands.add_parser("train", help="train a network on one of the data sets")
     add_options(parser)
-    text = "where to write (default: runs/RULE-seedN)"
-    parser.add_argument("--out", type=Path, metavar="DIR", help=text)
-    text = "go on with an interrupted run: its checkpoint.npz"
+    parser.add_argument("--out", type=Path, metavar="DIR", help="default: runs/RULE-seedN")
+    text = "checkpoint.npz of an interrupted run, which goes on"
     parser.add_argument("--resume", type=Path, metavar="FILE", help=text)
     parser.set_defaults(run=train)
 
-    parser = commands.add_parser("eval", help="accuracy of a saved network on its test set")
+    parser = commands.add_parser("eval", help="accuracy of a saved network on a test set")
     text = "model.npz, or a checkpoint: its last epoch"
     parser.add_argument("file", type=Path, metavar="FILE", help=text)
-    text = "default: what it was trained on"
-    parser.add_argument("--data", choices=list(ms.data.SETS), help=text)
+    parser.add_argument("--data", choices=list(ms.data.SETS), help="default: as in training")
     add_options(parser, "data_dir")
-    text = "time steps a sample (default: as in training)"
-    parser.add_argument("--steps", type=whole, help=text)
+    parser.add_argument("--steps", type=whole, help="time steps (default: as in training)")
     parser.add_argument("--seed", type=natural, help="of the encoding (default: as in training)")
     parser.set_defaults(run=evaluate)
 
@@ -59,25 +54,21 @@ def train(words: argparse.Namespace) -> int:
     options = options.completed() if words.resume is None else _resumed(options, words)
     ms.set_threads(options.threads)
     if options.model == "stl-mnist" and len(ms.data.SETS[options.data].shape) != 3:
-        raise ValueError(
-            f"--model stl-mnist takes images, and {options.data} has none; use --model mlp"
-        )
-    # The test set too, so that a missing file is found out now; it is looked at once, at the end.
+        cure = f"{options.data} has none; use --model mlp"
+        raise ValueError(f"--model stl-mnist takes images, and {cure}")
+    # The test set is loaded too, so that a missing file stops the run before it trains.
     data = {
         split: _load(options.data, split, options.model == "mlp", options.data_dir, options.steps)
         for split in ("train", "validation", "test")
     }
-    if words.resume is None:
-        out = _out_folder(words.out, f"{options.rule}-seed{options.seed}")
-    else:
-        out = words.resume.parent
-    several, resume = options.rule == "compare", words.resume is not None
-    histories, runs = {}, {}
+    name = f"{options.rule}-seed{options.seed}"
+    out = words.resume.parent if words.resume else _out_folder(words.out, name)
+    several, histories, runs = options.rule == "compare", {}, {}
     for rule in COMPARED if several else (options.rule,):
         prefix = f"{rule}_" if several else ""
-        history, result = _train_rule(rule, options, data, out, prefix, resume)
-        histories[rule] = history
-        runs[rule] = {"rule": rule, **result, "history": json.loads(history.to_json())}
+        resume = words.resume is not None
+        histories[rule], result = _train_rule(rule, options, data, out, prefix, resume)
+        runs[rule] = {"rule": rule, **result, "history": json.loads(histories[rule].to_json())}
     if several:
         ms.plot.save(ms.plot.compare(histories), out / "compare.png")
     record = {"command": asdict(options), "versions": versions(), "runs": runs}
@@ -124,7 +115,7 @@ def versions() -> dict[str, str]:
 
 
 def _train_rule(
-    rule: str, options: Options, data: dict[str, Data], out: Path, prefix: str, resume: bool
+    rule: str, options: Options, data: dict[str, Any], out: Path, prefix: str, resume: bool
 ) -> tuple[ms.History, dict[str, float]]:
     """Train by one rule and write its files; the history, and the result on the test set."""
     net, encoder = _network(options), _encoder(options.data, options.steps)
@@ -144,22 +135,19 @@ def _train_rule(
             validation=data["validation"],
             keep="best",
             encoder=encoder,
-            epochs=options.epochs,
-            batch=options.batch,
-            seed=options.seed,
+            **{n: command[n] for n in ("epochs", "batch", "seed")},
             schedule=ms.models.STL_MNIST["schedule"] if published else None,
             checkpoint=path,
             resume=resume,
             notes={"command": command},
         )
     except KeyboardInterrupt:
-        again = f"minisnn train --resume {path}"
-        print(f"minisnn: interrupted; to go on from the last epoch: {again}", file=sys.stderr)
-        raise
+        cure = f"to go on from the last epoch: minisnn train --resume {path}"
+        raise KeyboardInterrupt(f"interrupted; {cure}") from None
     print(_table(history))
     seconds = f"{time.perf_counter() - begun:.1f} s of training"
     print(f"epoch {history.best_epoch} kept (*: best validation accuracy), {seconds}")
-    # The one look at the test set, after every choice has been made.
+    # The network sees the test set once, after every choice has been made.
     loss, share = ms.train.evaluate(net, data["test"], encoder=encoder, seed=options.seed)
     x = encoder(data["validation"][0][:1], np.random.default_rng(options.seed))
     for name, figure in _figures(net, history, before, x).items():
@@ -178,7 +166,7 @@ def _figures(net: ms.Network, history: ms.History, before: Any, x: Any) -> dict[
     }
 
 
-def _load(name: str, split: str, flat: bool, folder: str | None, steps: int) -> Data:
+def _load(name: str, split: str, flat: bool, folder: str | None, steps: int) -> Any:
     source = ms.data.SETS[name]
     has_choice = source.encoder == "frames" and source.steps is None  # events have no steps
     return source.load(split, flat=flat, folder=folder, **({"steps": steps} if has_choice else {}))
@@ -207,25 +195,23 @@ def _table(history: ms.History, most: int = 12) -> str:
 
 
 def _resumed(given: Options, words: argparse.Namespace) -> Options:
-    """The options of the run whose checkpoint is resumed, with those of `FREE` given anew."""
+    """The options of the run that goes on, and those of `FREE` that are given anew."""
     anew = given.given()
-    out = {} if words.out is None else {"out": words.out}
-    if fixed := [f"--{n.replace('_', '-')}" for n in {**anew, **out} if n not in FREE]:
-        raise ValueError(
-            f"--resume goes on with the options of that run; leave out {', '.join(fixed)}"
-        )
+    fixed = [n for n in anew if n not in FREE] + ([] if words.out is None else ["out"])
+    if fixed:
+        typed = ", ".join(f"--{n.replace('_', '-')}" for n in fixed)
+        raise ValueError(f"--resume goes on with the options of that run; leave out {typed}")
     if not words.resume.exists():
         raise FileNotFoundError(f"--resume: there is no file {words.resume}")
     notes = files.read(words.resume, ("checkpoint",))[0]["notes"]
     if "command" not in notes:
-        raise ms.FileError(
-            f"{words.resume} was not written by minisnn train: go on with fit(..., resume=True)"
-        )
+        cure = "go on with fit(..., resume=True)"
+        raise ms.FileError(f"{words.resume} was not written by minisnn train: {cure}")
     return replace(Options.read(words.resume, notes["command"]), **anew)
 
 
 def _out_folder(named: Path | None, name: str) -> Path:
-    """The folder to write to, made before training: it may turn out not to be possible."""
+    """The folder to write to, made before training, so that an error comes early."""
     number = 1
     while named is None:  # never over an earlier run that the user did not name
         out = Path("runs") / (name if number == 1 else f"{name}-{number}")
@@ -240,8 +226,6 @@ def _out_folder(named: Path | None, name: str) -> Path:
     written = [*named.glob("history.json"), *named.glob("*checkpoint.npz")]
     last = max(written, key=lambda p: p.stat().st_mtime_ns, default=None)
     if last is not None and last.name != "history.json":  # which a run writes last
-        raise FileExistsError(
-            f"--out: {last} is of a run that was interrupted: --resume {last} goes on with it; "
-            "or delete it, or choose another folder"
-        )
+        cure = f"--resume {last} goes on with it; or delete it, or choose another folder"
+        raise FileExistsError(f"--out: {last} is of a run that was interrupted: {cure}")
     return named

@@ -1,17 +1,18 @@
-"""What all data sets share: what a network must know of one, where its files are, its splits."""
+"""A data set: how it is read, what a network must know of it, where its files are, its splits."""
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["SPLITS", "DataSet", "Folder", "Loaded", "SubsetWarning", "spelled"]
+__all__ = ["SPLITS", "DataSet", "Folder", "Loaded", "SubsetWarning", "scaled", "spelled"]
 
 Folder = str | os.PathLike[str] | None
 Loaded = tuple[np.ndarray, np.ndarray]
@@ -26,35 +27,24 @@ class SubsetWarning(UserWarning):
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set: how it is read, and what a network must know before.
+    """A data set: how it is read, and what a network must know before."""
 
-    Parameters
-    ----------
-    name : in ``SETS``, of its folder and in messages.
-    shape : of one sample at one step: ``(channels, height, width)``, or ``(channels,)``.
-    classes : what the labels 0, 1, ... mean.
-    read : ``read(split, flat, folder)``, see :meth:`load`.
-    files : SHA-256 sums by file name, of what can be downloaded.
-    mirrors : addresses of folders that hold these files.
-    labels : CRC-32 of the label bytes, training and test.
-    encoder : the name, in ``ms.encode.ENCODERS``, of what gives a sample its time.  With "frames"
-        it has a time axis of its own, ``[n, T, *shape]``.
-    steps : time steps of every sample, if they are fixed; else `load` of "frames" takes ``steps=``.
-    sizes : number of training and of test samples in the published set.
-    home : where it can be had, if not by ``minisnn data get``.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    classes: tuple[str, ...]
-    read: Callable[..., Loaded]
-    files: Mapping[str, str] = field(default_factory=dict)
-    mirrors: tuple[str, ...] = ()
-    labels: tuple[int, ...] = ()
+    name: str  #: its key in ``SETS``, and the name of its folder
+    shape: tuple[
+        int, ...
+    ]  #: of a sample at one step: ``(channels, height, width)``, ``(channels,)``
+    classes: tuple[str, ...]  #: what the labels 0, 1, ... mean
+    read: Callable[..., Loaded]  #: ``read(split, flat, folder)``, see :meth:`load`
+    files: Mapping[str, str] = field(default_factory=dict)  #: SHA-256 by name, to be downloaded
+    mirrors: tuple[str, ...] = ()  #: addresses of folders that hold these files
+    labels: tuple[int, ...] = ()  #: CRC-32 of the label bytes, training and test
+    #: The name, in ``ms.encode.ENCODERS``, of what gives a sample its time.  With "frames" it has a
+    #: time axis of its own, ``[n, T, *shape]``.
     encoder: str = "bernoulli"
+    #: Time steps of every sample, if they are fixed; else `load` of "frames" takes ``steps=``.
     steps: int | None = None
-    sizes: tuple[int, int] | None = None
-    home: str = ""
+    sizes: tuple[int, int] | None = None  #: training and test samples of the published set
+    home: str = ""  #: the address of a set that ``minisnn data get`` does not fetch
 
     def load(
         self, split: str = "train", flat: bool = True, folder: Folder = None, **options: Any
@@ -62,7 +52,7 @@ class DataSet:
         """Samples and labels; with `flat` the axes of a sample are one, except for time."""
         samples, labels = self.read(split, flat, folder, **options)
         if flat and self.encoder == "frames":
-            samples = samples.reshape(*samples.shape[:2], -1)
+            samples = samples.reshape(*samples.shape[:2], math.prod(self.shape))
         return samples, labels
 
     def check_split(self, split: str) -> None:
@@ -77,7 +67,7 @@ class DataSet:
         if given is None:
             raise FileNotFoundError(
                 f"{self.name}: no folder was given; say folder= (--data-dir D), or set "
-                f"MINISNN_DATA to the folder with {self.name}/ inside. {self._get_it('D')}"
+                f"MINISNN_DATA to the folder with {self.name}/ inside. {self._source('D')}"
             )
         return Path(os.path.expanduser(given))
 
@@ -86,59 +76,58 @@ class DataSet:
     ) -> list[Path]:
         """The files that `find` finds in the set's own folder, or else in the base folder.
 
-        Raises
-        ------
-        FileNotFoundError : neither has `needed` of them; it says where to get the files.
+        If neither has `needed` of them, the error says where to get the files.
         """
         base = self.base_folder(folder)
-        places, partly = [base / self.name, base], []
-        for place in places:
-            paths = find(place)
+        own = base / self.name
+        in_own, in_base = find(own), find(base)
+        for paths in (in_own, in_base):
             if len(paths) >= needed:
                 return paths
-            partly += paths
-        found = "none" if base.exists() else f"no folder {base}"
-        if partly:
-            found = f"only {', '.join(map(str, partly))}"
+        partly = ", ".join(map(str, in_own + in_base))
+        found = f"only {partly}" if partly else "none" if base.exists() else f"no folder {base}"
         raise FileNotFoundError(
-            f"{self.name}: expected {expected} in {places[0]} or {places[1]}; found {found}. "
-            f"{self._get_it(base)}. Or say where they are: folder= (--data-dir D), or MINISNN_DATA"
+            f"{self.name}: expected {expected} in {own} or {base}; found {found}. "
+            f"{self._source(base)}. Or say where they are: folder= (--data-dir D), or MINISNN_DATA"
         )
 
-    def _get_it(self, base: Folder) -> str:
+    def _source(self, base: Folder) -> str:
         if self.home:
             return f"Get the files from: {self.home}"
         return f"Get the files with: minisnn data get {self.name} --data-dir {base}"
 
-    def warn_of_subset(self, split: str, found: int) -> None:
-        """Warn unless it is the whole published set."""
+    def rows(self, split: str, n: int, share: int) -> slice:
+        """The rows of a split among `n`; validation is the last of `share` parts of training.
+
+        It warns if the published set has another number of samples.
+        """
         part = "test" if split == "test" else "training"
-        if self.sizes and found != (full := self.sizes[part == "test"]):
-            text = f"{self.name}: found {found:,} of the {full:,} {part} samples; "
+        if self.sizes and n != (full := self.sizes[part == "test"]):
+            text = f"{self.name}: found {n:,} of the {full:,} {part} samples; "
             text += "accuracies do not compare with published ones"
             warnings.warn(text, SubsetWarning, stacklevel=3)
+        border = n if split == "test" else n - n // share
+        return slice(border, None) if split == "validation" else slice(border)
 
 
-def spelled(place: Path, *names: str) -> list[Path]:
-    """The file of the first of these names that is there, in a list; else an empty list.
+def spelled(place: Path, names: Iterable[str]) -> list[Path]:
+    """Those files of these names that are there, with or without ``.gz``, with "-idx" or ".idx".
 
     A compressed one goes first, because gzip has a check sum.
     """
-    paths = [place / f"{name}{end}" for name in names for end in (".gz", "")]
-    there = [path for path in paths if os.path.exists(path)]
-    # Some archives unpack to folders of these names: a file before a folder.
-    return sorted(there, key=os.path.isdir)[:1]
-
-
-def rows_of(split: str, n: int, share: int) -> slice:
-    """The rows of a split in a part of `n`; validation is the last of `share` parts of training."""
-    border = n - (n // share if split != "test" else 0)
-    return slice(border, None) if split == "validation" else slice(border)
+    found = []
+    for name in names:
+        spellings = (name, name.replace("-idx", ".idx"))
+        paths = [place / f"{one}{end}" for one in spellings for end in (".gz", "")]
+        there = [path for path in paths if os.path.exists(path)]
+        # Some archives unpack to folders of these names: a file goes before a folder.
+        found += sorted(there, key=os.path.isdir)[:1]
+    return found
 
 
 def scaled(images: np.ndarray, labels: np.ndarray, rows: slice, top: int, flat: bool) -> Loaded:
-    """Rows of images ``[n, ..., height, width]`` as float32 in [0, 1], labels as int64."""
+    """Rows of images ``[n, channels, height, width]`` as float32 in [0, 1], labels as int64."""
     part = np.divide(images[rows], np.float32(top), dtype=np.float32)
-    maps = images.shape[1:] if images.ndim == 4 else (1, *images.shape[1:])
-    shape = [np.prod(maps)] if flat else maps
-    return part.reshape(len(part), *shape), labels[rows].astype(np.int64)
+    if flat:  # not -1: there may be no rows
+        part = part.reshape(len(part), math.prod(part.shape[1:]))
+    return part, labels[rows].astype(np.int64)

@@ -1,6 +1,4 @@
-"""Events of a camera that reports changes, not images: the N-MNIST format, and frames for the
-layers.
-"""
+"""Events of a camera that reports changes: the format of N-MNIST, and frames for the layers."""
 
 from __future__ import annotations
 
@@ -11,24 +9,25 @@ from typing import Any
 import numpy as np
 
 from ..kernels.arrays import positive_int
-from .reading import DataError, open_data, read_records, unexpected_format
+from .reading import known_format, mismatch, open_data, read_records
 
 __all__ = ["EVENT", "read_events", "to_frames"]
 
 #: One event: column, row, polarity (0 darker, 1 brighter), time in microseconds.
 EVENT = np.dtype([("x", np.int16), ("y", np.int16), ("p", np.uint8), ("t", np.int64)])
 
-#: An event in this row marks an overflow of the camera's clock: 2**13 us are added from here on.
+#: NumPy's kinds of numbers that a field may have, and their name.
+KINDS = dict.fromkeys("xy", ("iu", "whole numbers"))
+KINDS |= {"p": ("biu", "bool or whole numbers"), "t": ("iuf", "numbers")}
+
+#: An event in this row marks an overflow of the camera's clock: later times are 2**13 us more.
 OVERFLOW_ROW, OVERFLOW = 240, 1 << 13
 
 
 def read_events(path: str | os.PathLike[str], size: tuple[int, int] = (34, 34)) -> np.ndarray:
     """Read a recording in the format of N-MNIST and N-Caltech101 (``.bin``; plain or gzip).
 
-    Parameters
-    ----------
-    path : the file.
-    size : ``(height, width)`` of the camera, in pixels.
+    `size` is the camera's ``(height, width)`` in pixels.
 
     Returns
     -------
@@ -37,7 +36,6 @@ def read_events(path: str | os.PathLike[str], size: tuple[int, int] = (34, 34)) 
 
     Raises
     ------
-    FileNotFoundError : there is no such file.
     DataError : it is empty, no whole number of events, or an event lies outside the camera; it says
         which.
 
@@ -50,20 +48,19 @@ def read_events(path: str | os.PathLike[str], size: tuple[int, int] = (34, 34)) 
     """
     with open_data(path) as stream:
         records = read_records(stream, 5, "event")
-        x, y, *times = records.T
+        x, y = records[:, 0], records[:, 1]
         marker = y == OVERFLOW_ROW
         outside = ((x >= size[1]) | (y >= size[0])) & ~marker
         if outside.any():
             i = int(outside.argmax())
-            expected = f"expected x from 0 to {size[1] - 1} and y from 0 to {size[0] - 1}"
-            found = unexpected_format(records[:2].tobytes())
-            found = found or f"x = {x[i]}, y = {y[i]} in event {i + 1:,}"
-            raise DataError(f"{expected}, found {found}")
+            expected = f"x from 0 to {size[1] - 1} and y from 0 to {size[0] - 1}"
+            found = f"x = {x[i]}, y = {y[i]} in event {i + 1:,}"
+            raise mismatch(expected, known_format(records[:2].tobytes()) or found)
     events = np.empty(len(marker), EVENT)
-    events["x"], events["y"], events["p"] = x, y, times[0] >> 7
-    high, middle, low = (byte.astype(np.int64) for byte in times)
+    last = records[:, 2:].astype(np.int64) @ (1 << 16, 1 << 8, 1)  # 1 bit polarity, 23 bits time
     overflows = np.cumsum(marker, dtype=np.int64)
-    events["t"] = ((high & 127) << 16 | middle << 8 | low) + OVERFLOW * overflows
+    events["x"], events["y"], events["p"] = x, y, last >> 23
+    events["t"] = last % (1 << 23) + OVERFLOW * overflows
     return events[~marker]
 
 
@@ -83,20 +80,17 @@ def to_frames(
     events : structured ``[n]`` in any order, with at least the fields ``x`` and ``y`` (whole
         numbers), ``p`` (0 or 1, or bool) and ``t`` (microseconds from the start, at least 0): those
         of :func:`read_events`, of tonic, and others.
-    steps : number of frames T.
-    size : ``(height, width)`` in pixels.
+    steps, size : number of frames T, and ``(height, width)`` in pixels.
     by : "time": T windows of equal length over [0, `duration`], each with its begin, the last one
         with its end as well; "count": T frames with equal numbers of events (to within one) in the
         order of time.
-    duration : events after it are left out, the only ones that are ever lost; ``None``: the time of
-        the last event.
+    duration : later events are left out, and no others; ``None``: the time of the last event.
     binary : uint8, 1 where there was any event: spikes, as layers take them.  False: float32
-        numbers of events, whose sum is the number of events.
+        numbers of events.
 
     Returns
     -------
-    frames : ``[T, 2, height, width]``; channel 0 has the events of polarity 0, channel 1 those of
-        polarity 1.
+    frames : ``[T, 2, height, width]``, a channel for each polarity.
 
     Raises
     ------
@@ -131,18 +125,16 @@ def _fields(events: Any, ends: dict[str, float]) -> list[np.ndarray]:
     names = getattr(getattr(events, "dtype", None), "names", None)
     if names is None or events.ndim != 1:
         expected = f"a structured array [n] with the fields {', '.join(ends)}"
-        got = repr(events)[:60]
-        if isinstance(events, np.ndarray):
-            got = f"an array of {events.dtype} {list(events.shape)}"
+        is_array = isinstance(events, np.ndarray)
+        got = f"an array of {events.dtype} {list(events.shape)}" if is_array else repr(events)[:60]
         raise TypeError(f"to_frames: events must be {expected}, got {got}")
     if missing := [name for name in ends if name not in names]:
         have = ", ".join(names)
         raise ValueError(f"to_frames: events have no field {', '.join(missing)}; they have {have}")
     fields = []
     for name, end in ends.items():
-        field, kinds = events[name], {"p": "biu", "t": "iuf"}.get(name, "iu")
+        field, (kinds, wanted) = events[name], KINDS[name]
         if field.dtype.kind not in kinds:
-            wanted = {"p": "bool or whole numbers", "t": "numbers"}.get(name, "whole numbers")
             raise TypeError(f"to_frames: the field {name} must hold {wanted}, got {field.dtype}")
         wrong = ~((field >= 0) & (field < end))
         if wrong.any():

@@ -1,45 +1,41 @@
-"""Images: the digits that ship with the package; MNIST and Fashion-MNIST, read from files."""
+"""Images: the digits that ship with the package; MNIST, Fashion-MNIST and CIFAR-10 from files."""
 
 from __future__ import annotations
 
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from .dataset import SPLITS, DataSet, Folder, Loaded, rows_of, scaled, spelled
-from .idx import read_idx
-from .reading import DataError
+from .dataset import SPLITS, DataSet, Folder, Loaded, scaled, spelled
+from .reading import mismatch, open_data, read_idx, read_npz, read_records
 
-__all__ = ["DIGITS", "FASHION_MNIST", "MNIST", "digits", "fashion_mnist", "mnist"]
+__all__ = ["CIFAR10", "DIGITS", "FASHION_MNIST", "MNIST"]
+__all__ += ["cifar10", "digits", "fashion_mnist", "mnist"]
+
+#: CIFAR-10: bytes of a record.  The label; 32 x 32 red, green, blue, row by row.
+RECORD = 1 + 3 * 32 * 32
 
 
 def digits(split: str = "train", flat: bool = True, folder: Folder = None) -> Loaded:
     """Optical recognition of handwritten digits: 1,797 images of 8 x 8 in 10 classes.
 
     The test part of the UCI set *optdigits* (E. Alpaydin and C. Kaynak, 1998; CC BY 4.0), taken
-    from scikit-learn's ``load_digits``.  The rows were shuffled once, with
-    ``numpy.random.default_rng(0).permutation(1797)``; the order is stored in the file, so the split
-    is the same for every version of NumPy.
+    from scikit-learn's ``load_digits``.  The file's rows were shuffled once, with
+    ``numpy.random.default_rng(0).permutation(1797)``; `folder` is not used.
 
     Parameters
     ----------
     split : "train" (1,257 images), "validation" (180) or "test" (360).
-    flat : ``[n, 64]`` if true, else ``[n, 1, 8, 8]``.
-    folder : not used: the file ships with the package.
-
-    Returns
-    -------
-    images : float32 in [0, 1] (the file's 0 to 16, divided by 16).
-    labels : int64 ``[n]``, 0 to 9.
+    flat : ``[n, 64]`` if true, else ``[n, 1, 8, 8]``; float32 in [0, 1], values / 16.
     """
     DIGITS.check_split(split)
     from importlib import resources  # late: it brings half of the standard library
 
     with resources.files(__package__).joinpath("optdigits.npz").open("rb") as file:
-        arrays = np.load(file, allow_pickle=False)
-        images, labels = arrays["images"], arrays["labels"]
-    return scaled(images, labels, slice(*SPLITS[split]), 16, flat)
+        images, labels = read_npz(file, "images", "labels")  # type: ignore[arg-type]
+    return scaled(images[:, None], labels, slice(*SPLITS[split]), 16, flat)
 
 
 def mnist(split: str = "train", flat: bool = True, folder: Folder = None) -> Loaded:
@@ -49,59 +45,80 @@ def mnist(split: str = "train", flat: bool = True, folder: Folder = None) -> Loa
     ----------
     split : "train" (the first 55,000 of the 60,000 training images), "validation" (their last
         twelfth: 5,000) or "test" (10,000), in the order of the files.
-    flat : ``[n, 784]`` if true, else ``[n, 1, 28, 28]``.
-    folder : where ``mnist/`` or the files themselves are; ``None``: what ``MINISNN_DATA`` names.
-
-    Returns
-    -------
-    images : float32 in [0, 1] (the file's 0 to 255, divided by 255).
-    labels : int64 ``[n]``, 0 to 9.
-
-    Raises
-    ------
-    FileNotFoundError : a file is missing; it says where it was looked for, and how to get it.
-    DataError : a file is not what was expected; it is named.
+    flat : ``[n, 784]`` if true, else ``[n, 1, 28, 28]``; float32 in [0, 1], values / 255.
+    folder : where ``mnist/`` or the files are.
     """
-    return _read(MNIST, split, flat, folder)
+    return _idx_set(MNIST, split, flat, folder)
 
 
 def fashion_mnist(split: str = "train", flat: bool = True, folder: Folder = None) -> Loaded:
     """Fashion-MNIST, articles of clothing: 70,000 images of 28 x 28 (Xiao, Rasul, Vollgraf 2017).
 
-    Parameters, results and errors are those of :func:`mnist`; the folder is ``fashion-mnist/``.
+    Parameters are those of :func:`mnist`; the folder is ``fashion-mnist/``.
     """
-    return _read(FASHION_MNIST, split, flat, folder)
+    return _idx_set(FASHION_MNIST, split, flat, folder)
 
 
-def _read(source: DataSet, split: str, flat: bool, folder: Folder) -> Loaded:
+def _idx_set(source: DataSet, split: str, flat: bool, folder: Folder) -> Loaded:
     source.check_split(split)
     part = "t10k" if split == "test" else "train"
-    stems = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
-
-    def find(place: Path) -> list[Path]:
-        return [p for stem in stems for p in spelled(place, stem, stem.replace("-idx", ".idx"))]
-
-    expected = f"{stems[0]} and {stems[1]}, each with or without .gz,"
+    names = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
+    expected = f"{' and '.join(names)}, each with or without .gz,"
+    find = partial(spelled, names=names)
     image_path, label_path = source.locate(folder, expected, find, needed=2)
     images, labels = read_idx(image_path, axes=3), read_idx(label_path, axes=1)
-    height, width = images.shape[1:]
-    if (height, width) != source.shape[1:]:
-        raise DataError(f"{image_path}: expected images of 28 x 28, found {height} x {width}")
+    if images.shape[1:] != source.shape[1:]:
+        size, found = (" x ".join(map(str, a)) for a in (source.shape[1:], images.shape[1:]))
+        raise mismatch(f"images of {size}", found, image_path)
     if len(images) != len(labels) or len(labels) == 0:
-        found = f"expected as many images as labels, found {len(images):,} and {len(labels):,}"
-        raise DataError(f"{image_path} and {label_path}: {found}")
-    if labels.max() > 9:
-        found = f"{labels.max()} at row {labels.argmax():,}"
-        raise DataError(f"{label_path}: expected labels 0 to 9, found {found}")
+        found = f"{len(images):,} and {len(labels):,}"
+        raise mismatch("as many images as labels", found, f"{image_path} and {label_path}")
+    _check_labels(labels, label_path)
     # Both sets have the same file names, and a mix-up would only show as an odd accuracy.
-    crc = zlib.crc32(labels.tobytes())
-    for other in (MNIST, FASHION_MNIST):
-        for its_part, its_crc in zip(("train", "t10k"), other.labels, strict=True):
-            if crc == its_crc and (other.name, its_part) != (source.name, part):
-                expected = f"expected {part} labels of {source.name}"
-                found = f"found {its_part} labels of {other.name}"
-                raise DataError(f"{label_path}: {expected}, {found}")
-    return scaled(images, labels, rows_of(split, len(labels), 12), 255, flat)
+    theirs = LABEL_FILES.get(zlib.crc32(labels.tobytes()), (source.name, part))
+    if theirs != (source.name, part):
+        found = f"{theirs[1]} labels of {theirs[0]}"
+        raise mismatch(f"{part} labels of {source.name}", found, label_path)
+    return scaled(images[:, None], labels, source.rows(split, len(labels), 12), 255, flat)
+
+
+def cifar10(split: str = "train", flat: bool = False, folder: Folder = None) -> Loaded:
+    """CIFAR-10, colour photographs: 60,000 images of 32 x 32 in 10 classes (A. Krizhevsky 2009).
+
+    Parameters
+    ----------
+    split : "train" (the first nine tenths of the training images, 45,000 of 50,000), "validation"
+        (their last tenth: 5,000) or "test" (10,000), in the order of the batches.
+    flat : ``[n, 3, 32, 32]``, red, green, blue, unless true, else ``[n, 3072]``; values as MNIST's.
+    folder : where ``cifar10/`` or the files are: ``data_batch_1.bin`` to ``data_batch_5.bin``,
+        ``test_batch.bin``, with or without ``.gz``.
+
+    Warns
+    -----
+    SubsetWarning : not all images are there, because batches are missing or shorter.
+    """
+    CIFAR10.check_split(split)
+    names, expected = ["test_batch.bin"], "test_batch.bin"
+    if split != "test":
+        names = [f"data_batch_{i}.bin" for i in range(1, 6)]
+        expected = f"{names[0]} to {names[-1]}, at least one of them"
+    expected = f"{expected}, with or without .gz,"
+    paths = CIFAR10.locate(folder, expected, partial(spelled, names=names))
+    records = np.concatenate([_batch(path) for path in paths])
+    images = records[:, 1:].reshape(-1, *CIFAR10.shape)
+    return scaled(images, records[:, 0], CIFAR10.rows(split, len(records), 10), 255, flat)
+
+
+def _batch(path: Path) -> np.ndarray:
+    with open_data(path) as stream:
+        records = read_records(stream, RECORD, "record")
+    _check_labels(records[:, 0], path)
+    return records
+
+
+def _check_labels(labels: np.ndarray, path: Path) -> None:
+    if labels.max() > 9:
+        raise mismatch("labels 0 to 9", f"{labels.max()} at row {labels.argmax():,}", path)
 
 
 def _files(*sums: str) -> dict[str, str]:
@@ -146,3 +163,17 @@ FASHION_MNIST = DataSet(
     ),
     labels=(0x2ED6E46A, 0x242BC73F),
 )
+CIFAR10 = DataSet(
+    "cifar10",
+    (3, 32, 32),
+    tuple("airplane automobile bird cat deer dog frog horse ship truck".split()),
+    cifar10,
+    sizes=(50_000, 10_000),
+    home="https://www.cs.toronto.edu/~kriz/cifar.html (the binary version)",
+)
+#: Set and part of the published label files, by CRC-32.
+LABEL_FILES = {
+    crc: (source.name, part)
+    for source in (MNIST, FASHION_MNIST)
+    for part, crc in zip(("train", "t10k"), source.labels, strict=True)
+}

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
-from ..files import FileError, array_from
-from .dataset import DataSet, Folder, Loaded, rows_of
+from .dataset import DataSet, Folder, Loaded
 from .events import EVENT, read_events, to_frames
-from .reading import LIMIT, DataError, open_data
+from .reading import mismatch, open_data, read_npz
 
 __all__ = ["BRAILLE", "NMNIST", "braille", "nmnist"]
 
@@ -38,20 +36,13 @@ def nmnist(
     split : "train", "validation" (the last twelfth of the recordings in ``Train/``, 5,000 of
         60,000) or "test" (all of ``Test/``), in the order of the files' numbers, which is MNIST's.
     steps : number of frames T of each recording.
-    folder : where ``nmnist/`` or its folders are: ``Train/0/00002.bin`` and so on, label and
-        number; ``None``: what ``MINISNN_DATA`` names.
+    folder : where ``nmnist/`` is, or ``Train/0/00002.bin`` and so on, label and number.
     by, duration, binary : how events become frames; see :func:`to_frames`.
 
     Returns
     -------
     frames : ``[n, T, 2, 34, 34]``, uint8 0 or 1, or float32 counts; for ``fit`` with
-        ``encoder=ms.encode.Frames()``.
-    labels : int64 ``[n]``, 0 to 9.
-
-    Raises
-    ------
-    FileNotFoundError : there are no recordings; it says where they were looked for.
-    DataError : a file is not what was expected; it is named.
+        ``encoder=ms.encode.Frames()``.   labels : 0 to 9.
 
     Warns
     -----
@@ -61,78 +52,53 @@ def nmnist(
     part = "Test" if split == "test" else "Train"
     expected, pattern = f"recordings {part}/<label>/<number>.bin", f"{part}/[0-9]/[!.]*.bin"
     paths = NMNIST.locate(folder, expected, lambda place: sorted(place.glob(pattern)))
-    if other := [p for p in paths if not p.stem.isdecimal()]:
-        found = f"found {other[0].stem!r}"
-        raise DataError(f"{other[0]}: expected a number as the file's name, {found}")
-    NMNIST.warn_of_subset(split, len(paths))
-    rows = sorted(paths, key=lambda p: int(p.stem))[rows_of(split, len(paths), 12)]
+    for path in paths:
+        if not path.stem.isdecimal():
+            raise mismatch("a number as the file's name", repr(path.stem), path)
+    paths = sorted(paths, key=lambda p: int(p.stem))[NMNIST.rows(split, len(paths), 12)]
     options: dict[str, Any] = {"by": by, "duration": duration, "binary": binary}
     blank = to_frames(np.empty(0, EVENT), steps, **options)
-    frames = np.empty((len(rows), *blank.shape), blank.dtype)
-    for i, path in enumerate(rows):
+    frames = np.empty((len(paths), *blank.shape), blank.dtype)
+    for i, path in enumerate(paths):
         frames[i] = to_frames(read_events(path), steps, **options)
-    return frames, np.array([int(p.parent.name) for p in rows], np.int64)
+    return frames, np.array([int(p.parent.name) for p in paths], np.int64)
 
 
 def braille(split: str = "train", folder: Folder = None) -> Loaded:
     """Braille letters under a touch sensor: 1,350 time series of 12 channels in 27 classes.
 
-    A nearest mean already finds every test letter: it shows that time series work, and compares
-    nothing.  Errors are those of :func:`mnist`.  Source: Müller-Cleve et al. 2022.
+    The set shows that time series work, and compares nothing: a nearest mean already finds every
+    test letter.  Source: Müller-Cleve et al. 2022.
 
     Parameters
     ----------
     split : "train" (repetitions 0 to 35 of each letter, 972 series), "validation" (36 to 40, 135)
         or "test" (41 to 49, 243).  The set has no split of its own.
-    folder : where ``braille/`` or ``braille_letters_tactile.npz`` is; ``None``: what
-        ``MINISNN_DATA`` names.  The file has the arrays ``taxel_data`` (uint8 ``[n, 77, 12]``),
-        ``label`` and ``repetition`` (``[n]``); see fzenke/spytorch, notebooks/data.
+    folder : where ``braille/`` or ``braille_letters_tactile.npz`` is, which has the arrays
+        ``taxel_data`` (uint8 ``[n, 77, 12]``), ``label`` and ``repetition`` (``[n]``); see
+        fzenke/spytorch, notebooks/data.
 
     Returns
     -------
     series : float32 ``[n, 77, 12]`` in [0, 1], value / 255 (the set's authors feed 1 - value /
-        255); for ``fit`` with ``encoder=ms.encode.Frames()``.
-    labels : int64 ``[n]``, 0 (space) to 26 (Z).
+        255); for ``fit`` with ``encoder=ms.encode.Frames()``.   labels : 0 (space) to 26 (Z).
     """
     BRAILLE.check_split(split)
     name = "braille_letters_tactile.npz"
     path, *_ = BRAILLE.locate(folder, name, lambda place: [*place.glob(name)])
     with open_data(path) as stream:
-        taxels, label, repetition = _npz(stream, ["taxel_data", "label", "repetition"])
-        shapes = [f"{a.dtype} {list(a.shape)}" for a in (taxels, label, repetition)]
+        taxels, label, repetition = arrays = read_npz(stream, "taxel_data", "label", "repetition")
         fits = taxels.shape[1:] == TAXELS and label.shape == repetition.shape == taxels.shape[:1]
         fits &= taxels.dtype == np.uint8 and {label.dtype.kind, repetition.dtype.kind} <= {*"iu"}
         if not fits:
-            expected = "taxel_data uint8 [n, 77, 12], label [n], repetition [n]"
-            raise DataError(f"expected {expected}, found {', '.join(shapes)}")
+            shapes = ", ".join(f"{a.dtype} {list(a.shape)}" for a in arrays)
+            raise mismatch("taxel_data uint8 [n, 77, 12], label [n], repetition [n]", shapes)
         for what, values, last in (("labels", label, 26), ("repetitions", repetition, 49)):
             if (wrong := values[(values < 0) | (values > last)]).size:
-                raise DataError(f"expected {what} 0 to {last}, found {wrong[0]}")
+                raise mismatch(f"{what} 0 to {last}", f"{wrong[0]}")
     first, last = REPETITIONS[split]
     rows = (repetition >= first) & (repetition <= last)
     return taxels[rows] / np.float32(255), label[rows].astype(np.int64)
-
-
-def _npz(stream: BinaryIO, names: list[str]) -> list[np.ndarray]:
-    """Arrays of an ``.npz``, packed or not: no pickle, and of at most `LIMIT` bytes."""
-    try:
-        with zipfile.ZipFile(stream) as archive:
-            there = {entry.filename.removesuffix(".npy"): entry for entry in archive.infolist()}
-            if missing := [n for n in names if n not in there]:
-                expected = f"expected the arrays {', '.join(names)}"
-                raise DataError(f"{expected}, found no {', '.join(missing)}")
-            if sum(there[n].file_size for n in names) > LIMIT:
-                promised = "the directory promises more: it is damaged"
-                raise DataError(f"expected at most {LIMIT:,} bytes, {promised}")
-            # Reading compares the check sums.
-            return [array_from(n, archive.read(there[n])) for n in names]
-    except (DataError, MemoryError):
-        raise
-    except FileError as error:
-        raise DataError(str(error)) from None
-    except Exception as error:  # a damaged archive can fail in any way there is
-        found = f"found it damaged ({type(error).__name__}: {error})"
-        raise DataError(f"expected an .npz of arrays, {found}") from None
 
 
 NMNIST = DataSet(
