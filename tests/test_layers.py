@@ -210,7 +210,7 @@ BAD_CALLS = {
     "float16": (lambda: LIF.forward(X.astype("f2")), TypeError, r"float16, expected float32.*x.astype\('float32'\)$"),
     "misspelled": (lambda: ms.LIF(6, treshold=1.0), ValueError, r"\['treshold'\].*did you mean threshold\?"),
     "float64": (lambda: LIF.forward(X.astype(float)), TypeError, r"float64, expected float32.*net.astype\('float64'\)"),
-    "integers": (lambda: LIF.forward(X.astype(int)), TypeError, "int64, expected float32.*spikes are uint8"),
+    "integers": (lambda: LIF.forward(X.astype(int)), TypeError, "int64, expected float32, or spikes as uint8"),
     "empty batch": (lambda: LIF.forward(X[:, :0]), ValueError, "empty batch"),
     "no steps": (lambda: LIF.forward(X[:0]), ValueError, "no time steps"),
     "state without a name": (lambda: LIF.forward(X, state={}), ValueError, r"keys \['v'\], got \[\]"),

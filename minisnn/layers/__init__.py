@@ -6,9 +6,8 @@ from .batchnorm import BatchNorm2d
 from .conv import Conv2d
 from .dropout import Dropout
 from .linear import Linear
-from .membrane import MembraneReadout
 from .pool import AvgPool2d, MaxPool2d
-from .readout import Flatten, PopulationVote, Rate
+from .readout import Flatten, MembraneReadout, PopulationVote, Rate
 from .recurrent import Recurrent
 from .spiking import LIF, Spiking
 

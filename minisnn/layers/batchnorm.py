@@ -57,6 +57,7 @@ class BatchNorm2d(Layer):
     """
 
     options = ("over", "scale", "momentum", "eps")
+    holds = ("train",)
 
     def __init__(self, c: int, *, over="step", scale=1.0, momentum=0.1, eps=1e-5, dtype="float32"):
         super().__init__(dtype)
@@ -71,9 +72,9 @@ class BatchNorm2d(Layer):
                 raise ValueError(f"BatchNorm2d: {name} must be {expected}, got {value!r}")
         self.over, self.scale = over, float(scale)
         self.momentum, self.eps = float(momentum), float(eps)
-        zeros, ones = np.zeros(c, self.dtype), np.ones(c, self.dtype)
-        self.params = {"gamma": ones, "beta": zeros}
-        self.buffers = {"running_mean": zeros.copy(), "running_var": ones.copy()}
+        zeros, ones = np.zeros((2, c), self.dtype), np.ones((2, c), self.dtype)
+        self.params = {"gamma": ones[0], "beta": zeros[0]}
+        self.buffers = {"running_mean": zeros[1], "running_var": ones[1]}
 
     def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, NormCache]:
         """``[T, B, c, H, W]``, the same shape out; `train` : statistics of the batch."""
@@ -116,10 +117,8 @@ class BatchNorm2d(Layer):
     def _updated(self, mean: Array, var: Array, n: int) -> dict[str, Array]:
         """The running statistics after these, a step at a time."""
         if n < 2:
-            raise ValueError(
-                "BatchNorm2d: training needs more than one value per channel: "
-                "a variance of one value is 0"
-            )
+            needed = "training needs more than one value per channel"
+            raise ValueError(f"BatchNorm2d: {needed}: a variance of one value is 0")
         number = self.dtype.type
         keep, new, unbiased = map(number, (1 - self.momentum, self.momentum, n / (n - 1)))
         found = dict(self.buffers)
@@ -127,10 +126,6 @@ class BatchNorm2d(Layer):
             found["running_mean"] = keep * found["running_mean"] + new * m
             found["running_var"] = keep * found["running_var"] + new * (v * unbiased)
         return found
-
-    def twin(self, x, base, fire, *, state=None, **other) -> tuple[Array, NormCache]:
-        """In training or not, as the base run was."""
-        return self.forward(x, train=base.train)
 
     @classmethod
     def rebuild(cls, config, params, dtype, custom) -> Any:

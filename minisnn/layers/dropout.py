@@ -34,6 +34,7 @@ class Dropout(Layer):
 
     takes_mask = True
     options = ("p", "per_step")
+    holds = ("mask",)  # with another one a twin would be another network
 
     def __init__(self, p: float = 0.5, *, per_step: bool = True, dtype: Any = "float32") -> None:
         super().__init__(dtype)
@@ -80,10 +81,6 @@ class Dropout(Layer):
         d_y = as_upstream(d_y, as_cache(cache, DropoutCache, self).shape, self)
         d_x = d_y if cache.mask is None else d_y * cache.mask  # (dropout.3)
         return d_x if input_grad else None, {}
-
-    def twin(self, x, base, fire, *, state=None, **other) -> tuple[Array, DropoutCache]:
-        """The base run's mask is held: a twin with another one would be another network."""
-        return self.forward(x, mask=base.mask)
 
     def _describe(self) -> str:
         masks = "a mask each step" if self.per_step else "one mask for all steps"

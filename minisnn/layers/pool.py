@@ -35,11 +35,11 @@ class _Pool2d(Layer):
         super().__init__(dtype)
         self.k = positive_int(f"{type(self).__name__}: k", k)
 
-    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, PoolCache]:
-        """``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``."""
+    def forward(self, x, *, state=None, train=False, rng=None, at=None) -> tuple[Array, PoolCache]:
+        """``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``; `at` : the places to read, if given."""
         x = as_input(x, self, ("C", "H", "W"))
         self._out_shape(x)
-        y, at = self._pooled(x)
+        y, at = self._pooled(x) if at is None else self._picked(x, at)
         return y, PoolCache(self.made_with(), x.shape, at)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
@@ -75,6 +75,8 @@ class MaxPool2d(_Pool2d):
     by row, also if all values are equal (as PyTorch does on the CPU).
     """
 
+    holds = ("at",)  # among equal spikes a maximum has no derivative
+
     def _pooled(self, x: Array) -> tuple[Array, Array | None]:
         place_dtype = np.uint8 if self.k < 16 else np.int32
         if compiled := compiled_helpers(self.backend, "maxpool"):
@@ -91,6 +93,12 @@ class MaxPool2d(_Pool2d):
             at[larger] = place  # (pool.1)
         return y, at
 
+    def _picked(self, x: Array, at: Array) -> tuple[Array, Array]:
+        y = np.empty(at.shape, x.dtype, like=x)
+        for place, values in enumerate(self._places(x)):
+            np.copyto(y, values, where=at == place)
+        return y, at
+
     def _spread(self, d_y: Array, cache: PoolCache) -> Array:
         """Each gradient goes to the place of its maximum; all others get 0."""
         if compiled := compiled_helpers(self.backend, "maxpool"):
@@ -100,14 +108,6 @@ class MaxPool2d(_Pool2d):
         for place, values in enumerate(self._places(d_x)):
             np.copyto(values, d_y, where=cache.at == place)  # (pool.2)
         return d_x
-
-    def twin(self, x, base, fire, *, state=None, **other) -> tuple[Array, PoolCache]:
-        """The base run's choice is held: among equal spikes a maximum has no derivative."""
-        x = as_input(x, self, ("C", "H", "W"))
-        y = np.empty(base.at.shape, x.dtype, like=x)
-        for place, values in enumerate(self._places(x)):
-            np.copyto(y, values, where=base.at == place)
-        return y, PoolCache(self.made_with(), x.shape, base.at)
 
 
 class AvgPool2d(_Pool2d):
