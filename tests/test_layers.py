@@ -246,7 +246,7 @@ BAD_CALLS = {
     "a seed for an rng": (lambda: ms.Linear(3, 4, rng=0), TypeError, "default_rng"),
     "no outputs": (lambda: ms.Linear(3, 0, rng=RNG), ValueError, "n_out"),
     "classes": (lambda: ms.PopulationVote(0), ValueError, "n_classes"),
-    "uneven vote": (lambda: ms.PopulationVote(4).forward(X), ValueError, "6 neurons cannot be shared out evenly among 4"),
+    "uneven vote": (lambda: ms.PopulationVote(4).forward(X), ValueError, r"PopulationVote: takes a multiple of 4 neurons.*got \[6\]"),
     "unknown attribute": (lambda: LIF.thresold, AttributeError, r"its parameters are \['threshold', 'decay'\]"),
 }  # fmt: skip
 

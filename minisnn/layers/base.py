@@ -25,10 +25,10 @@ import numpy as np
 
 from ..kernels import check_backend, default_backend
 from ..kernels.arrays import Array, float_dtype, to_device
-from .inputs import as_cache, as_input, as_upstream, at_every_step
+from .inputs import as_cache, as_input, as_upstream, at_every_step, require
 
 __all__ = ["Back", "Layer", "Names", "ShapeCache"]
-__all__ += ["as_cache", "as_input", "as_upstream", "at_every_step"]
+__all__ += ["as_cache", "as_input", "as_upstream", "at_every_step", "require"]
 
 Names = Iterable[str] | None  #: names of parameters, ``None`` for all of them
 #: What ``backward`` returns: the gradient of the input, and gradients by parameter name, with
@@ -104,8 +104,8 @@ class Layer:
 
     def made_with(self) -> tuple[Any, ...]:
         """What tells a cache of the layer from that of another: its kind, options and sizes."""
-        options = [getattr(self, name) for name in self.options]
-        return type(self).__name__, *options, *[p.shape for p in self.params.values()]
+        shapes = [array.shape for array in self.params.values()]
+        return type(self).__name__, *[getattr(self, name) for name in self.options], *shapes
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Shape of one sample at one step after this layer, ``None`` if unknown.
@@ -127,20 +127,18 @@ class Layer:
         """The same layer on another backend: those on the CPU share arrays, a GPU has its own."""
         check_backend(backend)
         new = {"backend": backend, "names_backend": True}
-        return self._converted(lambda array: to_device(array, backend), **new)
+        return self._changed(lambda array: to_device(array, backend), **new)
 
     def astype(self, dtype: Any) -> Layer:
         """A copy of the layer with parameters of another float dtype."""
         dtype = float_dtype(dtype)
-        return self._converted(lambda array: array.astype(dtype), dtype=dtype)
+        return self._changed(lambda array: array.astype(dtype), dtype=dtype)
 
-    def _converted(self, convert: Any, **new: Any) -> Layer:
-        for kind in ("params", "buffers"):
-            new[kind] = {name: convert(array) for name, array in getattr(self, kind).items()}
-        return self._changed(**new)
-
-    def _changed(self, **attributes: Any) -> Layer:
+    def _changed(self, convert: Any = None, **attributes: Any) -> Layer:
+        """A copy with other attributes; its arrays are converted, or shared."""
         other = copy.copy(self)
+        for kind in ("params", "buffers") if convert else ():
+            attributes[kind] = {name: convert(a) for name, a in getattr(self, kind).items()}
         for name, value in attributes.items():
             setattr(other, name, value)
         return other
@@ -202,9 +200,8 @@ class Layer:
     ) -> None:
         """Weights as given, or drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
         if values is None:
-            if not isinstance(rng, np.random.Generator):
-                example = "a generator, e.g. rng=np.random.default_rng(0)"
-                raise TypeError(f"{type(self).__name__}: rng must be {example}, got {rng!r}")
+            example, known = "a generator, e.g. rng=np.random.default_rng(0)", np.random.Generator
+            require(isinstance(rng, known), f"{type(self).__name__}: rng", example, rng, TypeError)
             bound = 1 / math.sqrt(fan_in)
             values = rng.uniform(-bound, bound, shape)
         self._set(name, values, shape)

@@ -1,4 +1,4 @@
-"""What layers take, checked: inputs, gradients from above, caches.  Errors name the layer."""
+"""What layers take, checked: options, inputs, gradients, caches.  Errors name the layer."""
 
 from __future__ import annotations
 
@@ -9,10 +9,16 @@ import numpy as np
 
 from ..kernels.arrays import Array, get_array_module, is_steady
 
-__all__ = ["as_cache", "as_input", "as_upstream", "at_every_step"]
+__all__ = ["as_cache", "as_input", "as_upstream", "at_every_step", "require"]
 
 _SPIKES = np.dtype(np.uint8), np.dtype(bool)
 _FLOATS = np.dtype(np.float32), np.dtype(np.float64)
+
+
+def require(ok: Any, what: str, expected: str, got: Any, error: type = ValueError) -> None:
+    """Raise the error of an option that is not as expected, unless it is `ok`."""
+    if not ok:
+        raise error(f"{what} must be {expected}, got {got!r}")
 
 
 def as_input(
@@ -100,8 +106,10 @@ def _as_array(value: Any, what: str, layer: Any) -> Array:
     on_gpu, name = layer.backend == "cupy", type(layer).__name__
     if on_gpu == (get_array_module(value) is not np):
         return value if on_gpu else np.require(np.asarray(value), requirements="A")
+    wrong = (
+        f"{name} is on the CPU, {what} is on the GPU: {what}.get(); or the layer's using('cupy')"
+    )
     if on_gpu:
         cure = f"cupy.asarray({what}); or the layer's using('numba')"
-        raise TypeError(f"{name} is on the GPU, {what} is not: {cure}")
-    cure = f"{what}.get(); or the layer's using('cupy')"
-    raise TypeError(f"{name} is on the CPU, {what} is on the GPU: {cure}")
+        wrong = f"{name} is on the GPU, {what} is not: {cure}"
+    raise TypeError(wrong)

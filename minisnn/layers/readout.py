@@ -8,13 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import neurons, resets
-from ..files import find
 from ..kernels import Dynamics, ScanCache, Twin
 from ..kernels.arrays import Array, positive_int
 from ..surrogates import Surrogate
-from .base import Back, Layer, ShapeCache, as_cache, as_input, as_upstream
+from .base import Back, Layer, ShapeCache, as_cache, as_input, as_upstream, require
 from .spiking import OverTime
-from .stateful import formula, stand_ins
+from .stateful import formula
 
 __all__ = ["Flatten", "MembraneReadout", "PopulationVote", "Rate", "ReadoutCache"]
 
@@ -50,6 +49,7 @@ class Rate(Layer):
     def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, ShapeCache]:
         """``[T, B, n] -> [B, scores]``: mean over time and members."""
         x = as_input(x, self, ("n",))
+        self._out_shape(x)
         members = self._members(x.shape[2])
         total = x.sum(axis=0, dtype=self.dtype).reshape(x.shape[1], -1, members).sum(axis=2)
         scores = total / self.dtype.type(len(x) * members)  # (readouts.1)
@@ -86,11 +86,6 @@ class PopulationVote(Rate):
         self.n_classes = positive_int("PopulationVote: n_classes", n_classes)
 
     def _members(self, n: int) -> int:
-        if n % self.n_classes:
-            raise ValueError(
-                f"PopulationVote: {n} neurons cannot be shared out evenly among {self.n_classes} "
-                f"classes; use a multiple of {self.n_classes}"
-            )
         return n // self.n_classes  # (readouts.2)
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -137,7 +132,7 @@ class MembraneReadout(OverTime):
     decay, **params : the neuron's parameters, as for :class:`Spiking`.
     """
 
-    fire = "smooth"
+    fire, options = "smooth", ("over",)
     holds = ("at",)  # between equal membranes a maximum may jump
 
     def __init__(
@@ -145,14 +140,9 @@ class MembraneReadout(OverTime):
     ) -> None:
         ingredients = Dynamics(neuron, resets.none, Surrogate(membrane, membrane_slope, 1.0))
         super().__init__(shape, ingredients, dtype, backend)
-        if over not in OVER:
-            known = ", ".join(map(repr, OVER))
-            raise ValueError(f"MembraneReadout: over must be one of {known}, got {over!r}")
+        require(over in OVER, "MembraneReadout: over", f"one of {OVER}", over)
         self.over = over
         self._add_neuron_params(params)
-
-    def made_with(self) -> tuple[Any, ...]:
-        return *super().made_with(), self.over
 
     def forward(
         self, x, *, state=None, train=False, rng=None, at=None
@@ -175,17 +165,6 @@ class MembraneReadout(OverTime):
         d_scores = as_upstream(d_y, cache.u.shape[1:], self)
         np.put_along_axis(d_u, cache.at[None], d_scores[None], axis=0)  # (readouts.5)
         return self._back(d_u, d_state, cache, self.needs(wrt), input_grad)
-
-    def config(self) -> dict[str, Any]:
-        stored = super().config()
-        return {"shape": stored["shape"], "neuron": stored["neuron"], "over": self.over}
-
-    @classmethod
-    def rebuild(cls, config, params, dtype, custom) -> Any:
-        neuron, over = find(config["neuron"], neurons.NEURONS, custom), config["over"]
-        small = stand_ins(neuron.params, params, 0.5)
-        layer = cls(tuple(config["shape"]), over=over, neuron=neuron, dtype=dtype, **small)
-        return layer._load(params)
 
     def _describe(self) -> str:
         sizes, charge = ", ".join(map(str, self.shape)), formula(self.dynamics.neuron.charge)

@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import neurons, resets, surrogates
-from ..files import find
+from ..files import find, name_in_file
 from ..kernels import Base, Dynamics, Kernel, Needs, ScanCache, Twin, kernel_of
 from ..kernels.arrays import Array
 from ..thresholds import CONSTRAINTS, Constraint, Normal
-from .base import Back, as_cache, as_input, as_upstream
-from .stateful import DEFAULT_DECAY, Stateful, formula, stand_ins
+from .base import Back, as_cache, as_input, as_upstream, require
+from .stateful import DEFAULT_DECAY, Stateful, formula, stand_in
 
 __all__ = ["LIF", "OverTime", "Spiking", "SpikingCache"]
 
@@ -173,9 +173,8 @@ class Spiking(OverTime):
     ) -> None:
         curve = surrogates.atan(2.0) if surrogate is None else surrogate
         super().__init__(shape, Dynamics(neuron, reset, curve), dtype, backend)
-        if constraint is not None and type(constraint) not in CONSTRAINTS.values():
-            known = f"constraint must be one of {list(CONSTRAINTS)}"
-            raise TypeError(f"{type(self).__name__}: {known}, got {constraint!r}")
+        what, ok = f"{type(self).__name__}: constraint", isinstance(constraint, Constraint | None)
+        require(ok, what, f"one of {list(CONSTRAINTS)}", constraint, TypeError)
         self.constraint = constraint
         drawn = threshold.draw(self.shape) if isinstance(threshold, Normal) else threshold
         self._add("threshold", drawn, "threshold")
@@ -242,25 +241,25 @@ class Spiking(OverTime):
         return self._changed(fire="smooth")
 
     def config(self) -> dict[str, Any]:
+        _, reset, surrogate = self.dynamics
+        made = {name: make(surrogate.k) for name, make in surrogates.SURROGATES.items()}
         bound = self.constraint
-        stored = None if bound is None else [type(bound).__name__, vars(bound)]
-        return super().config() | {"constraint": stored}
+        return super().config() | {
+            "reset": name_in_file(reset, resets.RESETS, reset.reset),
+            "surrogate": name_in_file(surrogate, made, surrogate.smooth),
+            "k": surrogate.k,
+            "constraint": None if bound is None else [type(bound).__name__, vars(bound)],
+        }
 
     @classmethod
-    def rebuild(cls, config, params, dtype, custom) -> Any:
-        neuron, bound = find(config["neuron"], neurons.NEURONS, custom), config["constraint"]
-        made = {name: make(config["k"]) for name, make in surrogates.SURROGATES.items()}
-        values = stand_ins(["threshold"], params, 1e9) | stand_ins(neuron.params, params, 0.5)
-        layer = cls(
-            tuple(config["shape"]),
-            neuron=neuron,
-            reset=find(config["reset"], resets.RESETS, custom),
-            surrogate=replace(find(config["surrogate"], made, custom), k=config["k"]),
-            constraint=None if bound is None else CONSTRAINTS[bound[0]](**bound[1]),
-            dtype=dtype,
-            **{**params, **values},
-        )
-        return layer._load(params)
+    def rebuild(cls, config, params, dtype, custom, **more: Any) -> Any:
+        k, bound = config["k"], config["constraint"]
+        made = {name: make(k) for name, make in surrogates.SURROGATES.items()}
+        more["reset"] = find(config["reset"], resets.RESETS, custom)
+        more["surrogate"] = replace(find(config["surrogate"], made, custom), k=k)
+        more["constraint"] = None if bound is None else CONSTRAINTS[bound[0]](**bound[1])
+        more["threshold"] = stand_in(params.get("threshold"), 1e9)
+        return super().rebuild(config, params, dtype, custom, **more)
 
     def _describe(self) -> str:
         neuron, reset, surrogate = self.dynamics

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
 from .. import neurons, resets, surrogates
-from ..files import name_in_file
+from ..files import find, name_in_file
 from ..kernels import Dynamics
 from ..kernels.arrays import Array, positive_int
 from ..thresholds import Constraint
-from .base import Layer
+from .base import Layer, require
 
-__all__ = ["DEFAULT_DECAY", "Stateful", "formula", "stand_ins"]
+__all__ = ["DEFAULT_DECAY", "Stateful", "formula", "stand_in"]
 
 #: Leak of a parameter called ``decay...`` that was not given: the STL-SNN authors' value.
 DEFAULT_DECAY = 0.5
@@ -40,9 +40,8 @@ class Stateful(Layer):
         name = type(self).__name__
         for what, value in dynamics._asdict().items():
             kind, example = _INGREDIENTS[what]
-            if not isinstance(value, kind):
-                expected = f"must be a ms.{kind.__name__}, e.g. {example}"
-                raise TypeError(f"{name}: {what} {expected}, got {value!r}")
+            expected = f"a ms.{kind.__name__}, e.g. {example}"
+            require(isinstance(value, kind), f"{name}: {what}", expected, value, TypeError)
         sizes = tuple(shape) if isinstance(shape, tuple | list) and shape else (shape,)
         self.shape = tuple(positive_int(f"{name}: shape {shape!r}: each size", n) for n in sizes)
         self.dynamics = dynamics
@@ -73,16 +72,14 @@ class Stateful(Layer):
         if name not in self.roles:  # weights
             return super()._as_param(name, values, shape)
         layer, given = type(self).__name__, np.asarray(values)
-        if given.dtype.kind not in "iuf":
-            expected = "must be a number or an array of numbers"
-            raise TypeError(f"{layer}: {name} {expected}, got {values!r}")
+        ok, expected = given.dtype.kind in "iuf", "a number or an array of numbers"
+        require(ok, f"{layer}: {name}", expected, values, TypeError)
         array = super()._as_param(name, given if given.ndim else np.full(shape, given), shape)
         pairs = zip(array.shape[::-1], self.shape[::-1], strict=False)
         if array.ndim > len(self.shape) or not all(n in (1, m) for n, m in pairs):
             wrong = f"which does not broadcast to the layer's {list(self.shape)}"
             raise ValueError(f"{layer}: {name} has shape {list(array.shape)}, {wrong}")
-        if not np.isfinite(array).all():
-            raise ValueError(f"{layer}: {name} must be finite, got {values!r}")
+        require(np.isfinite(array).all(), f"{layer}: {name}", "finite", values)
         if problem := _out_of_bounds(name, array):
             raise ValueError(f"{layer}: {problem}")
         bound = self.constraint if name == "threshold" else None
@@ -95,7 +92,8 @@ class Stateful(Layer):
                 yield name, problem
 
     def made_with(self) -> tuple[Any, ...]:
-        return type(self).__name__, self.shape, *self.dynamics, self.fire
+        options = [getattr(self, name) for name in self.options]
+        return type(self).__name__, self.shape, *self.dynamics, self.fire, *options
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...]:
         if in_shape not in (None, self.shape):
@@ -104,15 +102,17 @@ class Stateful(Layer):
         return self.shape
 
     def config(self) -> dict[str, Any]:
-        neuron, reset, surrogate = self.dynamics
-        made = {name: make(surrogate.k) for name, make in surrogates.SURROGATES.items()}
-        return {
-            "shape": list(self.shape),
-            "neuron": name_in_file(neuron, neurons.NEURONS, neuron.charge),
-            "reset": name_in_file(reset, resets.RESETS, reset.reset),
-            "surrogate": name_in_file(surrogate, made, surrogate.smooth),
-            "k": surrogate.k,
-        }
+        neuron = self.dynamics.neuron
+        name = name_in_file(neuron, neurons.NEURONS, neuron.charge)
+        return {"shape": list(self.shape), "neuron": name} | super().config()
+
+    @classmethod
+    def rebuild(cls: Any, config, params, dtype, custom, **more: Any) -> Any:
+        neuron = find(config["neuron"], neurons.NEURONS, custom)
+        more |= {name: config[name] for name in cls.options}
+        more |= {name: stand_in(params.get(name), 0.5) for name in neuron.params}
+        shape, given = tuple(config["shape"]), {**params, **more}
+        return cls(shape, neuron=neuron, dtype=dtype, **given)._load(params)
 
 
 def _out_of_bounds(name: str, values: Array) -> str | None:
@@ -127,9 +127,9 @@ def _out_of_bounds(name: str, values: Array) -> str | None:
     return None
 
 
-def stand_ins(names: Iterable[str], params: Mapping[str, Array], value: float) -> dict[str, Any]:
-    """Values in bounds, which training may have left, of the shapes that a file has."""
-    return {n: np.full(np.shape(params.get(n, 0)), value) for n in names}
+def stand_in(stored: Array | None, value: float) -> Array:
+    """A parameter in bounds, which training may have left, of the shape that it has in a file."""
+    return np.full(() if stored is None else stored.shape, value)
 
 
 def formula(function: Any) -> str:
