@@ -249,7 +249,7 @@ BAD = {
     "weight": (lambda: ms.Conv2d(1, 2, 3, weight=np.zeros((1, 2, 3, 3))), r"expected \[2, 1, 3, 3\]"),
     "pool": (lambda: ms.MaxPool2d(0), "k must be a whole number"),
     "pool of a small image": (lambda: ms.MaxPool2d(4).forward(np.zeros((1, 1, 1, 3, 9), "f4")), "of at least 4 x 4"),
-    "over": (lambda: ms.BatchNorm2d(2, over="time"), "over must be one of 'step', 'time_batch'"),
+    "over": (lambda: ms.BatchNorm2d(2, over="time"), r"over must be one of \('step', 'time_batch'\)"),
     "momentum": (lambda: ms.BatchNorm2d(2, momentum=1.5), "momentum must be a number > 0 and <= 1"),
     "norm channels": (lambda: ms.BatchNorm2d(2).forward(np.zeros((1, 1, 3, 2, 2), "f4")), r"expected \[T, B, 2, H, W\]"),
 }  # fmt: skip

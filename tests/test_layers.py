@@ -210,7 +210,7 @@ BAD_CALLS = {
     "float16": (lambda: LIF.forward(X.astype("f2")), TypeError, r"float16, expected float32.*x.astype\('float32'\)$"),
     "misspelled": (lambda: ms.LIF(6, treshold=1.0), ValueError, r"\['treshold'\].*did you mean threshold\?"),
     "float64": (lambda: LIF.forward(X.astype(float)), TypeError, r"float64, expected float32.*net.astype\('float64'\)"),
-    "integers": (lambda: LIF.forward(X.astype(int)), TypeError, "int64, expected float32.*spikes are uint8"),
+    "integers": (lambda: LIF.forward(X.astype(int)), TypeError, "int64, expected float32, or spikes as uint8"),
     "empty batch": (lambda: LIF.forward(X[:, :0]), ValueError, "empty batch"),
     "no steps": (lambda: LIF.forward(X[:0]), ValueError, "no time steps"),
     "state without a name": (lambda: LIF.forward(X, state={}), ValueError, r"keys \['v'\], got \[\]"),
@@ -246,7 +246,7 @@ BAD_CALLS = {
     "a seed for an rng": (lambda: ms.Linear(3, 4, rng=0), TypeError, "default_rng"),
     "no outputs": (lambda: ms.Linear(3, 0, rng=RNG), ValueError, "n_out"),
     "classes": (lambda: ms.PopulationVote(0), ValueError, "n_classes"),
-    "uneven vote": (lambda: ms.PopulationVote(4).forward(X), ValueError, "6 neurons cannot be shared out evenly among 4"),
+    "uneven vote": (lambda: ms.PopulationVote(4).forward(X), ValueError, r"PopulationVote: takes a multiple of 4 neurons.*got \[6\]"),
     "unknown attribute": (lambda: LIF.thresold, AttributeError, r"its parameters are \['threshold', 'decay'\]"),
 }  # fmt: skip
 

@@ -209,7 +209,7 @@ DAMAGES = {
     "a missing array": (lambda p: rewritten(p, lambda h, a: a.pop("fc1.bias")), "its arrays are .*fc1.bias"),
     "an array too many": (lambda p: rewritten(p, lambda h, a: a.update(extra=np.zeros(3))), "the file has .*extra"),
     "another shape": (lambda p: rewritten(p, lambda h, a: a.update({"lif0.decay": np.zeros(7, "f4")})), "lif0.*broadcast"),
-    "another dtype": (lambda p: rewritten(p, lambda h, a: a.update({"fc1.bias": np.zeros(5)})), "float64, expected float32"),
+    "another dtype": (lambda p: rewritten(p, lambda h, a: a.update({"fc1.bias": np.zeros(5)})), r"float64 \[5\], expected float32"),
     "layers that do not fit": (
         lambda p: rewritten(p, lambda h, a: a.update({"fc2.weight": np.zeros((4, 6), "f4")})), "fc2 does not fit",
     ),

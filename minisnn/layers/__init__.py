@@ -1,16 +1,13 @@
 """Layers: each a pure forward with its adjoint; :mod:`minisnn.layers.base` says what a layer is."""
 
-from .add import Add
 from .base import Layer
-from .batchnorm import BatchNorm2d
 from .conv import Conv2d
-from .dropout import Dropout
-from .linear import Linear
-from .membrane import MembraneReadout
+from .linear import Add, Linear
 from .pool import AvgPool2d, MaxPool2d
-from .readout import Flatten, PopulationVote, Rate
+from .readout import Flatten, MembraneReadout, PopulationVote, Rate
 from .recurrent import Recurrent
 from .spiking import LIF, Spiking
+from .training import BatchNorm2d, Dropout
 
 _NEURONS = Spiking, Recurrent, MembraneReadout
 _SYNAPSES = Linear, Conv2d, BatchNorm2d, MaxPool2d, AvgPool2d

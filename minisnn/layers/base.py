@@ -5,16 +5,13 @@ The contract::
     y, cache = layer.forward(x, state=None, train=False, rng=None)
     d_x, grads = layer.backward(d_y, cache, d_state=None, wrt=None, input_grad=True)
 
-Both are pure: inputs, caches and earlier results are never written, ``backward`` may be called
-twice, gradients are returned and never accumulated.  Time comes first: ``x`` is ``[T, B, ...]``.  A
-cache holds references, not copies, to its input and to weights: go backward before the optimizer's
+Both are pure: they write no input, cache or earlier result, ``backward`` may be called twice, and
+gradients are returned, never accumulated.  Time comes first: ``x`` is ``[T, B, ...]``.  A cache
+refers to its input and to the weights and does not copy them: go backward before the optimizer's
 next step.
 
 On a GPU the same code runs on CuPy arrays: NumPy's functions pass them on to CuPy's, and ``like=``
 tells a function that makes an array where to make it (:mod:`minisnn.kernels.arrays`).
-
-To add a layer: a class with ``forward`` and ``backward``, and its name in
-``minisnn/layers/__init__.py``.
 """
 
 from __future__ import annotations
@@ -28,10 +25,10 @@ import numpy as np
 
 from ..kernels import check_backend, default_backend
 from ..kernels.arrays import Array, float_dtype, to_device
-from .inputs import as_cache, as_input, as_upstream, at_every_step
+from .inputs import as_cache, as_input, as_upstream, at_every_step, require
 
 __all__ = ["Back", "Layer", "Names", "ShapeCache"]
-__all__ += ["as_cache", "as_input", "as_upstream", "at_every_step"]
+__all__ += ["as_cache", "as_input", "as_upstream", "at_every_step", "require"]
 
 Names = Iterable[str] | None  #: names of parameters, ``None`` for all of them
 #: What ``backward`` returns: the gradient of the input, and gradients by parameter name, with
@@ -47,6 +44,8 @@ class Layer:
     options: tuple[str, ...] = ()
     #: Name of an earlier layer whose output `forward` takes as ``other`` besides its input.
     source: str | None = None
+    #: What a twin takes from the base run: fields of its cache, and arguments of `forward`.
+    holds: tuple[str, ...] = ()
 
     def __init__(self, dtype: Any = "float32", backend: str | None = None) -> None:
         self.dtype = float_dtype(dtype)
@@ -54,7 +53,7 @@ class Layer:
         self.backend = default_backend() if backend is None else check_backend(backend)
         self.names_backend = backend is not None
         self.params: dict[str, Array] = {}
-        #: What each parameter is: "synapse" (if not said), "threshold" or "neuron".
+        #: What parameters are: "threshold", "neuron", or "synapse", which may be left out.
         self.roles: dict[str, str] = {}
         #: What does not learn by gradients, e.g. running statistics.
         self.buffers: dict[str, Array] = {}
@@ -81,7 +80,7 @@ class Layer:
         d_y : gradient of the output.   cache : what `forward` returned.
         d_state : gradient of the state after the last step; zero if not given.
         wrt : names of the parameters whose gradients are needed; all if not given.
-        input_grad : whether the input's gradient is needed; if not, it comes back as ``None``.
+        input_grad : whether the input's gradient is needed; if not, it is ``None``.
 
         Raises
         ------
@@ -92,22 +91,21 @@ class Layer:
 
     def needs(self, wrt: Names) -> set[str]:
         """The parameters that `wrt` names, one or several; all for ``None``, else an error."""
+        known = list(self.params)
         if wrt is None:
-            return set(self.params)
-        try:
-            names = {wrt} if isinstance(wrt, str) else set(wrt)
-        except TypeError:  # no names, but e.g. True
-            wrong = f"wrt must be names among {list(self.params)}, got {wrt!r}"
-            raise TypeError(f"{type(self).__name__}: {wrong}") from None
-        if unknown := names - self.params.keys():
-            expected = f"expected some of {list(self.params)}" if self.params else "there are none"
+            return set(known)
+        if not isinstance(wrt, Iterable):  # e.g. True
+            raise TypeError(f"{type(self).__name__}: wrt must be names among {known}, got {wrt!r}")
+        names = {wrt} if isinstance(wrt, str) else set(wrt)
+        if unknown := names.difference(known):
+            expected = f"expected some of {known}" if known else "there are none"
             raise ValueError(f"{type(self).__name__}: wrt names {list(unknown)}, {expected}")
         return names
 
     def made_with(self) -> tuple[Any, ...]:
         """What tells a cache of the layer from that of another: its kind, options and sizes."""
-        options = [getattr(self, name) for name in self.options]
-        return type(self).__name__, *options, *[p.shape for p in self.params.values()]
+        shapes = [array.shape for array in self.params.values()]
+        return type(self).__name__, *[getattr(self, name) for name in self.options], *shapes
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Shape of one sample at one step after this layer, ``None`` if unknown.
@@ -116,10 +114,10 @@ class Layer:
         """
         return in_shape
 
-    def _out_shape(self, x: Array) -> tuple[int, ...]:
+    def _out_shape(self, x: Array) -> Any:
         """`out_shape` of an input ``[T, B, ...]``, for a layer that is called by itself."""
         try:
-            return self.out_shape(x.shape[2:])  # type: ignore[return-value]
+            return self.out_shape(x.shape[2:])
         except ValueError as error:
             raise ValueError(f"{type(self).__name__}: {error}") from None
 
@@ -129,21 +127,20 @@ class Layer:
         """The same layer on another backend: those on the CPU share arrays, a GPU has its own."""
         check_backend(backend)
         new = {"backend": backend, "names_backend": True}
-        return self._converted(lambda array: to_device(array, backend), **new)
+        return self._changed(lambda array: to_device(array, backend), **new)
 
     def astype(self, dtype: Any) -> Layer:
         """A copy of the layer with parameters of another float dtype."""
         dtype = float_dtype(dtype)
-        return self._converted(lambda array: array.astype(dtype), dtype=dtype)
+        return self._changed(lambda array: array.astype(dtype), dtype=dtype)
 
-    def _converted(self, convert: Any, **new: Any) -> Layer:
-        for kind in ("params", "buffers"):
-            new[kind] = {name: convert(array) for name, array in getattr(self, kind).items()}
-        return self._changed(**new)
-
-    def _changed(self, **attributes: Any) -> Layer:
+    def _changed(self, convert: Any = None, **attributes: Any) -> Layer:
+        """A copy with other attributes; its arrays are converted, or shared."""
         other = copy.copy(self)
-        other.__dict__.update(attributes)
+        for kind in ("params", "buffers") if convert else ():
+            attributes[kind] = {name: convert(a) for name, a in getattr(self, kind).items()}
+        for name, value in attributes.items():
+            setattr(other, name, value)
         return other
 
     def smoothed(self) -> Layer:
@@ -153,9 +150,11 @@ class Layer:
     def twin(self, x, base, fire: str, *, state=None, **other) -> tuple[Array, Any]:
         """`forward` of a twin that keeps to the run with the cache `base` (:ref:`law-5`).
 
-        `fire` is "smooth", "tangent" or "step".  A layer without spikes and draws is its own twin.
+        `fire` is "smooth", "tangent" or "step".  A layer without spikes is its own twin, if it
+        `holds` what it drew or chose.
         """
-        return self.forward(x, state=state, **other)
+        held = {name: getattr(base, name) for name in self.holds}
+        return self.forward(x, state=state, **other, **held)
 
     def sides(self, cache: Any) -> Array | None:
         """On which side of its kinks every value lay, ``None`` if the layer has no kinks.
@@ -184,25 +183,25 @@ class Layer:
         if set(params) != set(expected):
             raise ValueError(f"its arrays are {list(expected)}, the file has {list(params)}")
         for name, array in params.items():
-            if array.dtype != self.dtype:
-                raise ValueError(f"{name} has dtype {array.dtype}, expected {self.dtype}")
-            if array.shape != (shape := expected[name].shape):
-                raise ValueError(f"{name} has shape {list(array.shape)}, expected {list(shape)}")
+            if (array.dtype, array.shape) != (self.dtype, shape := expected[name].shape):
+                got = f"{name} is {array.dtype} {list(array.shape)}"
+                raise ValueError(f"{got}, expected {self.dtype} {list(shape)}")
             (self.params if name in self.params else self.buffers)[name] = array
         return self
 
     # -- parameters
+
+    def _set(self, name: str, values: Any, shape: tuple[int, ...]) -> None:
+        """A parameter of that shape, from values that are checked."""
+        self.params[name] = to_device(self._as_param(name, values, shape), self.backend)
 
     def _set_weights(
         self, values: Any, shape: tuple[int, ...], fan_in: int, rng: Any, name: str = "weight"
     ) -> None:
         """Weights as given, or drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
         if values is None:
-            if not isinstance(rng, np.random.Generator):
-                raise TypeError(
-                    f"{type(self).__name__}: rng must be a generator, "
-                    f"e.g. rng=np.random.default_rng(0), got {rng!r}"
-                )
+            example, known = "a generator, e.g. rng=np.random.default_rng(0)", np.random.Generator
+            require(isinstance(rng, known), f"{type(self).__name__}: rng", example, rng, TypeError)
             bound = 1 / math.sqrt(fan_in)
             values = rng.uniform(-bound, bound, shape)
         self._set(name, values, shape)
@@ -211,11 +210,6 @@ class Layer:
         """A bias as given, or of zeros for ``True``; none for ``False``."""
         if values is not False:
             self._set("bias", np.zeros(n) if values is True else values, (n,))
-
-    def _set(self, name: str, values: Any, shape: tuple[int, ...]) -> None:
-        """A synaptic parameter, from values of that shape."""
-        self.roles[name] = "synapse"
-        self.params[name] = to_device(self._as_param(name, values, shape), self.backend)
 
     def _as_param(self, name: str, values: Any, shape: tuple[int, ...]) -> Array:
         """Values for a parameter of that shape, checked."""
@@ -237,7 +231,7 @@ class Layer:
 
     def __getattr__(self, name: str) -> Any:
         params = self.__dict__.get("params", {})
-        arrays = {**params, **self.__dict__.get("buffers", {})}
+        arrays = params | self.__dict__.get("buffers", {})
         if name in arrays:
             return arrays[name]
         kind = type(self).__name__

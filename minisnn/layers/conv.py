@@ -12,7 +12,7 @@ import numpy as np
 from ..kernels import compiled_helpers, memory
 from ..kernels.arrays import Array, get_array_module, is_steady, positive_int
 from ..kernels.threads import blas_is_limited, one_blas_thread, share
-from .base import Back, Layer, as_cache, as_input, as_upstream, at_every_step
+from .base import Back, Layer, as_cache, as_input, as_upstream, at_every_step, require
 
 __all__ = ["Conv2d", "ConvCache"]
 
@@ -79,9 +79,7 @@ class Conv2d(Layer):
     ) -> None:
         super().__init__(dtype)
         size = (k, k) if isinstance(k, int | np.integer) else tuple(k)
-        if len(size) != 2:
-            expected = "k must be a whole number or two, (height, width)"
-            raise ValueError(f"Conv2d: {expected}, got {k!r}")
+        require(len(size) == 2, "Conv2d: k", "a whole number or two, (height, width)", k)
         self.stride = positive_int("Conv2d: stride", stride)
         self.padding = positive_int("Conv2d: padding", padding, 0)
         sizes = {"c_out": c_out, "c_in": c_in, "k": size[0], "k (width)": size[1]}
@@ -95,18 +93,15 @@ class Conv2d(Layer):
         x = as_input(x, self, (weight.shape[1], "H", "W"), steady=True)
         steps, out = x[:1] if is_steady(x) else x, self._out_shape(x)[1:]
         images = steps.reshape(-1, *x.shape[2:])
-        entries = self._active_entries(images)
-        if entries is not None:
-            y = self._compiled.forward(images.shape, entries, weight, self.padding)
+        entries, compiled = None, self._compiled
+        if compiled:  # each active entry meets the weights of every place of a window
+            sparse: Any = compiled_helpers(self.backend, "spike_matmul")
+            rows = images.reshape(-1, math.prod(images.shape[2:]))
+            entries = sparse.active_entries(rows, weight[:, 0].size)
+        if entries is None:
+            y = self._product(images, weight, out)
         else:
-            y = memory.empty((len(images), len(weight), *out), self.dtype, like=images)
-            rows = y.reshape(*y.shape[:2], math.prod(out))
-
-            def work(chunk: int, some: slice, windows: Array, columns: Array) -> None:
-                self._unfold(images[some], windows)
-                np.matmul(weight.reshape(len(weight), -1), columns, out=rows[some])  # (conv.1)
-
-            self._in_pieces(images, out, CHUNKS, work)
+            y = compiled.forward(images.shape, entries, weight, self.padding)
         if "bias" in self.params:
             y += self.params["bias"][:, None, None]
         y = at_every_step(y.reshape(*steps.shape[:2], len(weight), *out), len(x))
@@ -127,6 +122,17 @@ class Conv2d(Layer):
             images, d_images = (a.reshape(-1, *a.shape[2:]) for a in (steps, d_steps))
             grads["weight"] = self._d_weight(images, d_images, entries).reshape(weight.shape)
         return self._d_x(d_y, x.shape, weight) if input_grad else None, grads
+
+    def _product(self, images: Array, weight: Array, out: tuple[int, ...]) -> Array:
+        y = memory.empty((len(images), len(weight), *out), self.dtype, like=images)
+        rows = y.reshape(*y.shape[:2], math.prod(out))
+
+        def work(chunk: int, some: slice, windows: Array, columns: Array) -> None:
+            self._unfold(images[some], windows)
+            np.matmul(weight.reshape(len(weight), -1), columns, out=rows[some])  # (conv.1)
+
+        self._in_pieces(images, out, CHUNKS, work)
+        return y
 
     def _d_weight(self, images: Array, d_images: Array, entries: Any) -> Array:
         if entries is not None:
@@ -193,8 +199,8 @@ class Conv2d(Layer):
         """What each place (p, q) of the window sees, into ``windows[n, c, p, q]``."""
         if compiled := self._compiled:
             return compiled.unfold(images, windows, self.padding)
-        padded, inner = self._padded(images)
-        inner[...] = images
+        p = self.padding
+        padded = np.pad(images, ((0, 0), (0, 0), (p, p), (p, p)))
         for place, values in self._places(padded, windows.shape[4:]):
             windows[:, :, *place] = values
 
@@ -202,17 +208,12 @@ class Conv2d(Layer):
         """The adjoint of `_unfold`: each value is added where it came from."""
         if compiled := self._compiled:
             return compiled.fold(d_windows, d_images, self.padding)
-        d_padded, inner = self._padded(d_images)
+        p, (height, width) = self.padding, d_images.shape[2:]
+        padded_shape = *d_images.shape[:2], height + 2 * p, width + 2 * p
+        d_padded = np.zeros(padded_shape, self.dtype, like=d_images)
         for place, d_values in self._places(d_padded, d_windows.shape[4:]):
             d_values += d_windows[:, :, *place]  # (conv.4)
-        d_images[...] = inner
-
-    def _padded(self, images: Array) -> tuple[Array, Array]:
-        """Zeros as large as images with their padding, and the view of them without it."""
-        p, (height, width) = self.padding, images.shape[2:]
-        shape = *images.shape[:2], height + 2 * p, width + 2 * p
-        padded = np.zeros(shape, self.dtype, like=images)
-        return padded, padded[:, :, p : p + height, p : p + width]
+        d_images[...] = d_padded[:, :, p : p + height, p : p + width]
 
     def _places(self, padded: Array, out: tuple[int, ...]) -> Iterator[tuple[tuple, Array]]:
         """Each place (p, q) of the window, and a view of its values ``[n, c, H', W']``."""
@@ -226,14 +227,6 @@ class Conv2d(Layer):
         height, width = self.params["weight"].shape[2:]
         fits = self.stride == 1 and height == width and self.padding < height
         return compiled_helpers(self.backend, "conv") if fits else None
-
-    def _active_entries(self, images: Array) -> Any:
-        """Of few spikes an index; each entry is used for every place of the window."""
-        if not self._compiled:
-            return None
-        sparse: Any = compiled_helpers(self.backend, "spike_matmul")
-        rows = images.reshape(-1, math.prod(images.shape[2:]))
-        return sparse.active_entries(rows, self.params["weight"][:, 0].size)
 
     # -- bookkeeping
 

@@ -1,4 +1,4 @@
-"""What layers are given, checked: inputs, gradients from above, caches.  Errors name the layer."""
+"""What layers take, checked: options, inputs, gradients, caches.  Errors name the layer."""
 
 from __future__ import annotations
 
@@ -7,11 +7,18 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels.arrays import Array, get_array_module, in_one_piece, is_steady
+from ..kernels.arrays import Array, get_array_module, is_steady
 
-__all__ = ["as_cache", "as_input", "as_upstream", "at_every_step"]
+__all__ = ["as_cache", "as_input", "as_upstream", "at_every_step", "require"]
 
 _SPIKES = np.dtype(np.uint8), np.dtype(bool)
+_FLOATS = np.dtype(np.float32), np.dtype(np.float64)
+
+
+def require(ok: Any, what: str, expected: str, got: Any, error: type = ValueError) -> None:
+    """Raise the error of an option that is not as expected, unless it is `ok`."""
+    if not ok:
+        raise error(f"{what} must be {expected}, got {got!r}")
 
 
 def as_input(
@@ -26,47 +33,47 @@ def as_input(
     ------
     TypeError, ValueError : `x` is anything else.
     """
-    name, x = type(layer).__name__, _at_home(x, "x", layer)
-    if x.dtype != layer.dtype and x.dtype not in _SPIKES:
-        hint = ""
-        if x.dtype.kind == "f":
-            hint = f": convert the input with x.astype('{layer.dtype}')"
-            if x.dtype.itemsize in (4, 8):
-                hint += f", or the net with net.astype('{x.dtype}')"
-        elif x.dtype.kind in "iu":
-            hint = f": spikes are uint8 or bool; anything else needs x.astype('{layer.dtype}')"
-        expected = f"expected {layer.dtype} (or uint8 or bool spikes)"
-        raise TypeError(f"{name}: x has dtype {x.dtype}, {expected}{hint}")
-    fits = x.ndim >= 2 if shape is None else x.ndim == 2 + len(shape)
-    sizes = x.shape[2:]
+    if type(x) is not np.ndarray or layer.backend == "cupy" or not x.flags.aligned:
+        x = _as_array(x, "x", layer)
+    fits, sizes = x.ndim >= 2, x.shape[2:]
     if fits and shape is not None and sizes != shape:
-        fits = all(isinstance(n, str) or n == m for n, m in zip(shape, sizes, strict=True))
-    if not fits:
-        wanted = "[T, B, ...]" if shape is None else f"[T, B{''.join(f', {n}' for n in shape)}]"
-        hint = "minisnn is time-first: did you leave out the time axis, or pass [B, T, ...]?"
-        if shape is not None and len(sizes) == len(shape):
-            hint = "Does the layer below have another size, or the data? "
-            hint += f"One sample at one step is {list(sizes)}."
-        raise ValueError(
-            f"{name}: x has shape {list(x.shape)}, expected {wanted} "
-            f"(time, batch, then one sample). {hint}"
-        )
-    if 0 in x.shape[:2]:
+        fits = len(sizes) == len(shape)
+        fits = fits and all(isinstance(n, str) or n == m for n, m in zip(shape, sizes, strict=True))
+    if not fits or 0 in x.shape[:2] or (x.dtype != layer.dtype and x.dtype not in _SPIKES):
+        raise _refusal(x, layer, shape, fits)
+    return x if x.flags.c_contiguous or (steady and is_steady(x)) else x.copy()
+
+
+def _refusal(x: Array, layer: Any, shape: Any, fits: bool) -> Exception:
+    """The error of an input that `as_input` does not take."""
+    name, dtype, sizes = type(layer).__name__, layer.dtype, x.shape[2:]
+    if x.dtype != dtype and x.dtype not in _SPIKES:
+        cure = f"use x.astype('{dtype}')"
+        cure += f", or net.astype('{x.dtype}')" if x.dtype in _FLOATS else ""
+        expected = f"expected {dtype}, or spikes as uint8 or bool"
+        return TypeError(f"{name}: x has dtype {x.dtype}, {expected}: {cure}")
+    got = f"{name}: x has shape {list(x.shape)}"
+    if fits:
         empty = "no time steps (T = 0)" if x.shape[0] == 0 else "an empty batch (B = 0)"
-        raise ValueError(f"{name}: x has shape {list(x.shape)}: {empty}, expected at least one")
-    return x if in_one_piece(x) or (steady and is_steady(x)) else x.copy()
+        return ValueError(f"{got}: {empty}, expected at least one")
+    hint = "minisnn is time-first: did you leave out the time axis, or pass [B, T, ...]?"
+    if shape is not None and len(sizes) == len(shape):
+        one = f"One sample at one step is {list(sizes)}."
+        hint = f"Does the layer below have another size, or the data? {one}"
+    wanted = "..." if shape is None else ", ".join(map(str, shape))
+    return ValueError(f"{got}, expected [T, B, {wanted}] (time, batch, then one sample). {hint}")
 
 
 def as_upstream(d: Any, shape: tuple[int, ...], layer: Any, what: str = "d_y") -> Array:
     """A gradient from above: C-contiguous, of the layer's dtype and the output's shape."""
-    name, d = type(layer).__name__, _at_home(d, what, layer)
+    name, d = type(layer).__name__, _as_array(d, what, layer)
     if d.shape != tuple(shape):
         got = f"{what} has shape {list(d.shape)}, expected {list(shape)}, as forward gave"
         raise ValueError(f"{name}: {got}")
     if d.dtype != layer.dtype:
         got = f"{what} has dtype {d.dtype}, expected {layer.dtype}"
         raise TypeError(f"{name}: {got}: use {what}.astype('{layer.dtype}')")
-    return d if in_one_piece(d) else d.copy()
+    return d if d.flags.c_contiguous else d.copy()
 
 
 def as_cache(cache: Any, kind: Any, layer: Any) -> Any:
@@ -83,10 +90,9 @@ def as_cache(cache: Any, kind: Any, layer: Any) -> Any:
     was, now = cache.made_with, layer.made_with()
     if was != now:
         differ = [(a, b) for a, b in zip(was, now, strict=False) if a != b] or [(was, now)]
-        raise ValueError(
-            f"{name}: the cache is that of another layer, or the layer was changed after forward: "
-            + ", ".join(f"made with {a!r}, the layer has {b!r}" for a, b in differ)
-        )
+        what = ", ".join(f"made with {a!r}, the layer has {b!r}" for a, b in differ)
+        other = "the cache is that of another layer, or the layer was changed after forward"
+        raise ValueError(f"{name}: {other}: {what}")
     return cache
 
 
@@ -95,13 +101,15 @@ def at_every_step(y: Array, steps: int) -> Array:
     return y if len(y) == steps else np.broadcast_to(y, (steps, *y.shape[1:]))
 
 
-def _at_home(value: Any, what: str, layer: Any) -> Array:
-    """`value` as an array, if it is on the layer's device: a move would be one at every step."""
+def _as_array(value: Any, what: str, layer: Any) -> Array:
+    """`value` as an aligned array, if it is on the layer's device: a layer moves no arrays."""
     on_gpu, name = layer.backend == "cupy", type(layer).__name__
     if on_gpu == (get_array_module(value) is not np):
-        return value if on_gpu else np.asarray(value)
+        return value if on_gpu else np.require(np.asarray(value), requirements="A")
+    wrong = (
+        f"{name} is on the CPU, {what} is on the GPU: {what}.get(); or the layer's using('cupy')"
+    )
     if on_gpu:
         cure = f"cupy.asarray({what}); or the layer's using('numba')"
-        raise TypeError(f"{name} is on the GPU, {what} is not: {cure}")
-    cure = f"{what}.get(); or the layer's using('cupy')"
-    raise TypeError(f"{name} is on the CPU, {what} is on the GPU: {cure}")
+        wrong = f"{name} is on the GPU, {what} is not: {cure}"
+    raise TypeError(wrong)

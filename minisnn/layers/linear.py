@@ -1,4 +1,4 @@
-"""Linear: every output is a weighted sum of every input, step by step."""
+"""Sums, step by step: Linear, of all inputs times weights, and Add, of two branches."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 from ..kernels import compiled_helpers
 from ..kernels.arrays import Array, is_steady, positive_int
 from ..kernels.products import multiply
-from .base import Back, Layer, as_cache, as_input, as_upstream, at_every_step
+from .base import Back, Layer, ShapeCache, as_cache, as_input, as_upstream, at_every_step, require
 
-__all__ = ["Linear", "LinearCache"]
+__all__ = ["Add", "Linear", "LinearCache"]
 
 
 class LinearCache(NamedTuple):
@@ -56,10 +56,10 @@ class Linear(Layer):
 
     def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, LinearCache]:
         """``[T, B, n_in] -> [T, B, n_out]``; `x` of the layer's dtype, or spikes (uint8, bool)."""
-        weight = self.params["weight"]
+        weight, sparse = self.params["weight"], self._sparse
         x = as_input(x, self, weight.shape[:1], steady=True)
         steps = x[:1] if is_steady(x) else x
-        rows, sparse = steps.reshape(-1, x.shape[2]), self._sparse
+        rows = steps.reshape(-1, x.shape[2])
         entries = None if sparse is None else sparse.active_entries(rows, weight.shape[1])
         if entries is None:
             y = multiply(rows, weight)  # (linear.1)
@@ -73,24 +73,19 @@ class Linear(Layer):
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """Gradients of the input, and of ``weight`` and ``bias`` summed over time and batch."""
         _, shape, rows, weight, entries = as_cache(cache, LinearCache, self)
-        needed = self.needs(wrt)
+        needed, sparse, grads = self.needs(wrt), self._sparse, {}
         d_y = as_upstream(d_y, (*shape[:2], weight.shape[1]), self)
         d_all = d_y.reshape(-1, weight.shape[1])
         once = len(rows) < len(d_all)
         d_rows = d_y.sum(axis=0) if once and needed else d_all  # (linear.6)
-        grads = {}
-        if "weight" in needed:
-            grads["weight"] = self._d_weight(rows, entries, d_rows)
+        if "weight" in needed and entries is None:
+            grads["weight"] = multiply(rows.T, d_rows)  # (linear.3)
+        elif "weight" in needed:
+            grads["weight"] = sparse.add_rows(sparse.transposed(entries), d_rows)
         if "bias" in needed:
             grads["bias"] = d_rows.sum(axis=0)  # (linear.4)
         d_x = multiply(d_all, weight.T).reshape(shape) if input_grad else None  # (linear.5)
         return d_x, grads
-
-    def _d_weight(self, rows: Array, entries: Any, d_rows: Array) -> Array:
-        if entries is None:
-            return multiply(rows.T, d_rows)  # (linear.3)
-        sparse = self._sparse
-        return sparse.add_rows(sparse.transposed(entries), d_rows)
 
     @property
     def _sparse(self) -> Any:
@@ -111,3 +106,43 @@ class Linear(Layer):
     def _describe(self) -> str:
         n_in, n_out = self.params["weight"].shape
         return f"{n_in} -> {n_out}: y = x @ weight" + (" + bias" if "bias" in self.params else "")
+
+
+class Add(Layer):
+    """``y = x + output of an earlier layer``, a residual connection: a signal bypasses layers.
+
+    ``Network(fc1=..., lif1=..., fc2=..., lif2=..., sum=ms.Add("lif1"), ...)`` adds the spikes of
+    ``lif1`` to those of ``lif2``.  Sums of spikes are numbers: the output has the net's dtype.
+
+    Parameters
+    ----------
+    source : name of the earlier layer; its output must have the shape of the input.
+    """
+
+    source: str
+    options = ("source",)
+
+    def __init__(self, source: str, *, dtype: Any = "float32") -> None:
+        super().__init__(dtype)
+        example = "the name of an earlier layer, e.g. Add('lif1')"
+        require(isinstance(source, str), "Add: source", example, source, TypeError)
+        self.source = source
+
+    def forward(
+        self, x, *, state=None, train=False, rng=None, other=None
+    ) -> tuple[Array, ShapeCache]:
+        """``x + other``, both ``[T, B, ...]``; `other` comes from the network."""
+        if other is None:
+            raise TypeError(f"Add: needs other=, which a Network takes from {self.source!r}")
+        x = as_input(x, self)
+        other = as_input(other, self, x.shape[2:])
+        return x.astype(self.dtype, copy=False) + other, ShapeCache(self.made_with(), x.shape)
+
+    def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
+        """The gradient as it is; ``Network.backward`` gives the same to the other branch."""
+        self.needs(wrt)
+        d_y = as_upstream(d_y, as_cache(cache, ShapeCache, self).shape, self)
+        return d_y if input_grad else None, {}
+
+    def _describe(self) -> str:
+        return f"x + {self.source}"

@@ -35,18 +35,17 @@ class _Pool2d(Layer):
         super().__init__(dtype)
         self.k = positive_int(f"{type(self).__name__}: k", k)
 
-    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, PoolCache]:
-        """``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``."""
+    def forward(self, x, *, state=None, train=False, rng=None, at=None) -> tuple[Array, PoolCache]:
+        """``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``; `at` : the places of given maxima."""
         x = as_input(x, self, ("C", "H", "W"))
         self._out_shape(x)
-        y, at = self._pooled(x)
+        y, at = self._pooled(x, at)
         return y, PoolCache(self.made_with(), x.shape, at)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """To each window its gradient; what no window covers gets 0."""
         self.needs(wrt)
-        cache = as_cache(cache, PoolCache, self)
-        *images, height, width = cache.shape
+        *images, height, width = as_cache(cache, PoolCache, self).shape
         d_y = as_upstream(d_y, (*images, height // self.k, width // self.k), self)
         return self._spread(d_y, cache) if input_grad else None, {}
 
@@ -75,21 +74,18 @@ class MaxPool2d(_Pool2d):
     by row, also if all values are equal (as PyTorch does on the CPU).
     """
 
-    def _pooled(self, x: Array) -> tuple[Array, Array | None]:
+    holds = ("at",)  # among equal spikes a maximum has no derivative
+
+    def _pooled(self, x: Array, at: Array | None) -> tuple[Array, Array]:
+        compiled = compiled_helpers(self.backend, "maxpool")
         place_dtype = np.uint8 if self.k < 16 else np.int32
-        if compiled := compiled_helpers(self.backend, "maxpool"):
+        if compiled and at is None:
             y, at = compiled.max_pool(x.reshape(-1, *x.shape[3:]), self.k, place_dtype)
             return tuple(a.reshape(*x.shape[:3], *a.shape[1:]) for a in (y, at))
-        views = self._places(x)
-        y = next(views).copy()
-        at = np.zeros(y.shape, place_dtype, like=x)
-        for place, values in enumerate(views, start=1):
-            larger = values > y
-            if x.dtype.kind == "f":
-                larger |= np.isnan(values)  # a NaN must not hide
-            np.copyto(y, values, where=larger)
-            at[larger] = place  # (pool.1)
-        return y, at
+        windows = np.stack(list(self._places(x)))
+        if at is None:
+            at = windows.argmax(axis=0).astype(place_dtype)  # (pool.1)
+        return np.take_along_axis(windows, at[None], axis=0)[0], at
 
     def _spread(self, d_y: Array, cache: PoolCache) -> Array:
         """Each gradient goes to the place of its maximum; all others get 0."""
@@ -101,19 +97,11 @@ class MaxPool2d(_Pool2d):
             np.copyto(values, d_y, where=cache.at == place)  # (pool.2)
         return d_x
 
-    def twin(self, x, base, fire, *, state=None, **other) -> tuple[Array, PoolCache]:
-        """The base run's choice is held: among equal spikes a maximum has no derivative."""
-        x = as_input(x, self, ("C", "H", "W"))
-        y = np.empty(base.at.shape, x.dtype, like=x)
-        for place, values in enumerate(self._places(x)):
-            np.copyto(y, values, where=base.at == place)
-        return y, PoolCache(self.made_with(), x.shape, base.at)
-
 
 class AvgPool2d(_Pool2d):
     """The mean of each window, ``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``."""
 
-    def _pooled(self, x: Array) -> tuple[Array, None]:
+    def _pooled(self, x: Array, at: None) -> tuple[Array, None]:
         first, *rest = self._places(x)
         y = first.astype(self.dtype)
         for values in rest:

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import neurons, resets
+from ..kernels import Dynamics, ScanCache, Twin
 from ..kernels.arrays import Array, positive_int
-from .base import Back, Layer, ShapeCache, as_cache, as_input, as_upstream
+from ..surrogates import Surrogate
+from .base import Back, Layer, ShapeCache, as_cache, as_input, as_upstream, require
+from .spiking import OverTime
+from .stateful import formula
 
-__all__ = ["Flatten", "PopulationVote", "Rate"]
+__all__ = ["Flatten", "MembraneReadout", "PopulationVote", "Rate", "ReadoutCache"]
+
+OVER = ("last", "max")
 
 
 class Flatten(Layer):
@@ -42,6 +49,7 @@ class Rate(Layer):
     def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, ShapeCache]:
         """``[T, B, n] -> [B, scores]``: mean over time and members."""
         x = as_input(x, self, ("n",))
+        self._out_shape(x)
         members = self._members(x.shape[2])
         total = x.sum(axis=0, dtype=self.dtype).reshape(x.shape[1], -1, members).sum(axis=2)
         scores = total / self.dtype.type(len(x) * members)  # (readouts.1)
@@ -78,11 +86,6 @@ class PopulationVote(Rate):
         self.n_classes = positive_int("PopulationVote: n_classes", n_classes)
 
     def _members(self, n: int) -> int:
-        if n % self.n_classes:
-            raise ValueError(
-                f"PopulationVote: {n} neurons cannot be shared out evenly among {self.n_classes} "
-                f"classes; use a multiple of {self.n_classes}"
-            )
         return n // self.n_classes  # (readouts.2)
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...]:
@@ -93,3 +96,76 @@ class PopulationVote(Rate):
 
     def _describe(self) -> str:
         return f"{self.n_classes} classes: mean over members and time"
+
+
+def membrane(x, k):
+    """In place of a spike: the membrane itself.  With threshold 0 the time loop then puts out u."""
+    return x  # (readouts.3)
+
+
+def membrane_slope(x, k):
+    """Its derivative."""
+    return 1  # (readouts.7)
+
+
+class ReadoutCache(NamedTuple):
+    """``u``: the membrane over time ``[T, B, *shape]``; ``at``: the step read, ``[B, *shape]``."""
+
+    made_with: tuple[Any, ...]
+    u: Array
+    state: dict[str, Array]
+    scan: ScanCache
+    at: Array
+
+
+class MembraneReadout(OverTime):
+    """Leaky neurons without threshold and reset; the score is the membrane.
+
+    ``[T, B, *shape] -> [B, *shape]``.
+
+    Parameters
+    ----------
+    shape : number of scores.
+    over : "last": the membrane after the last step; "max": its largest value over the steps (of
+        equal ones the first).
+    neuron : the dynamics, ``ms.neurons.lif`` by default.
+    decay, **params : the neuron's parameters, as for :class:`Spiking`.
+    """
+
+    fire, options = "smooth", ("over",)
+    holds = ("at",)  # between equal membranes a maximum may jump
+
+    def __init__(
+        self, shape, *, over="last", neuron=neurons.lif, dtype="float32", backend=None, **params
+    ) -> None:
+        ingredients = Dynamics(neuron, resets.none, Surrogate(membrane, membrane_slope, 1.0))
+        super().__init__(shape, ingredients, dtype, backend)
+        require(over in OVER, "MembraneReadout: over", f"one of {OVER}", over)
+        self.over = over
+        self._add_neuron_params(params)
+
+    def forward(
+        self, x, *, state=None, train=False, rng=None, at=None
+    ) -> tuple[Array, ReadoutCache]:
+        """``[T, B, *shape] -> [B, *shape]``; `state` as for :class:`Spiking`.
+
+        `at` : the steps to read, ``[B, *shape]``, instead of those that `over` chooses.
+        """
+        u, after, scan = self._run(x, state, Twin(self.fire))
+        if at is None and self.over == "max":
+            at = u.argmax(axis=0)  # (readouts.4)
+        elif at is None:
+            at = np.zeros_like(u[0], int) + (len(u) - 1)
+        scores = np.take_along_axis(u, at[None], axis=0)[0]
+        return scores, ReadoutCache(self.made_with(), u, after, scan, at)
+
+    def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
+        """The gradient enters at the step that was read, and goes back through the leak."""
+        d_u = np.zeros_like(as_cache(cache, ReadoutCache, self).u)
+        d_scores = as_upstream(d_y, cache.u.shape[1:], self)
+        np.put_along_axis(d_u, cache.at[None], d_scores[None], axis=0)  # (readouts.5)
+        return self._back(d_u, d_state, cache, self.needs(wrt), input_grad)
+
+    def _describe(self) -> str:
+        sizes, charge = ", ".join(map(str, self.shape)), formula(self.dynamics.neuron.charge)
+        return f"{sizes}: u = {charge}; score = {self.over} of u over time; {self.backend}"

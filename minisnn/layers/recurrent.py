@@ -1,4 +1,4 @@
-"""Recurrent: spiking neurons whose spikes come back to them through a weight matrix."""
+"""Recurrent: spiking neurons whose spikes return to them through a weight matrix."""
 
 from __future__ import annotations
 
@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import HARD, Base, ScanCache, Twin
+from ..kernels import Base, ScanCache, Twin
 from ..kernels.arrays import Array
 from .base import Back
 from .spiking import Spiking
-from .stateful import by_name
 
 __all__ = ["Recurrent"]
 
@@ -21,7 +20,7 @@ class RecurrentScan:
     """The ``steps``' own caches, of loops of one step, and what all of them have in common."""
 
     steps: list[ScanCache]
-    first: Array  #: spikes before the first step
+    state0: Array | None
     weight: Array
     x: Array
     spikes: Array
@@ -46,8 +45,6 @@ class Recurrent(Spiking):
     The state has one entry more than the neuron's, ``"spikes"``: those of the step before.
     """
 
-    own_weights = ("recurrent",)
-
     def __init__(self, n: int, *, rng=None, recurrent=None, **options: Any) -> None:
         super().__init__(n, **options)
         if len(self.shape) != 1:
@@ -62,12 +59,11 @@ class Recurrent(Spiking):
     def state_names(self) -> tuple[str, ...]:
         return (*self.dynamics.neuron.state, "spikes")
 
-    def _run(self, x, state, theta, twin=HARD) -> tuple[Array, dict[str, Array], Any]:
-        x, state0, theta, params = self._ready(x, state, theta)
-        weight, k = self.params["recurrent"], self.dynamics.surrogate.k
-        state0 = self._zeros(x) if state0 is None else state0
-        inner, before = state0[:-1], state0[-1]
-        steps, all_spikes, kernel = [], [], self.kernel
+    def _run(self, x, state, twin: Twin) -> tuple[Array, dict[str, Array], Any]:
+        x, state0, theta, params = self._ready(x, state)
+        weight, k, kernel = self.params["recurrent"], self.dynamics.surrogate.k, self.kernel
+        start, steps, all_spikes = self._or_zeros(state0, x), [], []
+        inner, before = start[:-1], start[-1]
         for t in range(len(x)):
             current = x[t] + before @ weight  # (recurrent.1)
             if held := twin.base:
@@ -78,14 +74,14 @@ class Recurrent(Spiking):
             steps.append(scan)
             all_spikes.append(spikes)
         spikes = np.concatenate(all_spikes)
-        after = by_name(self.state_names, (*inner, before), self.shape)
-        return spikes, after, RecurrentScan(steps, state0[-1], weight, x, spikes, theta)
+        after = self._by_name((*inner, before))
+        return spikes, after, RecurrentScan(steps, state0, weight, x, spikes, theta)
 
     def _back(self, d_spikes, d_state, cache, needed: set[str], input_grad: bool) -> Back:
         scan = cache.scan
-        d_last = self._stacked(d_state, scan.x.shape[1], "d_state")
-        d_last = self._zeros(scan.x) if d_last is None else d_last
+        d_last = self._or_zeros(self._stacked(d_state, scan.x.shape[1], "d_state"), scan.x)
         d_inner, d_before = d_last[:-1], d_last[-1]
+        first = self._or_zeros(scan.state0, scan.x)[-1]  # spikes before the first step
         d_x = np.empty(scan.x.shape, self.dtype, like=scan.x)
         grads: dict[str, Any] = {n: np.zeros_like(a) for n, a in self.params.items() if n in needed}
         needs, kernel = self._needs(needed, x=True, state=True), self.kernel
@@ -96,15 +92,17 @@ class Recurrent(Spiking):
             d_x[t] = d_current[0]
             d_before = d_x[t] @ scan.weight.T  # (recurrent.3)
             if "recurrent" in needed:
-                before = scan.spikes[t - 1].astype(self.dtype, copy=False) if t else scan.first
+                before = scan.spikes[t - 1].astype(self.dtype, copy=False) if t else first
                 grads["recurrent"] += before.T @ d_x[t]  # (recurrent.4)
             for name, d in self._summed(d_theta, d_params, needed).items():
                 grads[name] += d
-        if cache.state_given:
-            grads["state"] = by_name(self.state_names, (*d_inner, d_before), self.shape)
+        if scan.state0 is not None:
+            grads["state"] = self._by_name((*d_inner, d_before))
         return d_x if input_grad else None, grads
 
-    def _zeros(self, x: Array) -> Array:
+    def _or_zeros(self, state: Array | None, x: Array) -> Array:
+        if state is not None:
+            return state
         return np.zeros((len(self.state_names), *x.shape[1:]), self.dtype, like=x)
 
     def _describe(self) -> str:

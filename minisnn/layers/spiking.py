@@ -1,21 +1,113 @@
-"""Spiking: a layer of neurons whose thresholds and leaks are parameters like any weight."""
+"""Layers of neurons over time: states in and out, the time loop; and the layer that spikes."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import neurons, resets, surrogates
-from ..files import find
-from ..kernels import Base, ScanCache, Twin
+from ..files import find, name_in_file
+from ..kernels import Base, Dynamics, Kernel, Needs, ScanCache, Twin, kernel_of
 from ..kernels.arrays import Array
 from ..thresholds import CONSTRAINTS, Constraint, Normal
-from .base import Back, as_cache, as_upstream
-from .stateful import DEFAULT_DECAY, Stateful, formula, stand_ins
+from .base import Back, as_cache, as_input, as_upstream, require
+from .stateful import DEFAULT_DECAY, Stateful, formula, stand_in
 
-__all__ = ["LIF", "Spiking", "SpikingCache"]
+__all__ = ["LIF", "OverTime", "Spiking", "SpikingCache"]
+
+
+class OverTime(Stateful):
+    """Base of layers of neurons: the run over time, and back.
+
+    A neuron of the layer is a *lane* of the time loop: kernels see ``[T, B, N]`` for any shape.
+    """
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        """The time loop of these dynamics on this backend."""
+        return kernel_of(self.dynamics, self.backend)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        self.__dict__.pop("kernel", None)  # other dynamics have another
+
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """Names of what the layer carries from step to step."""
+        return self.dynamics.neuron.state
+
+    def _run(self, x, state, twin: Twin) -> tuple[Array, dict[str, Array], Any]:
+        """``(spikes [T, B, *shape], state after the last step, cache of the loop)``."""
+        x, state0, theta, params = self._ready(x, state)
+        k = self.dynamics.surrogate.k
+        spikes, last, scan = self.kernel.scan(x, state0, theta, params, k, twin)
+        return spikes.reshape(*x.shape[:2], *self.shape), self._by_name(last), scan
+
+    def _ready(self, x, state) -> tuple[Array, Array | None, Array, Array]:
+        """What a kernel takes: ``x [T, B, N]``, ``state0 [K, B, N]``, ``theta [N]``, ``params``.
+
+        Threshold and parameters, of any shape, become one value for each neuron.
+        """
+        x = as_input(x, self, self.shape, steady=True).astype(self.dtype, copy=False)
+        state0 = None if state is None else self._stacked(state, x.shape[1], "state")
+        names = self.dynamics.neuron.params
+        lanes = np.empty((1 + len(names), *self.shape), self.dtype, like=x)
+        lanes[0] = self.threshold  # (thresholds.5)
+        for row, name in enumerate(names, start=1):
+            lanes[row] = self.params[name]
+        lanes = lanes.reshape(len(lanes), -1)
+        return x.reshape(*x.shape[:2], -1), state0, lanes[0], lanes[1:]
+
+    def _back(self, d_spikes, d_state, cache, needed: set[str], input_grad: bool) -> Back:
+        """``(d_x [T, B, *shape], gradients)``; ``"state"`` among these if a state was given."""
+        scan, has_state = cache.scan, cache.scan.state0 is not None
+        d_last = self._stacked(d_state, scan.x.shape[1], "d_state")
+        needs, d_flat = self._needs(needed, input_grad, has_state), d_spikes.reshape(scan.x.shape)
+        d_x, d_state0, d_theta, d_params = self.kernel.scan_adjoint(d_flat, d_last, scan, needs)
+        grads: dict[str, Any] = self._summed(d_theta, d_params, needed)
+        if has_state:
+            grads["state"] = self._by_name(d_state0)
+        return None if d_x is None else d_x.reshape(d_spikes.shape), grads
+
+    def _needs(self, needed: set[str], x: bool, state: bool) -> Needs:
+        params = not needed.isdisjoint(self.dynamics.neuron.params)
+        return Needs(x, "threshold" in needed, params, state)
+
+    def _summed(self, d_theta: Any, d_params: Any, needed: set[str]) -> dict[str, Array]:
+        """The adjoint of `_ready`: partial sums ``[P, N]`` added up to the parameters' shapes."""
+        grads, names = dict[str, Array](), ("threshold", *self.dynamics.neuron.params)
+        sums_of = d_theta, *(() if d_params is None else d_params)
+        for name, sums in zip(names, sums_of, strict=False):
+            if name in needed:
+                d, shape = sums.sum(axis=0).reshape(self.shape), self.params[name].shape
+                full = (1,) * (d.ndim - len(shape)) + shape
+                axes = tuple(i for i, n in enumerate(full) if n < d.shape[i])
+                d = d.sum(axis=axes, keepdims=True) if axes else d  # (thresholds.6)
+                grads[name] = d.reshape(shape)
+        return grads
+
+    def _by_name(self, states: Any) -> dict[str, Array]:
+        """States ``[K, B, N]`` of the loop as a layer returns them: ``{name: [B, *shape]}``."""
+        named = zip(self.state_names, states, strict=True)
+        return {name: state.reshape(-1, *self.shape) for name, state in named}
+
+    def _stacked(self, state: Any, batch: int, what: str) -> Array | None:
+        """The inverse of `_by_name`; ``None``, for zeros, if there is no state."""
+        if state is None:
+            return None
+        names = self.state_names
+        if not isinstance(state, Mapping) or set(state) != set(names):
+            got = sorted(state) if isinstance(state, Mapping) else type(state).__name__
+            expected = f"must be a dict with the keys {list(names)}"
+            raise ValueError(f"{type(self).__name__}: {what} {expected}, got {got}")
+        size = (batch, *self.shape)
+        arrays = [as_upstream(state[n], size, self, f"{what}[{n!r}]") for n in names]
+        return np.stack(arrays).reshape(-1, batch, math.prod(self.shape))
 
 
 class SpikingCache(NamedTuple):
@@ -30,7 +122,6 @@ class SpikingCache(NamedTuple):
     spikes: Array
     state: dict[str, Array]
     scan: ScanCache
-    state_given: bool
 
     @property
     def u(self) -> Array:
@@ -38,7 +129,7 @@ class SpikingCache(NamedTuple):
         return self.scan.u[0].reshape(self.spikes.shape)
 
 
-class Spiking(Stateful):
+class Spiking(OverTime):
     """A layer of spiking neurons: any neuron, any reset, any surrogate.
 
     Parameters
@@ -65,8 +156,6 @@ class Spiking(Stateful):
     """
 
     spiking = True
-    #: Names of weights that the layer has besides the neuron's parameters.
-    own_weights: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -82,12 +171,11 @@ class Spiking(Stateful):
         backend: str | None = None,
         **params: Any,
     ) -> None:
-        super().__init__(dtype, backend)
-        self._set_up(shape, neuron, reset, surrogates.atan(2.0) if surrogate is None else surrogate)
-        if constraint is not None and type(constraint) not in CONSTRAINTS.values():
-            known = f"constraint must be one of {list(CONSTRAINTS)}"
-            raise TypeError(f"{type(self).__name__}: {known}, got {constraint!r}")
-        self.fire, self.constraint = "step", constraint
+        curve = surrogates.atan(2.0) if surrogate is None else surrogate
+        super().__init__(shape, Dynamics(neuron, reset, curve), dtype, backend)
+        what, ok = f"{type(self).__name__}: constraint", isinstance(constraint, Constraint | None)
+        require(ok, what, f"one of {list(CONSTRAINTS)}", constraint, TypeError)
+        self.constraint = constraint
         drawn = threshold.draw(self.shape) if isinstance(threshold, Normal) else threshold
         self._add("threshold", drawn, "threshold")
         self._add_neuron_params(params if decay is None else {**params, "decay": decay})
@@ -97,9 +185,6 @@ class Spiking(Stateful):
         """The threshold that the neurons see; the parameter itself unless there is a constraint."""
         raw = self.params["threshold"]
         return raw if self.constraint is None else self.constraint.effective(raw)
-
-    def made_with(self) -> tuple[Any, ...]:
-        return *super().made_with(), self.fire
 
     def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, SpikingCache]:
         """Run the neurons over time.
@@ -115,13 +200,13 @@ class Spiking(Stateful):
         spikes : ``[T, B, *shape]``, uint8 0 or 1 (of the layer's dtype in a smooth twin).
         cache : :class:`SpikingCache`.
         """
-        run = self._run(x, state, self.threshold, Twin(self.fire))
-        return run[0], SpikingCache(self.made_with(), *run, state is not None)
+        run = self._run(x, state, Twin(self.fire))
+        return run[0], SpikingCache(self.made_with(), *run)
 
     def twin(self, x, base, fire, *, state=None, **other) -> tuple[Array, SpikingCache]:
         held = Base(base.scan.u[0], base.scan.spikes, base.scan.theta)
-        run = self._run(x, state, self.threshold, Twin(fire, held))
-        return run[0], SpikingCache(self.made_with(), *run, state is not None)
+        run = self._run(x, state, Twin(fire, held))
+        return run[0], SpikingCache(self.made_with(), *run)
 
     def sides(self, cache: SpikingCache) -> Array:
         above = cache.scan.u[0] - cache.scan.theta
@@ -156,27 +241,25 @@ class Spiking(Stateful):
         return self._changed(fire="smooth")
 
     def config(self) -> dict[str, Any]:
+        _, reset, surrogate = self.dynamics
+        made = {name: make(surrogate.k) for name, make in surrogates.SURROGATES.items()}
         bound = self.constraint
-        stored = None if bound is None else [type(bound).__name__, vars(bound)]
-        return super().config() | {"constraint": stored}
+        return super().config() | {
+            "reset": name_in_file(reset, resets.RESETS, reset.reset),
+            "surrogate": name_in_file(surrogate, made, surrogate.smooth),
+            "k": surrogate.k,
+            "constraint": None if bound is None else [type(bound).__name__, vars(bound)],
+        }
 
     @classmethod
-    def rebuild(cls, config, params, dtype, custom) -> Any:
-        neuron = find(config["neuron"], neurons.NEURONS, custom)
-        made = {name: make(config["k"]) for name, make in surrogates.SURROGATES.items()}
-        bound = config["constraint"]
-        layer = cls(
-            tuple(config["shape"]),
-            neuron=neuron,
-            reset=find(config["reset"], resets.RESETS, custom),
-            surrogate=replace(find(config["surrogate"], made, custom), k=config["k"]),
-            constraint=None if bound is None else CONSTRAINTS[bound[0]](**bound[1]),
-            dtype=dtype,
-            **stand_ins(["threshold"], params, 1e9),
-            **stand_ins(neuron.params, params, 0.5),
-            **{name: params[name] for name in cls.own_weights},
-        )
-        return layer._load(params)
+    def rebuild(cls, config, params, dtype, custom, **more: Any) -> Any:
+        k, bound = config["k"], config["constraint"]
+        made = {name: make(k) for name, make in surrogates.SURROGATES.items()}
+        more["reset"] = find(config["reset"], resets.RESETS, custom)
+        more["surrogate"] = replace(find(config["surrogate"], made, custom), k=k)
+        more["constraint"] = None if bound is None else CONSTRAINTS[bound[0]](**bound[1])
+        more["threshold"] = stand_in(params.get("threshold"), 1e9)
+        return super().rebuild(config, params, dtype, custom, **more)
 
     def _describe(self) -> str:
         neuron, reset, surrogate = self.dynamics

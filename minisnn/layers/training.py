@@ -1,4 +1,4 @@
-"""BatchNorm2d: each channel is brought to mean 0 and variance 1, then scaled and shifted."""
+"""What behaves otherwise in training: BatchNorm2d takes the batch's statistics, Dropout draws."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..kernels import compiled_helpers, normal
-from ..kernels.arrays import Array, positive_int
-from .base import Back, Layer, as_cache, as_input, as_upstream
+from ..kernels.arrays import Array, positive_int, uniform
+from .base import Back, Layer, as_cache, as_input, as_upstream, require
 
-__all__ = ["BatchNorm2d", "NormCache"]
+__all__ = ["BatchNorm2d", "Dropout", "DropoutCache", "NormCache"]
 
 OVER = ("step", "time_batch")
 
@@ -57,23 +57,21 @@ class BatchNorm2d(Layer):
     """
 
     options = ("over", "scale", "momentum", "eps")
+    holds = ("train",)
 
     def __init__(self, c: int, *, over="step", scale=1.0, momentum=0.1, eps=1e-5, dtype="float32"):
         super().__init__(dtype)
         c = positive_int("BatchNorm2d: c, the channels,", c)
-        if over not in OVER:
-            known = ", ".join(map(repr, OVER))
-            raise ValueError(f"BatchNorm2d: over must be one of {known}, got {over!r}")
-        for name, value, most in (("scale", scale, 0), ("momentum", momentum, 1), ("eps", eps, 0)):
-            is_number = isinstance(value, int | float | np.number)
-            if not is_number or not 0 < value < math.inf or (most and value > most):
-                expected = "a number > 0" + " and <= 1" * most
-                raise ValueError(f"BatchNorm2d: {name} must be {expected}, got {value!r}")
+        require(over in OVER, "BatchNorm2d: over", f"one of {OVER}", over)
+        for name, value in (("scale", scale), ("momentum", momentum), ("eps", eps)):
+            ok = isinstance(value, int | float | np.number) and 0 < value < math.inf
+            require(ok, f"BatchNorm2d: {name}", "a number > 0", value)
+        require(momentum <= 1, "BatchNorm2d: momentum", "a number > 0 and <= 1", momentum)
         self.over, self.scale = over, float(scale)
         self.momentum, self.eps = float(momentum), float(eps)
-        zeros, ones = np.zeros(c, self.dtype), np.ones(c, self.dtype)
-        self.params = {"gamma": ones, "beta": zeros}
-        self.buffers = {"running_mean": zeros.copy(), "running_var": ones.copy()}
+        zeros, ones = np.zeros((2, c), self.dtype), np.ones((2, c), self.dtype)
+        self.params = {"gamma": ones[0], "beta": zeros[0]}
+        self.buffers = {"running_mean": zeros[1], "running_var": ones[1]}
 
     def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, NormCache]:
         """``[T, B, c, H, W]``, the same shape out; `train` : statistics of the batch."""
@@ -116,10 +114,8 @@ class BatchNorm2d(Layer):
     def _updated(self, mean: Array, var: Array, n: int) -> dict[str, Array]:
         """The running statistics after these, a step at a time."""
         if n < 2:
-            raise ValueError(
-                "BatchNorm2d: training needs more than one value per channel: "
-                "a variance of one value is 0"
-            )
+            needed = "training needs more than one value per channel"
+            raise ValueError(f"BatchNorm2d: {needed}: a variance of one value is 0")
         number = self.dtype.type
         keep, new, unbiased = map(number, (1 - self.momentum, self.momentum, n / (n - 1)))
         found = dict(self.buffers)
@@ -127,10 +123,6 @@ class BatchNorm2d(Layer):
             found["running_mean"] = keep * found["running_mean"] + new * m
             found["running_var"] = keep * found["running_var"] + new * (v * unbiased)
         return found
-
-    def twin(self, x, base, fire, *, state=None, **other) -> tuple[Array, NormCache]:
-        """In training or not, as the base run was."""
-        return self.forward(x, train=base.train)
 
     @classmethod
     def rebuild(cls, config, params, dtype, custom) -> Any:
@@ -140,3 +132,77 @@ class BatchNorm2d(Layer):
         scale = "" if self.scale == 1 else f", scale {self.scale:g}"
         over = "B, H, W" if self.over == "step" else "T, B, H, W"
         return f"{len(self.params['gamma'])} channels, statistics over {over}{scale}"
+
+
+class DropoutCache(NamedTuple):
+    """Kept: the shape of the input, and its ``mask``, ``None`` if no value was dropped."""
+
+    made_with: tuple[Any, ...]
+    shape: tuple[int, ...]
+    mask: Array | None
+
+
+class Dropout(Layer):
+    """``y[t] = x[t] * mask[t]``, the mask 0 with probability p and 1 / (1 - p) otherwise.
+
+    Out of training, ``y = x``.
+
+    Parameters
+    ----------
+    p : probability of being dropped, in [0, 1).
+    per_step : a fresh mask at every step (the STL-SNN authors' choice), or one for all steps of a
+        sample.
+    """
+
+    takes_mask = True
+    options = ("p", "per_step")
+    holds = ("mask",)  # with another one a twin would be another network
+
+    def __init__(self, p: float = 0.5, *, per_step: bool = True, dtype: Any = "float32") -> None:
+        super().__init__(dtype)
+        ok = isinstance(p, int | float | np.number) and not isinstance(p, bool) and 0 <= p < 1
+        require(ok, "Dropout: p, the probability of being dropped,", "a number in [0, 1)", p)
+        self.p, self.per_step = float(p), bool(per_step)
+
+    def forward(
+        self, x, *, state=None, train=False, rng=None, mask=None
+    ) -> tuple[Array, DropoutCache]:
+        """``[T, B, ...] -> [T, B, ...]``.
+
+        Parameters
+        ----------
+        x : input, of the layer's dtype or spikes.
+        train : whether to drop.
+        rng : generator for the mask, needed to drop (on a GPU: for the seed of CuPy's).
+        mask : multiplied as given, the factor 1 / (1 - p) included; ``[T, B, ...]`` or
+            ``[1, B, ...]``.
+        """
+        x = as_input(x, self)
+        if mask is None and train and self.p:
+            mask = self._drawn(x, rng)
+        if mask is None:
+            return x, DropoutCache(self.made_with(), x.shape, None)
+        mask = np.asarray(mask, self.dtype, like=x)
+        if mask.ndim != x.ndim or mask.shape[1:] != x.shape[1:] or len(mask) not in (1, len(x)):
+            expected = f"expected {list(x.shape)} or 1 for the first axis"
+            raise ValueError(f"Dropout: mask has shape {list(mask.shape)}, {expected}")
+        return x * mask, DropoutCache(self.made_with(), x.shape, mask)  # (dropout.2)
+
+    def _drawn(self, x: Array, rng: Any) -> Array:
+        if not isinstance(rng, np.random.Generator):
+            needed = "training draws a mask and needs forward(..., train=True, rng=generator)"
+            raise TypeError(f"Dropout: {needed}, got {rng!r}")
+        sizes = x.shape if self.per_step else (1, *x.shape[1:])
+        kept = uniform(rng, sizes, like=x) >= np.float32(self.p)  # (dropout.1)
+        return kept * self.dtype.type(1 / (1 - self.p))
+
+    def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
+        """``d_x = d_y * mask``: the same mask."""
+        self.needs(wrt)
+        d_y = as_upstream(d_y, as_cache(cache, DropoutCache, self).shape, self)
+        d_x = d_y if cache.mask is None else d_y * cache.mask  # (dropout.3)
+        return d_x if input_grad else None, {}
+
+    def _describe(self) -> str:
+        masks = "a mask each step" if self.per_step else "one mask for all steps"
+        return f"p={self.p:g}, {masks}; in training only"
