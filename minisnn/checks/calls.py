@@ -82,6 +82,15 @@ def as_gradient(value: Any, like: Array, what: str) -> Array:
     return array.astype(np.float64)
 
 
+def as_numbers(value: Any, name: str, expected: str = "an array of numbers") -> Array:
+    """What `forward` returns as `name` in float64, or :class:`Broken`."""
+    try:
+        return np.asarray(value, np.float64)
+    except Exception:
+        what = f"{type(value).__name__} as {name}, expected {expected}"
+        raise Broken(f"forward returns {what}") from None
+
+
 def as_gradients(named: Mapping[str, Any], like: Mapping[str, Array]) -> dict[str, Array]:
     """What `backward` returned by name as gradients of the arrays `like`."""
     return {n: as_gradient(named[n], a, f"d_{n} from backward") for n, a in like.items()}

@@ -141,13 +141,7 @@ class Function:
 
 
 def _finite(value: Any, name: str) -> Array:
-    try:
-        array = np.asarray(value, np.float64)
-    except Exception:
-        kind = type(value).__name__
-        raise calls.Broken(
-            f"forward returns {kind} as {name}, expected an array of numbers"
-        ) from None
+    array = calls.as_numbers(value, name)
     if not np.isfinite(array).all():
         wrong = "entries that are not finite: it has no gradient at this input"
         raise calls.Broken(f"forward returns {name} with {wrong}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,10 @@ from ..layers.base import Layer
 from .calls import Broken, call, pair
 from .check_function import check_loss
 from .differences import stencil
-from .explain_formulas import explain_step
 from .explain_functions import MOST, ROUGH, recognise
-from .explain_loops import Case, mutant_gradients, name_mutants, where_it_parts
-from .oracle import draw, run
+from .explain_loops import Loop, explain_loop
+from .oracle import Run, Shape, by_name, draw, run
 from .report import Finding, Report
-from .steps import steps_of
 from .sums import held_by_all, same
 from .twins import Subject, weighting
 
@@ -71,59 +70,53 @@ def _explain_loss(report: Report, loss: Callable, scores: Array, targets: Any) -
 
 def _explain_layer(layer: Layer, x: Any, subject: Subject) -> list[Finding]:
     """Findings about each gradient of a layer that is wrong and can be explained."""
-    if layer.spiking and hasattr(layer, "dynamics"):
+    if not layer.spiking or not hasattr(layer, "dynamics"):
+        return _explain_plain(layer, np.asarray(x, np.float64), subject)
+    run_of, gradients = partial(_run_of, layer), partial(_gradients, layer)
+    try:
         with np.errstate(all="ignore"):
-            found = [f for step in steps_of(layer.dynamics) for f in explain_step(step)]
-            return found or _explain_spiking(layer)
-    return _explain_plain(layer, np.asarray(x, np.float64), subject)
+            return explain_loop(Loop(layer.dynamics, run_of, gradients))
+    except ERRORS[1:]:  # its forward is another loop than the one known here
+        return []
 
 
 # -- layers of neurons: the time loop
 
 
-def _explain_spiking(layer: Any) -> list[Finding]:
-    try:
-        first, *others = (_spiking_case(layer, seed, size) for seed, size in enumerate(SIZES))
-    except ERRORS[1:]:
-        return []
-    right = mutant_gradients(layer.dynamics, first.run)
-    if right is None or all(same(right[n], d) for n, d in first.yours.items() if np.size(d)):
-        return []
-    sentences = name_mutants(layer.dynamics, first, others)
-    found = [Finding("time loop", sentence) for sentence in sentences]
-    return found + where_it_parts(first.yours["x"], right["x"])
+def _run_of(layer: Any, seed: int, shape: Shape) -> Run:
+    """A run of the loop that the layer's should be, on a random problem."""
+    dynamics, n = layer.dynamics, int(np.prod(layer.shape))
+    rng = np.random.default_rng([seed, 13])
+    p = draw(dynamics, rng, (*shape[:2], n))._replace(k=dynamics.surrogate.k)
+    recurrent = layer.params.get("recurrent")
+    spikes0 = None if recurrent is None else rng.integers(0, 2, (shape[1], n)) * 1.0
+    return run(dynamics, p, recurrent=recurrent, spikes0=spikes0)
 
 
-def _spiking_case(layer: Any, seed: int, size: tuple[int, int]) -> Case:
-    """What the layer makes of a random problem; raises if its forward is another loop."""
-    dynamics, (neuron, *_), n = layer.dynamics, layer.dynamics, int(np.prod(layer.shape))
-    p = draw(dynamics, np.random.default_rng([seed, 13]), (*size, n))
-    p = p._replace(k=dynamics.surrogate.k)
+def _gradients(layer: Any, ran: Run) -> dict[str, Array]:
+    """Those of the layer for this run; raises if its forward is another loop."""
+    p, neuron, lanes = ran.problem, layer.dynamics.neuron, (-1, *layer.shape)
     drawn = {"threshold": p.theta, **dict(zip(neuron.params, p.params, strict=True))}
     shaped = {name: d.reshape(layer.shape) for name, d in drawn.items() if name in layer.params}
     layer = layer._changed(params={**layer.params, **shaped})
-    lanes = (-1, *layer.shape)
     state, d_state = (
         {s: v.reshape(lanes) for s, v in zip(neuron.state, values, strict=True)}
         for values in (p.state0, p.d_state_last)
     )
-    recurrent, before = layer.params.get("recurrent"), None
-    if recurrent is not None:
-        before = np.random.default_rng(seed).integers(0, 2, (size[1], n)) * 1.0
-        state["spikes"], d_state["spikes"] = before.reshape(lanes), 0 * before.reshape(lanes)
-    ran = run(dynamics, p, recurrent=recurrent, spikes0=before)
-    x = p.x.reshape(*size, *layer.shape)
+    if ran.recurrent is not None:
+        before = ran.spikes0.reshape(lanes)
+        state["spikes"], d_state["spikes"] = before, 0 * before
+    x = p.x.reshape(*p.x.shape[:2], *layer.shape)
     y, cache = call(layer.forward, x, state=state, what="forward")
     if not np.array_equal(np.reshape(y, p.x.shape), np.stack(ran.spikes)):
         raise ValueError("another loop than the one known here")
     d_y = p.d_spikes.reshape(y.shape)
     d_x, grads = call(layer.backward, d_y, cache, d_state=d_state, what="backward")
-    yours = {"x": np.reshape(d_x, p.x.shape), "theta": grads["threshold"].ravel()}
-    yours["params"] = np.reshape([grads[name] for name in neuron.params], (-1, n))
-    yours["state0"] = np.reshape([grads["state"][s] for s in neuron.state], p.state0.shape)
-    if recurrent is not None:
-        yours["recurrent"] = grads["recurrent"]
-    return Case(ran, yours)
+    found = {"x": np.reshape(d_x, p.x.shape), "theta": grads["threshold"].ravel()}
+    found["params"] = [grads[name].ravel() for name in neuron.params]
+    found["state0"] = [grads["state"][s].reshape(p.x.shape[1:]) for s in neuron.state]
+    named = by_name(layer.dynamics, found)
+    return named | ({} if ran.recurrent is None else {"recurrent": grads["recurrent"]})
 
 
 # -- layers without neurons
