@@ -13,7 +13,7 @@ from ..kernels.arrays import Array
 from ..layers.base import Layer
 from ..network import Caches, Network
 from . import calls
-from .differences import compare_arrays
+from .differences import Point, compare_arrays
 from .explain_layers import explain
 from .report import Report, Row
 from .twins import TWINS, Subject, run_twin, weighting, with_slope_zero
@@ -242,7 +242,8 @@ class _Twin:
                 cure = "a twin of a layer that draws must hold what its base run drew"
                 raise calls.Broken(f"forward draws anew at every run: {cure}")
         gradients = self._backward(scores, base, weights, arrays)
-        return compare_arrays(self.twin, value, arrays, gradients, self.rng, directions, entries)
+        point = Point(value, arrays, gradients)
+        return compare_arrays(self.twin, point, self.rng, directions, entries)
 
     def _weigh(self, state: Mapping[str, Array]) -> dict[str, Array]:
         """Random weights that make terms of about 1 of states of any size: none drowns others."""
