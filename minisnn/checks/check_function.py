@@ -93,7 +93,7 @@ class Function:
         if not self.by_name:
             first = [named.pop(n) for n in self.inputs]
         forward = partial(self._forward, *first, **named)
-        y, cache = calls.forward_of(forward, own, self.problems, "(y, cache)")
+        y, cache = calls.watched(forward, "forward", "(y, cache)", self.problems, own)
         return y, {n: _finite(v, n) for n, v in _by_name(y, "y").items()}, cache
 
     def at(self, arrays: dict[str, Array], seeds: list[int]) -> Point:
@@ -106,7 +106,7 @@ class Function:
         elif not isinstance(y, Mapping):
             above = above["y"] if above["y"].shape else float(above["y"])
         backward, watch = partial(self._backward, above, cache), {"d_y": above, "cache": cache}
-        d_x, grads = calls.backward_of(backward, watch, self.problems)
+        d_x, grads = calls.backward_of(backward, self.problems, watch)
         inputs, params = ({n: arrays[n] for n in names} for names in (self.inputs, self.params))
         named = {"x": d_x}
         if not self.alone:
@@ -173,10 +173,9 @@ def check_loss(
     report = Report(f"gradient of the loss {calls.name_of(loss)}")
 
     def run(at: Array, aims: Any) -> tuple[float, Array]:
-        before = calls.snapshot(scores=(at := at.copy()), targets=aims)
-        result = calls.call(loss, at, aims, what="the loss")
-        value, d_scores = calls.pair(result, "the loss", "(number, d_scores)")
-        report.problems += [f"the loss writes into {name}" for name in calls.changed(before)]
+        watch, names = {"scores": (at := at.copy()), "targets": aims}, "(number, d_scores)"
+        made = partial(loss, at, aims)
+        value, d_scores = calls.watched(made, "the loss", names, report.problems, watch)
         if np.shape(value) != () or not np.isfinite(value):
             raise calls.Broken(f"the loss returns {value!r}, expected one finite number")
         return float(value), calls.as_gradient(d_scores, at, "d_scores from the loss")

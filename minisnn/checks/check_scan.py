@@ -106,10 +106,11 @@ def run_users(
     params: dict[str, Any] = {n: float(v[0]) if shared else v.copy() for n, v in values.items()}
     x, d_spikes = problem.x.copy(), problem.d_spikes.copy()
     watch, names = {"x": x, "params": params}, "(spikes, cache)"
-    spikes, cache = calls.forward_of(partial(forward, x, **params), watch, problems, names)
+    made = partial(forward, x, **params)
+    spikes, cache = calls.watched(made, "forward", names, problems, watch)
     _compare_spikes(spikes, np.stack(drawn.spikes))
     watch = {"d_spikes": d_spikes, "x": x, "cache": cache}
-    d_x, grads = calls.backward_of(partial(backward, d_spikes, cache), watch, problems)
+    d_x, grads = calls.backward_of(partial(backward, d_spikes, cache), problems, watch)
     like = {n: np.asarray(v, float) for n, v in params.items()}
     named = {"x": d_x, **calls.named_gradients(grads, like, "backward")}
     return calls.as_gradients(named, {"x": problem.x, **like})
