@@ -15,9 +15,6 @@ from ..kernels.arrays import Array
 
 PACKAGE = str(Path(__file__).parent.parent)
 
-#: The bits of arrays by name, as they were.
-Snapshot = dict[str, tuple[Array, bytes]]
-
 
 class Broken(Exception):
     """A derivation could not be compared; the message says why."""
@@ -25,7 +22,7 @@ class Broken(Exception):
 
 @contextmanager
 def reported(problems: list[str]) -> Iterator[None]:
-    """In this context :class:`Broken` becomes one of the `problems`, each of which stays once."""
+    """In this context :class:`Broken` becomes one of the `problems`; each is there once."""
     try:
         yield
     except Broken as error:
@@ -42,8 +39,8 @@ def call(function: Callable[..., Any], *args: Any, what: str, **kwargs: Any) -> 
     except (Exception, SystemExit) as error:
         place, frames = "", [*traceback.extract_tb(error.__traceback__)]
         frames = [f for f in frames if not f.filename.startswith(PACKAGE)]
-        frames = [f for f in frames if not f.filename.startswith(("<string>", "<frozen"))] or frames
-        frames = [f for f in frames if "site-packages" not in f.filename] or frames
+        for others in ("<string>", "<frozen", "site-packages"):
+            frames = [f for f in frames if others not in f.filename] or frames
         if frames:
             last = frames[-1]
             place = f" ({Path(last.filename).name}, line {last.lineno}: {last.line})"
@@ -82,6 +79,15 @@ def as_gradient(value: Any, like: Array, what: str) -> Array:
     return array.astype(np.float64)
 
 
+def as_numbers(value: Any, name: str, expected: str = "an array of numbers") -> Array:
+    """What `forward` returns as `name` in float64, or :class:`Broken`."""
+    try:
+        return np.asarray(value, np.float64)
+    except Exception:
+        what = f"{type(value).__name__} as {name}, expected {expected}"
+        raise Broken(f"forward returns {what}") from None
+
+
 def as_gradients(named: Mapping[str, Any], like: Mapping[str, Array]) -> dict[str, Array]:
     """What `backward` returned by name as gradients of the arrays `like`."""
     return {n: as_gradient(named[n], a, f"d_{n} from backward") for n, a in like.items()}
@@ -103,9 +109,7 @@ def named_gradients(value: Any, params: Mapping[str, Array], what: str) -> dict[
     if isinstance(value, tuple | list) and len(value) == len(params):
         return dict(zip(params, value, strict=True))
     if not isinstance(value, Mapping):
-        expected = (
-            f"a dict with the keys {names}" if names else "an empty dict: there are no parameters"
-        )
+        expected = f"a dict with the keys {names}" if names else "{}, as there are no parameters"
         kind = f"{type(value).__name__} as its gradients of the parameters"
         raise Broken(f"{what} returns {kind}, expected {expected}")
     if missing := ", ".join(repr(n) for n in params if n not in value):
@@ -119,64 +123,43 @@ def named_gradients(value: Any, params: Mapping[str, Array], what: str) -> dict[
 # -- arrays that change
 
 
-def _arrays_in(value: Any, name: str, depth: int = 6) -> dict[str, Array]:
-    """Every array inside tuples, lists, dicts and objects, by the path that leads to it."""
-    if isinstance(value, np.ndarray):
-        return {name: value}
-    if depth == 0 or isinstance(value, str | bytes | int | float | type | ModuleType | None):
+def bits(value: Any, name: str = "", depth: int = 7) -> dict[str, bytes]:
+    """The bits of every array inside tuples, lists, dicts and objects, by the path to it."""
+    if isinstance(value, np.ndarray | float):
+        return {name: np.asarray(value).tobytes()}
+    if depth == 0 or isinstance(value, str | bytes | int | type | ModuleType | None):
         return {}
     if isinstance(value, Mapping):
-        inside = {f"{name}[{k!r}]": v for k, v in value.items()}
+        inside = {f"{name}[{k!r}]" if name else str(k): v for k, v in value.items()}
     elif isinstance(value, tuple) and hasattr(value, "_fields"):
         inside = {f"{name}.{k}": getattr(value, k) for k in value._fields}
     elif isinstance(value, tuple | list):
         inside = {f"{name}[{i}]": v for i, v in enumerate(value)}
     else:
         inside = {f"{name}.{k}": v for k, v in getattr(value, "__dict__", {}).items()}
-    return {k: a for n, v in inside.items() for k, a in _arrays_in(v, n, depth - 1).items()}
+    return {k: b for n, v in inside.items() for k, b in bits(v, n, depth - 1).items()}
 
 
-def snapshot(**values: Any) -> Snapshot:
-    """The bits of every array in `values`, for :func:`changed`."""
-    arrays = [item for name, v in values.items() for item in _arrays_in(v, name).items()]
-    return {name: (array, array.tobytes()) for name, array in arrays}
-
-
-def changed(before: Snapshot) -> list[str]:
-    """Names of the arrays that are no longer what they were."""
-    return [name for name, (array, bits) in before.items() if array.tobytes() != bits]
-
-
-def same_bits(a: Any, b: Any) -> bool:
-    """Whether two results hold the same arrays, bit for bit."""
-    bits = []
-    for value in (a, b):
-        arrays = _arrays_in([np.asarray(value) if np.isscalar(value) else value], "")
-        bits.append({name: array.tobytes() for name, array in arrays.items()})
-    return bits[0] == bits[1]
-
-
-def forward_of(
-    forward: Callable[[], Any], watch: Mapping[str, Any], problems: list[str], names: str
+def watched(
+    function: Callable[[], Any], what: str, names: str, problems: list[str], watch: dict[str, Any]
 ) -> tuple[Any, Any]:
-    """The pair that `forward` returns; arrays of `watch` that it writes into go to `problems`."""
-    before = snapshot(**watch)
-    found = pair(call(forward, what="forward"), "forward", names)
-    problems += [f"forward writes into {name}" for name in changed(before)]
-    return found
+    """The pair that `function` returns; if it writes into arrays of `watch`, that is a problem."""
+    before = bits(watch)
+    found = call(function, what=what)
+    after = bits(watch)
+    problems += [f"{what} writes into {n}" for n in before if before[n] != after.get(n)]
+    return pair(found, what, names)
 
 
 def backward_of(
-    backward: Callable[[], Any], watch: Mapping[str, Any], problems: list[str]
+    backward: Callable[[], Any], problems: list[str], watch: dict[str, Any]
 ) -> tuple[Any, Any]:
     """The same of a backward, which has to return the same bits when it is called again."""
-    before = snapshot(**watch)
-    first, again = call(backward, what="backward"), "called a second time"
-    written = changed(before)
-    problems += [f"backward writes into {name}" for name in written]
-    if not written and not same_bits(first, call(backward, what=f"backward, {again},")):
+    noted, again = len(problems), "called a second time"
+    found = watched(backward, "backward", "(d_x, grads)", problems, watch)
+    if len(problems) == noted and bits(found) != bits(call(backward, what=f"backward, {again},")):
         problems.append(f"backward returns other bits when it is {again} on the same cache")
-    return pair(first, "backward", "(d_x, grads)")
+    return found
 
 
 def name_of(function: Any) -> str:

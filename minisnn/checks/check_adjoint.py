@@ -12,9 +12,9 @@ from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
 from .explain_loops import Loop, explain
-from .oracle import ORIGIN, Problem, draw, run, truth
+from .oracle import Problem, by_name, draw, loop_rows, run
 from .proof import prove
-from .report import Report, Row, row_of
+from .report import Report, Row
 from .steps import check_steps, steps_of
 from .twins import TWINS, without_slope
 
@@ -73,11 +73,10 @@ def check_adjoint(
             report.notes += _other_stop(dynamics, problems, backend)
     loop = Loop(
         dynamics,
-        gradients=lambda problem: kernel_gradients(dynamics, problem, "tangent", backend),
-        make=lambda number, shape: draw(dynamics, np.random.default_rng([seed, 5, number]), shape),
-        seed=seed,
+        lambda n, shape: run(dynamics, draw(dynamics, np.random.default_rng([seed, 5, n]), shape)),
+        lambda drawn: kernel_gradients(dynamics, drawn.problem, "tangent", backend),
     )
-    explain(report, loop)
+    explain(report, loop, seed)
     return report
 
 
@@ -87,15 +86,8 @@ def _all_rows(dynamics: Dynamics, problems: list[Problem], backend: str) -> list
 
 def rows_of(dynamics: Dynamics, problem: Problem, twin: str, backend: str) -> list[Row]:
     """One row for each gradient of one problem on one twin."""
-    yours, neuron = kernel_gradients(dynamics, problem, twin, backend), dynamics.neuron
-    true, sizes = truth(dynamics, problem, twin)
-    parts = [("d_x", "x", ()), *((f"d_{n}[0]", "state0", i) for i, n in enumerate(neuron.state))]
-    parts += [("d_threshold", "theta", ())]
-    parts += [(f"d_{n}", "params", i) for i, n in enumerate(neuron.params)]
-    return [
-        row_of(twin, label, yours[name][i], true[name][i], ORIGIN, sizes[name][i])
-        for label, name, i in parts
-    ]
+    yours = kernel_gradients(dynamics, problem, twin, backend)
+    return loop_rows(dynamics, problem, twin, yours)
 
 
 def kernel_gradients(
@@ -111,7 +103,7 @@ def kernel_gradients(
     d_x, d_state0, d_theta, d_params = kernel.scan_adjoint(d_spikes, d_last, cache)
     assert d_theta is not None and d_params is not None
     sums = {"theta": d_theta.sum(axis=0), "params": d_params.sum(axis=1)}
-    return {"x": d_x, "state0": d_state0, **sums}
+    return by_name(dynamics, {"x": d_x, "state0": d_state0, **sums})
 
 
 def _forward_differs(dynamics: Dynamics, problems: list[Problem], backend: str) -> list[str]:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..kernels.arrays import Array
 from . import calls
-from .differences import compare_arrays, curves
+from .differences import Point, compare_arrays, curves
 from .explain_functions import explain_function, explain_loss
-from .report import Report
+from .report import Report, Row
 
 __all__ = ["check_function", "check_loss"]
 
@@ -56,98 +56,79 @@ def check_function(
     TypeError : an input or a parameter is not float64.
     """
     report = Report(f"gradients of {calls.name_of(forward)}, {calls.name_of(backward)}")
-    subject = Function((forward, backward), inputs, dict(params or {}), report.problems)
-    arrays = subject.arrays
+    pair = Function(forward, backward, inputs, dict(params or {}), report.problems)
     with calls.reported(report.problems):
-        point = subject.at(arrays, [seed, 23])
-
-        def value(moved: Mapping[str, Array]) -> tuple[float, None]:
-            return subject.weighted(moved, point.d_y), None
-
-        rng = np.random.default_rng([seed, 29])
-        rows = compare_arrays("function", value, arrays, point.yours, rng, entries=entries)
-        report.rows = [replace(row, name=f"d_{row.name}") for row in rows]
-        report.pictures["v curve"] = curves(value, arrays, point.yours, rng)
-    explain_function(report, subject, seed)
+        point, rng = pair.at(pair.arrays, [seed, 23]), np.random.default_rng([seed, 29])
+        report.rows = _rows("function", point, rng, entries)
+        report.pictures["v curve"] = curves(point, rng)
+    explain_function(report, pair.at, pair.arrays, seed)
     return report
 
 
-class Point(NamedTuple):
-    """Inputs and parameters, outputs, their weights, and the gradients returned, all by name."""
-
-    arrays: dict[str, Array]
-    y: dict[str, Array]
-    d_y: dict[str, Array]
-    yours: dict[str, Array]
+def _rows(twin: str, point: Point, rng: np.random.Generator, entries: int) -> list[Row]:
+    rows = compare_arrays(twin, point, rng, entries=entries)
+    return [replace(row, name=f"d_{row.name}") for row in rows]
 
 
 class Function:
-    """A user's pair of functions, called with copies and watched; what goes wrong is noted."""
+    """A user's pair of functions, called with copies and watched; `problems` are what goes wrong."""
 
     def __init__(
-        self, functions: tuple[Callable, Callable], inputs: Any, params: Any, problems: list[str]
+        self, forward: Callable, backward: Callable, inputs: Any, params: Any, problems: list[str]
     ) -> None:
-        (self._forward, self._backward), self.problems = functions, problems
-        named = {"x": inputs}
-        if isinstance(inputs, tuple | list):
-            named = {f"x{i}": a for i, a in enumerate(inputs)}
-        elif isinstance(inputs, Mapping):
-            named = dict(inputs)
+        self._forward, self._backward, self.problems = forward, backward, problems
+        named = _by_name(inputs, "x")
         if double := set(named) & set(params):
             raise ValueError(f"check_function: {sorted(double)} is both an input and a parameter")
         self.by_name = isinstance(inputs, Mapping)
         self.alone = not isinstance(inputs, tuple | list | Mapping)
-        self.inputs, self.params = list(named), list(params)
-        given = named | params
+        self.inputs, self.params, given = list(named), list(params), {**named, **params}
         self.scalars = {n for n, a in given.items() if isinstance(a, int | float)}
         self.arrays = {n: _float64(a, n) for n, a in given.items()}
 
-    def forward(self, arrays: Mapping[str, Array]) -> tuple[dict[str, Array], Any]:
-        """Outputs by name (one array: ``"y"``) and cache."""
+    def forward(self, arrays: Mapping[str, Array]) -> tuple[Any, dict[str, Array], Any]:
+        """What it returns first, the same by name (one array: ``"y"``), and the cache."""
         own = {n: float(a) if n in self.scalars else a.copy() for n, a in arrays.items()}
         named, first = dict(own), []
         if not self.by_name:
             first = [named.pop(n) for n in self.inputs]
         forward = partial(self._forward, *first, **named)
-        y, cache = calls.forward_of(forward, own, self.problems, "(y, cache)")
-        self.kind = type(y) if isinstance(y, tuple | list | Mapping) else None
-        found = {"y": y} if self.kind is None else y
-        if isinstance(y, tuple | list):
-            found = {f"y{i}": v for i, v in enumerate(y)}
-        return {n: _finite(v, n) for n, v in found.items()}, cache
-
-    def weighted(self, arrays: Mapping[str, Array], d_y: Mapping[str, Array]) -> float:
-        """The outputs as one number, whose gradient `backward` returns for `d_y`."""
-        y, _ = self.forward(arrays)
-        return float(sum((v * d_y[n]).sum() for n, v in y.items()))
+        y, cache = calls.watched(forward, "forward", "(y, cache)", self.problems, own)
+        return y, {n: _finite(v, n) for n, v in _by_name(y, "y").items()}, cache
 
     def at(self, arrays: dict[str, Array], seeds: list[int]) -> Point:
-        """Outputs at these arrays, random weights ``d_y`` of them, and the gradients for these."""
-        y, cache = self.forward(arrays)
-        d_y = {n: np.random.default_rng(seeds).normal(size=v.shape) for n, v in y.items()}
-        handed: Any = {n: d.copy() for n, d in d_y.items()}
-        if self.kind is None:
-            handed = handed["y"] if handed["y"].shape else float(handed["y"])
-        elif not issubclass(self.kind, Mapping):
-            handed = tuple(handed.values())
-        backward, watch = partial(self._backward, handed, cache), {"d_y": handed, "cache": cache}
-        d_x, grads = calls.backward_of(backward, watch, self.problems)
+        """The gradients at these arrays of the outputs with random weights ``d_y``."""
+        y, named_y, cache = self.forward(arrays)
+        d_y = {n: np.random.default_rng(seeds).normal(size=v.shape) for n, v in named_y.items()}
+        above: Any = {n: d.copy() for n, d in d_y.items()}
+        if isinstance(y, tuple | list):
+            above = tuple(above.values())
+        elif not isinstance(y, Mapping):
+            above = above["y"] if above["y"].shape else float(above["y"])
+        backward, watch = partial(self._backward, above, cache), {"d_y": above, "cache": cache}
+        d_x, grads = calls.backward_of(backward, self.problems, watch)
         inputs, params = ({n: arrays[n] for n in names} for names in (self.inputs, self.params))
         named = {"x": d_x}
         if not self.alone:
             named = calls.named_gradients(d_x, inputs, "backward, as d_x,")
         named |= calls.named_gradients(grads if params or grads else {}, params, "backward")
-        return Point(arrays, y, d_y, calls.as_gradients(named, arrays))
+
+        def value(moved: Mapping[str, Array]) -> tuple[float, None]:
+            _, outputs, _ = self.forward(moved)
+            return float(sum((v * d_y[n]).sum() for n, v in outputs.items())), None
+
+        return Point(value, arrays, calls.as_gradients(named, arrays), named_y, d_y)
+
+
+def _by_name(values: Any, name: str) -> dict[str, Any]:
+    """A dict as it is, a tuple as ``x0``, ``x1``, ..., one value as ``x``."""
+    if isinstance(values, tuple | list):
+        return {f"{name}{i}": value for i, value in enumerate(values)}
+    return dict(values) if isinstance(values, Mapping) else {name: values}
 
 
 def _finite(value: Any, name: str) -> Array:
-    try:
-        array = np.asarray(value, np.float64)
-    except Exception:
-        kind = type(value).__name__
-        raise calls.Broken(
-            f"forward returns {kind} as {name}, expected an array of numbers"
-        ) from None
+    array = calls.as_numbers(value, name)
     if not np.isfinite(array).all():
         wrong = "entries that are not finite: it has no gradient at this input"
         raise calls.Broken(f"forward returns {name} with {wrong}")
@@ -191,23 +172,22 @@ def check_loss(
     scores = _float64(scores, "scores")
     report = Report(f"gradient of the loss {calls.name_of(loss)}")
 
-    def run(at: Array, aims: Any, watch: bool = False) -> tuple[float, Array]:
-        at = at.copy()
-        before = calls.snapshot(scores=at, targets=aims)
-        result = calls.call(loss, at, aims, what="the loss")
-        value, d_scores = calls.pair(result, "the loss", "(number, d_scores)")
-        if watch:
-            report.problems += [f"the loss writes into {name}" for name in calls.changed(before)]
+    def run(at: Array, aims: Any) -> tuple[float, Array]:
+        watch, names = {"scores": (at := at.copy()), "targets": aims}, "(number, d_scores)"
+        made = partial(loss, at, aims)
+        value, d_scores = calls.watched(made, "the loss", names, report.problems, watch)
         if np.shape(value) != () or not np.isfinite(value):
             raise calls.Broken(f"the loss returns {value!r}, expected one finite number")
         return float(value), calls.as_gradient(d_scores, at, "d_scores from the loss")
 
-    def value(moved: Mapping[str, Array]) -> tuple[float, None]:
-        return run(moved["d_scores"], targets)[0], None
+    def point(at: Array, aims: Any) -> Point:
+        def value(moved: Mapping[str, Array]) -> tuple[float, None]:
+            return run(moved["scores"], aims)[0], None
+
+        return Point(value, {"scores": at, "targets": aims}, {"scores": run(at, aims)[1]})
 
     with calls.reported(report.problems):
-        at, gradients = {"d_scores": scores}, {"d_scores": run(scores, targets, watch=True)[1]}
-        rng = np.random.default_rng([seed, 29])
-        report.rows = compare_arrays("loss", value, at, gradients, rng, entries=entries)
-    explain_loss(report, run, scores, targets, seed)
+        at, rng = point(scores, targets), np.random.default_rng([seed, 29])
+        report.rows = _rows("loss", at, rng, entries)
+    explain_loss(report, point, scores, targets, seed)
     return report

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ from ..kernels.arrays import Array
 from ..layers.base import Layer
 from ..network import Caches, Network
 from . import calls
-from .differences import compare_arrays
+from .differences import Point, compare_arrays
 from .explain_layers import explain
 from .report import Report, Row
 from .twins import TWINS, Subject, run_twin, weighting, with_slope_zero
@@ -73,17 +74,16 @@ def check_grads(
         overflow on `x`.
     """
     _refuse(net, x, twins, train, rng, masks)
-    x = np.array(x, np.float64)
     options: dict[str, Any] = {"train": train} | ({} if masks is None else {"masks": masks})
     spiking = any(layer.spiking for layer in net.layers.values())
     report = Report(f"gradients of a network of {len(net.layers)} layers on {net.backend}")
-    subject = Subject(net, x, targets, loss, options, rng)
+    subject = Subject(net, np.array(x, np.float64), targets, loss, options, rng, report.problems)
     with calls.reported(report.problems):
         if spiking and masks is None:
             subject, report.notes = _tame(subject)
         for twin in twins if spiking else ("smooth",):
-            problem = _Twin(subject, twin, np.random.default_rng(seed), report.problems)
-            report.rows += problem.rows_off_kinks(directions, entries)
+            rows = _rows_off_kinks(subject, twin, np.random.default_rng(seed), directions, entries)
+            report.rows += rows
         report.problems += _differing_calls(subject)
     explain(report, subject)
     return report
@@ -149,12 +149,11 @@ def _tame(subject: Subject) -> tuple[Subject, list[str]]:
     """The subject with an input, weaker or shorter, on which no state overflows, and a note."""
     x, nets = subject.x, (subject.net, subject.net.smoothed())
     tries = [(steps, scale) for steps in (len(x), 3) for scale in (1.0, 0.3, 0.1, 0.03)]
-    for limit in (1e6, 1e60):
-        for steps, scale in tries:
-            tamed = subject._replace(x=scale * x[:steps])
-            if max(_largest_state(tamed, net) for net in nets) <= limit:
-                note = f"the neurons overflow on x: checked on {scale:g} * x[:{steps}]"
-                return tamed, [note] if (steps, scale) != tries[0] else []
+    for limit, (steps, scale) in itertools.product((1e6, 1e60), tries):
+        tamed = subject._replace(x=scale * x[:steps])
+        if max(_largest_state(tamed, net) for net in nets) <= limit:
+            note = f"the neurons overflow on x: checked on {scale:g} * x[:{steps}]"
+            return tamed, [note] if (steps, scale) != tries[0] else []
     raise ValueError(
         "check_grads: the network's states overflow, even on 0.03 * x and 3 steps. Are its weights "
         "or a neuron's parameters far too large?"
@@ -164,7 +163,7 @@ def _tame(subject: Subject) -> tuple[Subject, list[str]]:
 def _largest_state(subject: Subject, net: Network) -> float:
     """Of a run that starts from the last state of another; infinite if it overflows."""
     _, caches = subject.forward(net)
-    _, caches = subject.forward(net, **({"state": caches.state} if caches.state else {}))
+    _, caches = subject.forward(net, caches.state)
     states = [v for c in caches.state.values() for v in c.values()]
     largest = max((float(np.max(np.abs(v))) for v in states), default=0.0)
     return float(np.nan_to_num(largest, nan=np.inf))
@@ -172,49 +171,50 @@ def _largest_state(subject: Subject, net: Network) -> float:
 
 def _differing_calls(subject: Subject) -> list[str]:
     """``loss_and_grads``, which ``fit`` calls, against forward and backward."""
-    net, x, targets, loss, options, rng = subject
-    scores, caches = subject.forward()
+    net, x, targets, loss, options, rng, _ = subject
+    scores, caches = subject.forward(net)
     d_scores = subject.d_scores(scores)
     _, grads = calls.call(net.backward, d_scores, caches, input_grad=False, what="backward")
     run = partial(calls.call, net.loss_and_grads, x, targets, loss, what="loss_and_grads")
     _, found = run(rng=copy.deepcopy(rng), **options)
     least = 1e-12 * max((float(np.max(np.abs(d))) for d in grads.values()), default=0.0)
-    same = {n: np.allclose(found[n], d, 1e-9, least) for n, d in grads.items()}
+    other = [n for n, d in grads.items() if not np.allclose(found[n], d, 1e-9, least)]
     what = "loss_and_grads, which fit calls, gives other gradients than backward"
-    return [] if all(same.values()) else [f"{what}: {', '.join(n for n in same if not same[n])}"]
+    return [f"{what}: {', '.join(other)}"] if other else []
 
 
 # -- one twin
 
 
+def _rows_off_kinks(
+    subject: Subject, twin: str, rng: np.random.Generator, directions: int, entries: int
+) -> list[Row]:
+    """The rows of one twin; if a kink lies at the very point, those of a point beside it."""
+    at, compared = subject, _Twin(subject, twin, rng)
+    for _ in range(4):
+        rows = compare_arrays(twin, compared.point(at), rng, directions, entries)
+        decided = all(row.verdict in ("ok", "WRONG", "REFUSED") for row in rows)
+        if decided or subject.problems:
+            break
+        at = at._replace(x=subject.x + 1e-3 * rng.normal(size=subject.x.shape))
+    return rows
+
+
 class _Twin:
     """One twin of a network: its value as a function of all arrays, and its gradients."""
 
-    def __init__(
-        self, subject: Subject, twin: str, rng: np.random.Generator, problems: list[str]
-    ) -> None:
-        self.subject, self.twin, self.rng, self.problems = subject, twin, rng, problems
-        self.fire, net = {**TWINS, "real": "step"}[twin], subject.net
+    def __init__(self, subject: Subject, twin: str, rng: np.random.Generator) -> None:
+        self.twin, self.rng, net = twin, rng, subject.net
+        self.fire = {**TWINS, "real": "step"}[twin]
         changed = {"smooth": net.smoothed, "slope 0": lambda: with_slope_zero(net)}
         self.run = changed.get(twin, lambda: net)()
         self.shifted = self.run.astype("float64")  # a copy: the net under check is never touched
 
-    def rows_off_kinks(self, directions: int, entries: int) -> list[Row]:
-        """The rows of this twin; if a kink lies at the very point, those of a point beside it."""
-        x = self.subject.x
-        for _ in range(4):
-            rows = self.rows(directions, entries)
-            decided = all(row.verdict in ("ok", "WRONG", "REFUSED") for row in rows)
-            if decided or self.problems:
-                break
-            beside = x + 1e-3 * self.rng.normal(size=x.shape)
-            self.subject = self.subject._replace(x=beside)
-        return rows
-
-    def rows(self, directions: int, entries: int) -> list[Row]:
-        scores, base, state = self._forward()
+    def point(self, at: Subject) -> Point:
+        """The arrays of a run, its value as a function of them, and the gradients returned."""
+        scores, base, state = self._forward(at)
         weights = {n: self._weigh(c) for n, c in base.state.items() if self.twin != "real"}
-        arrays = {**self.shifted.params(), "x": self.subject.x}
+        arrays = {**self.shifted.params(), "x": at.x}
         starts = {f"{n}.{s}[0]": v for n, c in state.items() for s, v in c.items()}
         arrays |= {n: v for n, v in starts.items() if v.dtype == np.float64}
         arrays = {n: a.copy() for n, a in arrays.items()}
@@ -230,8 +230,7 @@ class _Twin:
             pairs = [(caches.state[n][s], w) for n, c in weights.items() for s, w in c.items()]
             total = sum(float(np.sum(v * w)) for v, w in pairs)
             if self.twin != "slope 0":
-                _, _, targets, loss, _, _ = self.subject
-                total += float(calls.call(loss, y, targets, what="the loss")[0])
+                total += float(calls.call(at.loss, y, at.targets, what="the loss")[0])
             sides = (self.shifted[n].sides(c) for n, c in caches.items())
             flat = [side.ravel() for side in sides if side is not None]
             return total, np.concatenate(flat) if flat else None
@@ -241,37 +240,31 @@ class _Twin:
             if abs(first - again) > 1e-9 * abs(again):
                 cure = "a twin of a layer that draws must hold what its base run drew"
                 raise calls.Broken(f"forward draws anew at every run: {cure}")
-        gradients = self._backward(scores, base, weights, arrays)
-        return compare_arrays(self.twin, value, arrays, gradients, self.rng, directions, entries)
+        return Point(value, arrays, self._backward(at, scores, base, weights, arrays))
 
     def _weigh(self, state: Mapping[str, Array]) -> dict[str, Array]:
         """Random weights that make terms of about 1 of states of any size: none drowns others."""
         largest = {s: max(1.0, float(np.max(np.abs(v)))) for s, v in state.items()}
         return {s: self.rng.normal(size=np.shape(v)) / largest[s] for s, v in state.items()}
 
-    def _forward(self) -> tuple[Array, Caches, dict[str, dict[str, Array]]]:
+    def _forward(self, at: Subject) -> tuple[Array, Caches, dict[str, dict[str, Array]]]:
         """A run, and the state that it starts from: the last one of another run."""
-        before = calls.snapshot(x=self.subject.x, params=self.run.params())
-        scores, base = self.subject.forward(self.run)
+        _, base = at.forward(self.run)
         state = {n: dict(c) for n, c in base.state.items()}
-        forward = partial(self.subject.forward, self.run, **({"state": state} if state else {}))
-        scores, base = forward() if state else (scores, base)
-        self.problems += [f"forward writes into {name}" for name in calls.changed(before)]
-        if not calls.same_bits(scores, forward()[0]):
-            again = "called a second time on the same input"
-            raise calls.Broken(f"forward returns other bits when it is {again}")
+        (scores, base), (again, _) = (at.forward(self.run, state) for _ in range(2))
+        if calls.bits(scores) != calls.bits(again):
+            called = "called a second time on the same input"
+            raise calls.Broken(f"forward returns other bits when it is {called}")
         return scores, base, state
 
     def _backward(
-        self, scores: Array, base: Caches, weights: dict, arrays: dict[str, Array]
+        self, at: Subject, scores: Array, base: Caches, weights: dict, arrays: dict[str, Array]
     ) -> dict[str, Array]:
-        d_scores = np.zeros(scores.shape)
-        if self.twin != "slope 0":
-            d_scores = self.subject.d_scores(scores)
-        x, params = self.subject.x, self.run.params()
-        watch = {"d_scores": d_scores, "caches": dict(base), "x": x, "params": params}
+        d_scores = np.zeros(scores.shape) if self.twin == "slope 0" else at.d_scores(scores)
+        params = self.run.params()
+        watch = {"d_scores": d_scores, "caches": dict(base), "x": at.x, "params": params}
         backward = partial(self.run.backward, d_scores, base, d_state=weights)
-        d_x, grads = calls.backward_of(backward, watch, self.problems)
+        d_x, grads = calls.backward_of(backward, at.problems, watch)
         grads = dict(grads)
         states = grads.pop("state", {})
         like = {n: arrays[n] for n in params}

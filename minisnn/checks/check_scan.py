@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,11 +15,11 @@ from ..resets import Reset, hard
 from ..surrogates import Surrogate, atan
 from . import calls
 from .explain_loops import SHAPES, Loop, explain
-from .oracle import ORIGIN, Problem, Shape, draw, run, truth
-from .report import Report, row_of
+from .oracle import Problem, Run, Shape, draw, loop_rows, run
+from .report import Report
 from .steps import check_steps, steps_of
 
-__all__ = ["check_scan", "problem_from_rest", "run_users"]
+__all__ = ["check_scan", "draw_from_rest", "run_users"]
 
 
 def check_scan(
@@ -35,17 +35,17 @@ def check_scan(
     """Check a time loop of your own, forward and backward, against the dynamics it should run.
 
     Your loop spikes, so plain differences through it say nothing.  It is compared with the tangent
-    twin of the neuron, reset and surrogate that you say it is: its spikes step by step, then each
+    twin of the neuron, reset and surrogate that you name: its spikes step by step, then each
     gradient entry by entry.
 
     Parameters
     ----------
     forward : ``forward(x, threshold=, decay=, ...) -> (spikes, cache)``; x and spikes are
-        ``[T, B, N]``, the state starts at 0, the parameters come under the neuron's names.
+        ``[T, B, N]``, the state starts at 0, the parameters have the neuron's names.
     backward : ``backward(d_spikes, cache) -> (d_x, grads)``, grads a dict
         ``{"threshold": ..., "decay": ...}``.
-    neuron, reset, surrogate : what the loop is meant to be; LIF, hard reset and atan with k = 2 if
-        not given.  They are checked themselves first.
+    neuron, reset, surrogate : the dynamics that the loop should run; LIF, hard reset and atan with
+        k = 2 if not given.  They are checked first.
     shared : parameters are single numbers, and so are their gradients; else one value for each
         neuron, ``[N]``.
     seed : of the problems drawn.
@@ -58,82 +58,66 @@ def check_scan(
     parts = f"{neuron.charge.__name__}, {reset}, {dynamics.surrogate}"
     report = Report(f"time loop {calls.name_of(forward)}, {calls.name_of(backward)}: {parts}")
 
-    def gradients(problem: Problem) -> dict[str, Array]:
-        return run_users(forward, backward, dynamics, problem, shared, report.problems)
+    def loop_of(number: int, shape: Shape) -> Run:
+        return draw_from_rest(dynamics, number, shape, shared)
 
-    rows, problems = check_steps(steps_of(dynamics), seed)
-    if problems or not all(row.ok for row in rows):
-        wrong = "the dynamics you compare with are wrong themselves: see check_adjoint"
-        report.problems = [*problems, wrong]
+    def gradients(drawn: Run) -> dict[str, Array]:
+        return run_users(forward, backward, drawn, dynamics, report.problems, shared)
+
+    steps, report.problems = check_steps(steps_of(dynamics), seed)
+    if report.problems or not all(row.ok for row in steps):
+        report.problems.append(
+            "the dynamics you compare with are wrong themselves: see check_adjoint"
+        )
     else:
         with calls.reported(report.problems):
-            rows = []
-            for number, shape in enumerate(SHAPES):
-                problem = problem_from_rest(dynamics, seed + number, shape, shared)
-                yours, found = gradients(problem), truth(dynamics, problem, "tangent")
-                true, sizes = (_of_user(d, dynamics, shared) for d in found)
-                for n in true:
-                    row = row_of("tangent", f"d_{n}", yours[n], true[n], ORIGIN, sizes[n])
-                    rows.append(row)
+            runs, rows = [loop_of(seed + i, shape) for i, shape in enumerate(SHAPES)], []
+            for drawn in runs:
+                rows += loop_rows(dynamics, drawn.problem, "tangent", gradients(drawn))
             report.add_worst(rows)
-    make = partial(problem_from_rest, dynamics, shared=shared)
-    explain(report, Loop(dynamics, gradients, make, shared, seed))
+    explain(report, Loop(dynamics, loop_of, gradients), seed)
     return report
 
 
-def problem_from_rest(dynamics: Dynamics, seed: int, shape: Shape, shared: bool = False) -> Problem:
-    """A problem whose state starts at 0 and whose last state has no gradient."""
-    for again in range(50):
-        problem = draw(dynamics, np.random.default_rng([seed, 3, again]), shape)
-        _, state0, theta, params, _, _, d_last = problem
+def draw_from_rest(dynamics: Dynamics, seed: int, shape: Shape, shared: bool = False) -> Run:
+    """A run whose state starts at 0, and whose last state has no gradient."""
+
+    def change(p: Problem) -> Problem:
         if shared:
-            theta, params = 0 * theta + theta[0], 0 * params + params[:, :1]
-        problem = problem._replace(theta=theta, params=params, k=dynamics.surrogate.k)
-        problem = problem._replace(state0=0 * state0, d_state_last=0 * d_last)
-        if 0 < np.mean(run(dynamics, problem).spikes) < 1:
-            return problem
-    raise ValueError(f"{dynamics.neuron}: starting from 0 it fires always or never in 50 problems")
+            p = p._replace(theta=0 * p.theta + p.theta[0], params=0 * p.params + p.params[:, :1])
+        k = dynamics.surrogate.k
+        return p._replace(state0=0 * p.state0, d_state_last=0 * p.d_state_last, k=k)
 
-
-def _of_user(found: Mapping[str, Array], dynamics: Dynamics, shared: bool) -> dict[str, Array]:
-    """Gradients under the names, and in the shapes, that a user's loop returns."""
-    named = {"threshold": found["theta"]}
-    named |= dict(zip(dynamics.neuron.params, found["params"], strict=True))
-    return {"x": found["x"]} | {n: np.asarray(d.sum()) if shared else d for n, d in named.items()}
+    return run(dynamics, draw(dynamics, np.random.default_rng([seed, 3, 0]), shape, change))
 
 
 def run_users(
     forward: Callable[..., Any],
     backward: Callable[..., Any],
+    drawn: Run,
     dynamics: Dynamics,
-    problem: Problem,
-    shared: bool,
     problems: list[str],
+    shared: bool = False,
 ) -> dict[str, Array]:
-    """The gradients of a user's loop by name; what it does wrong besides goes to `problems`."""
+    """The gradients of a user's loop by name; what else it does wrong goes to `problems`."""
+    problem = drawn.problem
     values = {"threshold": problem.theta}
     values |= dict(zip(dynamics.neuron.params, problem.params, strict=True))
     params: dict[str, Any] = {n: float(v[0]) if shared else v.copy() for n, v in values.items()}
     x, d_spikes = problem.x.copy(), problem.d_spikes.copy()
     watch, names = {"x": x, "params": params}, "(spikes, cache)"
-    spikes, cache = calls.forward_of(partial(forward, x, **params), watch, problems, names)
-    _compare_spikes(spikes, np.stack(run(dynamics, problem).spikes))
+    made = partial(forward, x, **params)
+    spikes, cache = calls.watched(made, "forward", names, problems, watch)
+    _compare_spikes(spikes, np.stack(drawn.spikes))
     watch = {"d_spikes": d_spikes, "x": x, "cache": cache}
-    d_x, grads = calls.backward_of(partial(backward, d_spikes, cache), watch, problems)
+    d_x, grads = calls.backward_of(partial(backward, d_spikes, cache), problems, watch)
     like = {n: np.asarray(v, float) for n, v in params.items()}
     named = {"x": d_x, **calls.named_gradients(grads, like, "backward")}
-    like["x"] = problem.x
-    return calls.as_gradients(named, like)
+    return calls.as_gradients(named, {"x": problem.x, **like})
 
 
 def _compare_spikes(spikes: Any, expected: Array) -> None:
-    try:
-        found = np.asarray(spikes, float)
-    except Exception:
-        kind = type(spikes).__name__
-        raise calls.Broken(
-            f"forward returns {kind} as spikes, expected an array [T, B, N]"
-        ) from None
+    found = calls.as_numbers(spikes, "spikes", "an array [T, B, N]")
     if found.shape != expected.shape:
         shapes = f"{list(found.shape)}, expected {list(expected.shape)}, that of x"
         raise calls.Broken(f"spikes from forward have shape {shapes}")

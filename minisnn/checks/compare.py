@@ -13,7 +13,7 @@ from ..neurons import Neuron, lif
 from ..resets import Reset, hard
 from ..surrogates import Surrogate, atan
 from .calls import reported
-from .check_scan import problem_from_rest, run_users
+from .check_scan import draw_from_rest, run_users
 from .explain_loops import mutant_gradients
 from .mutants import Mutant
 from .oracle import Problem, run
@@ -67,7 +67,7 @@ def compare(
     dynamics = Dynamics(neuron, reset, atan(2.0) if surrogate is None else surrogate)
     names, loop = (_name(mine), _name(other)), f"{neuron.charge.__name__}, {reset}, T = {steps}"
     report = Report(f"{names[0]} compared with {names[1]}: {loop}")
-    problem = problem_from_rest(dynamics, seed, (steps, 16, 8))
+    problem = draw_from_rest(dynamics, seed, (steps, 16, 8)).problem
     with reported(report.problems):
         rules = [_gradients(rule, dynamics, report) for rule in (mine, other)]
         a, b = (rule(problem) for rule in rules)
@@ -94,7 +94,7 @@ def _gradients(rule: Any, dynamics: Dynamics, report: Report) -> Gradients:
     if isinstance(rule, Reset):
         return lambda p: _walk(dynamics._replace(reset=rule), p)
     if isinstance(rule, tuple) and len(rule) == 2 and all(map(callable, rule)):
-        return lambda p: run_users(*rule, dynamics, p, False, report.problems)
+        return lambda p: run_users(*rule, run(dynamics, p), dynamics, report.problems)
     if isinstance(rule, str) and rule in RULES:
         return lambda p: _walk(dynamics, p, *RULES[rule])
     name, _, steps = rule.partition(" ") if isinstance(rule, str) else ("", "", "")
@@ -109,8 +109,7 @@ def _gradients(rule: Any, dynamics: Dynamics, report: Report) -> Gradients:
 def _walk(dynamics: Dynamics, p: Problem, *mutants: Mutant) -> dict[str, Array]:
     found = mutant_gradients(dynamics, run(dynamics, p), mutants)
     assert found is not None
-    params = dict(zip(dynamics.neuron.params, found["params"], strict=True))
-    return {"x": found["x"], "threshold": found["theta"], **params}
+    return {n: found[n] for n in ("x", "threshold", *dynamics.neuron.params)}
 
 
 def _truncated(dynamics: Dynamics, p: Problem, steps: int) -> dict[str, Array]:

@@ -10,7 +10,7 @@ import numpy as np
 from ..kernels.arrays import Array
 from .report import Row
 
-__all__ = ["Difference", "compare_arrays", "curves", "richardson", "stencil"]
+__all__ = ["Difference", "Point", "compare_arrays", "curves", "richardson"]
 
 TOLERANCE = 1e-7
 #: A difference whose own estimated error is larger than this share of the gradient decides nothing.
@@ -29,8 +29,6 @@ JUMPS = (
 
 #: Takes a step h, returns ``(value, sides)``; see :func:`richardson`.
 Along = Callable[[float], tuple[float, Any]]
-#: Takes arrays by name, returns the value to differentiate, and the sides of its kinks.
-Value = Callable[[Mapping[str, Array]], tuple[float, Any]]
 
 
 class Difference(NamedTuple):
@@ -106,40 +104,58 @@ def _resolution(f: Along) -> float:
     return 1e4 * min(rounding, 1e-12 * (1 + abs(here)))  # what moves more is a jump
 
 
-def stencil(f: Callable[[Array], float], at: Array, h: float = 1e-2) -> Array:
-    """A gradient by four-point differences, error of order ``h^4``: quick, to recognise one by."""
-    gradient, moved = np.empty(at.shape), at.copy()
-    for i in np.ndindex(at.shape):
-        values = []
-        for step in (2 * h, h, -h, -2 * h):
-            moved[i] = at[i] + step
-            values.append(f(moved))
-        moved[i] = at[i]
-        gradient[i] = (-values[0] + 8 * values[1] - 8 * values[2] + values[3]) / (12 * h)
-    return gradient
-
-
 # -- gradients compared with differences
+
+
+class Point(NamedTuple):
+    """A function of named arrays at one point, and the gradients returned there.
+
+    ``value(arrays)`` is the number they should be gradients of, and the sides of its kinks.  `y`
+    are the function's outputs, `d_y` the weights that make one number of them.
+    """
+
+    value: Callable[[Mapping[str, Array]], tuple[float, Any]]
+    arrays: Mapping[str, Array]
+    gradients: Mapping[str, Array]
+    y: Mapping[str, Array] = {}
+    d_y: Mapping[str, Array] = {}
+
+    def along(self, name: str, direction: Array) -> Along:
+        """The value as a function of how far an array has gone in a direction."""
+        at = self.arrays[name]
+        return lambda h: self.value({**self.arrays, name: at + h * direction})
+
+    def true(self, name: str, **changed: Array) -> Array:
+        """A gradient, perhaps where other arrays are changed, by four-point differences: quick."""
+        arrays = {**self.arrays, **changed}
+        moved = arrays[name] = np.array(arrays[name], np.float64)
+        gradient, h = np.empty(moved.shape), 1e-3 * max(float(np.std(moved)), 1.0)
+        for i in np.ndindex(moved.shape):
+            at, values = moved[i], []
+            for step in (2 * h, h, -h, -2 * h):
+                moved[i] = at + step
+                values.append(self.value(arrays)[0])
+            moved[i] = at
+            gradient[i] = (-values[0] + 8 * values[1] - 8 * values[2] + values[3]) / (12 * h)
+        return gradient
 
 
 def compare_arrays(
     twin: str,
-    value: Value,
-    arrays: Mapping[str, Array],
-    gradients: Mapping[str, Array],
+    point: Point,
     rng: np.random.Generator,
     directions: int = 2,
     entries: int = 0,
 ) -> list[Row]:
-    """A row for each array: its gradient against differences of `value`.
+    """A row for each gradient, against differences of the value.
 
     Arrays of up to `entries` entries are compared entry by entry; larger ones along `directions`
     random directions, in which every entry takes part, and at `entries` entries drawn, no fewer
     than 24, if any.  A gradient found wrong is shown at its worst entry.
     """
     rows = []
-    for name, array in arrays.items():
-        compared = _Compared(twin, name, value, arrays, gradients[name])
+    for name, array in point.gradients.items():
+        compared = _Compared(twin, name, point, array)
         if array.size <= entries:
             found = [compared.entries(list(np.ndindex(array.shape)))]
         else:
@@ -161,14 +177,8 @@ class _Compared(NamedTuple):
 
     twin: str
     name: str
-    value: Value
-    arrays: Mapping[str, Array]
+    point: Point
     gradient: Array
-
-    def moved(self, direction: Array) -> Along:
-        """The value as a function of how far the array has gone in a direction."""
-        at = self.arrays[self.name]
-        return lambda h: self.value({**self.arrays, self.name: at + h * direction})
 
     def along(self, direction: Array) -> Row:
         size = float(np.linalg.norm(self.gradient) * np.linalg.norm(direction))
@@ -186,7 +196,7 @@ class _Compared(NamedTuple):
 
     def worst(self, directions: dict[tuple, Array], size: float, origin: str) -> Row:
         """The worst of these derivatives, relative to `size` or the largest of them."""
-        along = {at: self.moved(direction) for at, direction in directions.items()}
+        along = {at: self.point.along(self.name, d) for at, d in directions.items()}
         numeric = {at: _settled(f, TOLERANCE / 10 * max(size, 1e-300)) for at, f in along.items()}
         scale = max(max(abs(d.value) for d in numeric.values()), size) or 1.0
         analytic = {at: float((self.gradient * d).sum()) for at, d in directions.items()}
@@ -217,14 +227,12 @@ class _Compared(NamedTuple):
         return Row(self.twin, self.name, self.gradient.shape, *values, origin, ok, at, refused)
 
 
-def curves(
-    value: Value, arrays: Mapping[str, Array], gradients: Mapping[str, Array], rng: Any
-) -> list[tuple]:
+def curves(point: Point, rng: np.random.Generator) -> list[tuple]:
     """For the figure: each gradient's error by the step of a plain difference, in one direction."""
     found, steps = [], [10.0 ** (-k / 2) for k in range(2, 25)]
-    for name, array in arrays.items():
-        direction, gradient = rng.normal(size=array.shape), gradients[name]
-        f = _Compared("", name, value, arrays, gradient).moved(direction)
+    for name, gradient in point.gradients.items():
+        direction = rng.normal(size=gradient.shape)
+        f = point.along(name, direction)
         size = np.linalg.norm(gradient) * np.linalg.norm(direction) or 1.0
         slope = float((gradient * direction).sum())
         errors = [abs((f(h)[0] - f(-h)[0]) / (2 * h) - slope) / size for h in steps]

@@ -1,22 +1,21 @@
-"""What is wrong with a plain function or a loss: its gradient recognised, or written as a sum."""
+"""What is wrong with the gradient of a plain function: it is recognised, or written as a sum."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..kernels.arrays import Array
-from .calls import Broken, reported
-from .differences import stencil
+from .calls import reported
+from .differences import Point
 from .report import Finding, Report
 from .sums import factor_names, held_by_all, monomials, same, sum_text
 
-__all__ = ["explain_function", "explain_loss", "recognise"]
+__all__ = ["explain_function", "explain_gradients", "explain_loss", "is_square", "recognise"]
 
 ROUGH = 1e-6
 #: Arrays with more entries are not explained: each entry of the true gradient takes four runs.
@@ -33,11 +32,35 @@ _MEANING = {
 }
 
 
+def explain_gradients(
+    points: Sequence[Point],
+    sentences: Callable[[Point, str, Array], Iterable[str]],
+    sums: Callable[[Point, str, Array], Iterable[str]] = lambda *_: (),
+) -> list[Finding]:
+    """A finding for each gradient that is wrong, if the same explanation holds at all points.
+
+    ``sentences(point, name, true)`` are those that hold at a point; ``sums(point, name, gradient)``
+    are ways to write a gradient, best first.
+    """
+    found = []
+    for name, mine in points[0].gradients.items():
+        if mine.size > MOST or same(mine, points[0].true(name), ROUGH):
+            continue
+        both = [(p, p.gradients[name], p.true(name)) for p in points]
+        sentence = held_by_all(sentences(p, name, true) for p, _, true in both)
+        yours_text = held_by_all(sums(p, name, yours) for p, yours, _ in both)
+        true_text = held_by_all(sums(p, name, true) for p, _, true in both)
+        if yours_text in ("", true_text):
+            yours_text = true_text = ""
+        if sentence or yours_text:
+            found.append(Finding(f"d_{name}", sentence, yours_text, true_text))
+    return found
+
+
 def recognise(
-    yours: Any, candidates: Iterable[tuple[str, Array]], sizes: Mapping[str, float]
+    yours: Array, candidates: Iterable[tuple[str, Array]], sizes: Mapping[str, float]
 ) -> Iterator[str]:
     """Every sentence that explains a gradient: a candidate equals it, or times a named factor."""
-    yours = np.asarray(yours, np.float64)
     if not yours.any():
         yield "it is 0: the gradient is missing"
         return
@@ -57,75 +80,62 @@ def recognise(
             yield f"{text}{'; ' * bool(text)}it is {name} times the true one{meaning}"
 
 
+def is_square(a: Array) -> bool:
+    """Whether its transpose has the same shape."""
+    return a.ndim == 2 and a.shape[0] == a.shape[1]
+
+
 # -- functions
 
 
-def explain_function(report: Report, subject: Any, seed: int) -> None:
-    """Findings: 0, a factor, transposed, another's, or a sum of products; verified once more."""
+def explain_function(
+    report: Report, at: Callable[[Any, list[int]], Point], arrays: Mapping[str, Array], seed: int
+) -> None:
+    """Findings: 0, a factor, transposed, another's, or a sum of products."""
     if report.ok or not report.rows:
         return
-    rng, here = np.random.default_rng([seed, 31]), subject.arrays
-    facts: list[dict[str, list[str]]] = []
-    noted = report.problems[:]
+    rng, noted = np.random.default_rng([seed, 31]), report.problems[:]
+    spread = {n: 0.1 * (float(np.std(a)) or 1.0) for n, a in arrays.items()}
+    fresh = {n: a + spread[n] * rng.normal(size=a.shape) for n, a in arrays.items()}
     with reported(report.problems):
-        for again in range(2):
-            point = subject.at(here, [seed, 23 + again])
-            true = {n: _true(subject, point, n) for n in here}
-            wrong = [n for n in here if not same(point.yours[n], true[n], ROUGH)]
-            facts.append({n: list(_facts(n, point, true)) for n in wrong})
-            spread = {n: 0.1 * (float(np.std(a)) or 1.0) for n, a in subject.arrays.items()}
-            here = {n: a + spread[n] * rng.normal(size=a.shape) for n, a in here.items()}
+        points = [at(arrays, [seed, 23]), at(fresh, [seed, 24])]
+        report.find(explain_gradients(points, _function_sentences, _function_sums))
         report.problems[:] = noted  # what it does wrong here it did before
-        for name, texts in facts[0].items():
-            if sentence := held_by_all([texts, facts[1].get(name, [])]):
-                yours_text, bar, true_text = sentence.partition(" | ")  # two formulas
-                formulas = ("", yours_text, true_text) if bar else (sentence,)
-                report.find([Finding(f"d_{name}", *formulas)])
 
 
-def _true(subject: Any, point: Any, name: str) -> Array:
-    arrays, at = point.arrays, point.arrays[name]
-    if at.size > MOST:
-        return np.full(at.shape, np.nan)
-    step = 1e-3 * max(float(np.std(at)), 1.0)
-    return stencil(lambda moved: subject.weighted({**arrays, name: moved}, point.d_y), at, step)
-
-
-def _facts(name: str, point: Any, true: dict[str, Array]) -> Iterator[str]:
-    mine, right = point.yours[name], true[name]
-    if not right.any():
+def _function_sentences(point: Point, name: str, true: Array) -> Iterator[str]:
+    mine = point.gradients[name]
+    if not true.any():
         yield "there is no such path: the output does not depend on it, the gradient should be 0"
         return
     shapes = [v.shape for v in (*point.arrays.values(), *point.y.values())]
     sizes = {f"{n} (the length of an axis)": float(n) for s in shapes for n in s if n > 1}
-    yield from recognise(mine, [("", right)], sizes)
-    if right.ndim == 2 and right.shape[0] == right.shape[1] and same(mine, right.T, ROUGH):
+    yield from recognise(mine, [("", true)], sizes)
+    if is_square(true) and same(mine, true.T, ROUGH):
         yield "it is transposed"
-    for other, gradient in true.items():
-        if other != name and gradient.shape == mine.shape and same(mine, gradient, ROUGH):
+    for other, values in point.arrays.items():
+        alike = other != name and values.shape == mine.shape
+        if alike and same(mine, point.true(other), ROUGH):
             yield f"this is the gradient of {other}: two results are mixed up"
-    texts = [_sum_of(name, target, point) for target in (mine, right)]
-    if all(texts) and texts[0] != texts[1]:
-        yield " | ".join(map(str, texts))
 
 
-def _sum_of(name: str, target: Array, point: Any) -> str | None:
+def _function_sums(point: Point, name: str, gradient: Array) -> Iterator[str]:
     """A gradient as a sum of products, for functions that work entry by entry."""
     (out, value), *others = point.y.items()
-    if others or not 3 < target.size <= 2000:
-        return None
-    known, shape = {}, value.shape
-    for n, a in point.arrays.items():
-        try:
-            if np.broadcast_shapes(a.shape, shape) == shape:
-                known[n] = np.broadcast_to(a, shape)
-        except ValueError:
-            return None
-    if name not in known or len(known) > 6:
-        return None
-    terms = monomials({**known, "y": value}, 3 if len(known) < 5 else 2)
-    summed = {n: _reduced(v * point.d_y[out], target.shape) for n, v in terms.items()}
-    return sum_text([target], [summed], "d_y", precision=ROUGH)
+    arrays = [*point.arrays.values()]
+    if others or not 3 < gradient.size <= 2000 or len(arrays) > 6:
+        return
+    try:
+        *every, _ = np.broadcast_arrays(*arrays, value)
+    except ValueError:
+        return
+    if every[0].shape != value.shape:
+        return
+    known = {**dict(zip(point.arrays, every, strict=True)), "y": value}
+    terms = monomials(known, 3 if len(arrays) < 5 else 2)
+    summed = {n: _reduced(v * point.d_y[out], gradient.shape) for n, v in terms.items()}
+    if text := sum_text([gradient], [summed], "d_y", precision=ROUGH):
+        yield text
 
 
 def _reduced(a: Array, shape: tuple[int, ...]) -> Array:
@@ -138,38 +148,34 @@ def _reduced(a: Array, shape: tuple[int, ...]) -> Array:
 # -- losses
 
 
-def explain_loss(report: Report, run: Callable, scores: Array, targets: Any, seed: int) -> None:
+def explain_loss(
+    report: Report, at: Callable[[Array, Any], Point], scores: Array, targets: Any, seed: int
+) -> None:
     """Findings for two batch sizes: a factor by name, or a sum of what losses are made of."""
     if report.ok or not report.rows:
         return
-    rng, aims = np.random.default_rng([seed, 37]), np.asarray(targets)
-    facts, mine, true = [], [], []
-    for batch in (len(scores), len(scores) + 3):
-        rows = np.arange(batch) % len(scores)
-        at = scores[rows] + 0.3 * rng.normal(size=(batch, *scores.shape[1:]))
-        some = targets if aims.shape[:1] != scores.shape[:1] else aims[rows]
-        try:
-            yours = run(at, some)[1]
-            right = stencil(partial(_value_of, run, some), at, 1e-3)
-        except Broken:
-            return
-        sizes = dict(zip(("B", "C"), map(float, at.shape), strict=False))
-        terms = _loss_terms(at, np.asarray(some))
-        facts.append(recognise(yours, [("", right)], sizes))
-        mine.append(_loss_sums(yours, terms, sizes))
-        true.append(_loss_sums(right, terms, sizes))
-    sentence, yours_text, true_text = held_by_all(facts), held_by_all(mine), held_by_all(true)
-    if sentence or yours_text:
-        shown = yours_text and true_text
-        report.find([Finding("d_scores", sentence, yours_text, shown)])
+    rng, points, noted = np.random.default_rng([seed, 37]), [], report.problems[:]
+    with reported([]):
+        for batch in (len(scores), len(scores) + 3):
+            rows = np.arange(batch) % len(scores)
+            drawn = scores[rows] + 0.3 * rng.normal(size=(batch, *scores.shape[1:]))
+            one_each = np.shape(targets)[:1] == scores.shape[:1]
+            points.append(at(drawn, np.asarray(targets)[rows] if one_each else targets))
+        report.find(explain_gradients(points, _loss_sentences, _loss_sums))
+    report.problems[:] = noted
 
 
-def _value_of(run: Callable, targets: Any, scores: Array) -> float:
-    return run(scores, targets)[0]
+def _loss_sentences(point: Point, name: str, true: Array) -> Iterator[str]:
+    return recognise(point.gradients[name], [("", true)], _loss_sizes(true))
 
 
-def _loss_terms(scores: Array, targets: Array) -> dict[str, Array]:
-    """What the gradients of losses are made of."""
+def _loss_sizes(scores: Array) -> dict[str, float]:
+    return dict(zip(("B", "C"), map(float, (*scores.shape, 1)), strict=False))
+
+
+def _loss_sums(point: Point, name: str, gradient: Array) -> list[str]:
+    """A gradient as a sum of what losses are made of, over sizes; the fewest digits first."""
+    scores, targets = point.arrays["scores"], np.asarray(point.arrays["targets"])
     known, is_matrix = {"scores": scores}, scores.ndim == 2
     if targets.shape == scores.shape:
         known["targets"] = targets.astype(float)
@@ -178,19 +184,10 @@ def _loss_terms(scores: Array, targets: Array) -> dict[str, Array]:
     if is_matrix:
         e = np.exp(scores - scores.max(axis=1, keepdims=True))
         known["softmax"] = e / e.sum(axis=1, keepdims=True)
-    return monomials(known, 2)
-
-
-def _loss_sums(gradient: Array, terms: dict[str, Array], sizes: Mapping[str, float]) -> list[str]:
-    """A gradient as sums over sizes, those with the fewest digits first."""
-    found = []
-    for names in ((), ("B",), ("B", "C"), ("C",)):
-        if not set(names) <= set(sizes):
-            continue
+    terms, sizes, found = monomials(known, 2), _loss_sizes(scores), []
+    for names, below in (("", ""), ("B", "/B"), ("BC", "/(B*C)"), ("C", "/C")):
         times = math.prod(sizes[n] for n in names)
-        text = sum_text([gradient * times], [terms], most=2, precision=ROUGH)
-        if text and text != "0":
-            text = f"({text})" if " " in text and names else text
-            below = f"/({'*'.join(names)})" if len(names) > 1 else "".join(f"/{n}" for n in names)
-            found.append(text + below)
+        text = sum_text([gradient * times], [terms], most=2, precision=ROUGH) or "0"
+        if text != "0":
+            found.append((f"({text})" if " " in text and names else text) + below)
     return sorted(found, key=lambda text: sum(map(str.isdigit, text)))

@@ -17,121 +17,95 @@ from ..kernels.arrays import Array
 from .calls import reported
 from .explain_formulas import explain_step
 from .mutants import MUTANTS, Mutant, mutated
-from .oracle import Problem, Run, Shape, run, truth
+from .oracle import Run, Shape, by_name, run
 from .report import Finding, Report
-from .steps import check_steps, steps_of
+from .steps import steps_of
 from .sums import monomials, same, sum_text
 
-__all__ = ["Case", "Loop", "explain", "mutant_gradients", "name_mutants", "where_it_parts"]
+__all__ = ["Loop", "explain", "explain_loop", "mutant_gradients"]
 
 #: Shapes [T, B, N] with no two sizes alike: a mean over one axis is not taken for another, nor for
 #: a factor 1/2.
 SHAPES = ((6, 3, 4), (5, 4, 3), (7, 5, 2))
 
+Gradients = Mapping[str, Array]
+
 
 class Loop(NamedTuple):
-    """A time loop to be explained: its dynamics, its gradients of a problem, and problems for it.
-
-    If parameters are `shared`, the gradient of every neuron is that of the one value they share.
-    """
+    """A time loop to be explained: runs of its dynamics, and its gradients of a run by name."""
 
     dynamics: Dynamics
-    gradients: Callable[[Problem], Mapping[str, Array]]
-    make: Callable[[int, Shape], Problem]
-    shared: bool = False
-    seed: int = 0
+    draw: Callable[[int, Shape], Run]
+    gradients: Callable[[Run], Gradients]
 
 
-class Case(NamedTuple):
-    """A run, and the gradients that were returned for it."""
-
-    run: Run
-    yours: Mapping[str, Array]
-
-
-def explain(report: Report, loop: Loop) -> None:
-    """Findings: which step is wrong and how; if all steps are right, what is wrong around them."""
-    if report.ok:
-        return
-    steps = steps_of(loop.dynamics)
-    rows, problems = check_steps(steps, loop.seed)
-    if problems or not all(row.ok for row in rows):
-        report.find([finding for step in steps for finding in explain_step(step, loop.seed)])
-    elif not all(row.ok for row in report.rows):
+def explain(report: Report, loop: Loop, seed: int = 0) -> None:
+    """Findings about the steps that are wrong; if all are right, about the loop around them."""
+    if not report.ok:
         with reported(report.problems), np.errstate(all="ignore"):
-            report.find(_explain_loop(loop))
+            report.find(explain_loop(loop, seed))
 
 
-def _explain_loop(loop: Loop) -> list[Finding]:
-    first, *others = (_case(loop, 99 + i, shape) for i, shape in enumerate(SHAPES))
-    sentences = name_mutants(loop.dynamics, first, others, loop.shared)
+def explain_loop(loop: Loop, seed: int = 0) -> list[Finding]:
+    """Findings, of which the first names the mistake if it has a name."""
+    if found := [f for step in steps_of(loop.dynamics) for f in explain_step(step, seed)]:
+        return found
+    runs = [loop.draw(99 + i, shape) for i, shape in enumerate(SHAPES)]
+    yours = [loop.gradients(drawn) for drawn in runs]
+    right = mutant_gradients(loop.dynamics, runs[0]) or {}
+    if _equal(right, yours[0]):
+        return []
+    sentences = _mutants_like(loop.dynamics, runs, yours)
     found = [Finding("time loop", sentence) for sentence in sentences]
-    problem = loop.make(98, SHAPES[0])
-    problem = problem._replace(d_state_last=0 * problem.d_state_last)
-    true, _ = truth(loop.dynamics, problem, "tangent")
-    found += where_it_parts(loop.gradients(problem)["x"], true["x"])
+    found += _where_it_parts(yours[0]["x"], right["x"])
     return found if sentences else found + _one_step(loop)
-
-
-def _case(loop: Loop, seed: int, shape: Shape) -> Case:
-    problem = loop.make(seed, shape)
-    yours = dict(loop.gradients(problem))
-    if "threshold" in yours:  # a user's loop: its parameters by name
-        params = [yours.pop(n) for n in loop.dynamics.neuron.params]
-        yours["params"] = np.reshape([d + 0 * problem.theta for d in params], (-1, shape[2]))
-        yours["theta"] = yours.pop("threshold") + 0 * problem.theta
-    return Case(run(loop.dynamics, problem), yours)
 
 
 # -- mistakes with a name
 
 
 def mutant_gradients(
-    dynamics: Dynamics, run: Run, mutants: Sequence[Mutant] = (), shared: bool = False
+    dynamics: Dynamics, run: Run, mutants: Sequence[Mutant] = ()
 ) -> dict[str, Array] | None:
-    """The gradients of a run by a derivation with these mistakes.
+    """The gradients of a run by a derivation with these mistakes, by name.
 
-    ``x [T, B, N]``, ``state0 [K, B, N]``, ``theta [N]``, ``params [Q, N]``; ``None`` if a mistake
+    ``x [T, B, N]``, states ``[B, N]``, threshold and parameters ``[N]``; ``None`` if a mistake
     cannot be made here.
     """
     shape = run.problem.x.shape[1:]
 
-    def full(values: Any) -> Array:
-        every = [np.broadcast_to(np.asarray(d, float), shape) for d in values]
-        return np.array(every).reshape(-1, *shape)
+    def full(values: Any) -> list[Array]:
+        return [np.broadcast_to(np.asarray(d, float), shape) for d in values]
 
     try:
         with np.errstate(all="ignore"):
             found = mutated(*mutants)(dynamics, run)
-            found |= {n: full(found[n]) for n in ("x", "state0")}
+            found |= {"x": np.array(full(found["x"])), "state0": full(found["state0"])}
             found["theta"] = full([found["theta"]])[0].sum(axis=0)
-            found["params"] = full(found["params"]).sum(axis=1)
+            found["params"] = [d.sum(axis=0) for d in full(found["params"])]
+            named = by_name(dynamics, found)
     except (IndexError, ValueError, TypeError):
         return None
-    if shared:
-        for n in ("theta", "params"):
-            found[n] = 0 * found[n] + found[n].sum(axis=-1, keepdims=True)
-    return found
+    return named if run.recurrent is None else {**named, "recurrent": found["recurrent"]}
 
 
-def name_mutants(
-    dynamics: Dynamics, case: Case, others: Sequence[Case], shared: bool = False
-) -> list[str]:
-    """The sentence of the one mistake, or the two of a pair, that make exactly these gradients.
+def _equal(found: Gradients | None, yours: Gradients) -> bool:
+    """Whether all gradients agree; that of a single number is a sum over the neurons."""
+    return found is not None and all(
+        same(found[n] if np.ndim(d) else found[n].sum(), d) for n, d in yours.items()
+    )
 
-    A name must hold on all `others`, which have other shapes; no sentence if there is none.
-    """
 
-    def equal(found: Mapping[str, Array] | None, what: Mapping[str, Array]) -> bool:
-        return found is not None and all(same(found[n], d) for n, d in what.items() if np.size(d))
+def _mutants_like(dynamics: Dynamics, runs: Sequence[Run], yours: Sequence[Gradients]) -> list[str]:
+    """The sentence of the mutant, or of the pair of them, with these gradients in all runs."""
 
-    def made(mutants: Sequence[Mutant], at: Case = case) -> dict[str, Array] | None:
-        return mutant_gradients(dynamics, at.run, mutants, shared)
+    def made(*mutants: Mutant, at: int = 0) -> dict[str, Array] | None:
+        return mutant_gradients(dynamics, runs[at], mutants)
 
-    right = made(()) or {}
-    changing = [m for m in MUTANTS if not equal(made((m,)) or right, right)]  # others fit any pair
+    right = made() or {}
+    changing = [m for m in MUTANTS if not _equal(made(m) or right, right)]  # others fit any pair
     for mutants in (*((m,) for m in changing), *itertools.combinations(changing, 2)):
-        if all(equal(made(mutants, c), c.yours) for c in (case, *others)):
+        if all(_equal(made(*mutants, at=i), yours[i]) for i in range(len(runs))):
             return [m.sentence for m in mutants]
     return []
 
@@ -139,7 +113,7 @@ def name_mutants(
 # -- without a name
 
 
-def where_it_parts(yours: Array, true: Array) -> list[Finding]:
+def _where_it_parts(yours: Array, true: Array) -> list[Finding]:
     """The first step, counted from the end, at which the gradient of the input is wrong."""
     T, scale = len(true), np.abs(true).max()
     wrong = [t for t in range(T) if not np.abs(yours[t] - true[t]).max() <= 1e-11 * scale]
@@ -154,31 +128,34 @@ def where_it_parts(yours: Array, true: Array) -> list[Finding]:
 
 
 def _one_step(loop: Loop) -> list[Finding]:
-    """The loop at T = 1 as formulas: what of d_spikes and of d_v reaches each argument."""
+    """The loop at T = 1 as formulas: what of d_spikes and of d_v reaches each argument.
+
+    For one state that does not start at 0, and enough neurons that not any formula fits.
+    """
     dynamics, shape = loop.dynamics, (1, 1, 40)
-    if len(dynamics.neuron.state) > 1 or not loop.make(0, shape).state0.any():
+    runs = [loop.draw(seed, shape) for seed in (1, 2)]
+    if runs[0].problem.state0.shape != shape or not runs[0].problem.state0.any():
         return []
     findings = []
-    for above in ("d_spikes", "d_v"):
-        cells: dict[str, list] = {"x": [], "theta": [], "terms": []}
-        for seed in (1, 2):
-            p = loop.make(seed, shape)
-            ones, zeros = np.ones_like(p.d_spikes), np.zeros_like(p.d_spikes)
-            given = (ones, zeros) if above == "d_spikes" else (zeros, ones)
-            p = p._replace(d_spikes=given[0], d_state_last=given[1])
-            ran = run(dynamics, p)
+    for above, d_spikes, d_last in (("d_spikes", 1, 0), ("d_v", 0, 1)):
+        cells: dict[str, list] = {"x": [], "threshold": []}
+        terms = []
+        for drawn in runs:
+            p = drawn.problem
+            p = p._replace(d_spikes=d_spikes + 0 * p.x, d_state_last=d_last + 0 * p.state0)
+            ran = run(dynamics, p, "step", None, drawn.recurrent, drawn.spikes0)
             u, s = ran.charged[0][0][0], ran.spikes[0][0]
             slope = dynamics.surrogate.slope(u - p.theta, p.k)
             known = {"s": s, "u": u, "theta": p.theta, "slope": slope, "v": p.state0[0, 0]}
             known |= dict(zip(dynamics.neuron.params, p.params, strict=True))
-            cells["terms"].append(monomials(known))
-            both = loop.gradients(p), truth(dynamics, p, "tangent")[0]
-            for name in ("x", "theta"):
-                cells[name].append([np.ravel(gradients[name]) for gradients in both])
-        for name, label in (("x", "x"), ("theta", "threshold")):
-            columns = zip(*cells[name], strict=True)
-            texts = [sum_text(values, cells["terms"], above) or "" for values in columns]
+            terms.append(monomials(known))
+            both = loop.gradients(ran), mutant_gradients(dynamics, ran) or {}
+            for name, found in cells.items():
+                found.append([np.ravel(gradients[name]) for gradients in both])
+        for name, found in cells.items():
+            texts = [sum_text(values, terms, above) or "" for values in zip(*found, strict=True)]
             if all(texts) and texts[0] != texts[1]:
-                yours, true = texts
-                findings.append(Finding(f"d_{label} in one step, from {above}", "", yours, true))
+                findings.append(
+                    Finding(f"d_{name} in one step, from {above}", "", texts[0], texts[1])
+                )
     return findings

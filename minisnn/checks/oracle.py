@@ -1,14 +1,14 @@
 """The oracle: the time loop of the derivation, written once more for any kind of number.
 
 It runs on arrays, on complex numbers (for the complex step) and on exact fractions (for the
-proof), one step a list entry.  Around it: random problems that hide no mistake, and the true
-gradients of a problem.
+proof); its results are lists over time.  Around it stand random problems that hide no mistake, and
+the true gradients of a problem.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,14 +16,15 @@ import numpy as np
 from ..kernels import Dynamics
 from ..kernels.arrays import Array
 from ..spikes import FIRES, hold
+from .report import Row, row_of
 from .twins import TWINS
 
-__all__ = ["Problem", "Run", "Shape", "draw", "run", "truth", "walk_back"]
+__all__ = ["Problem", "Run", "Shape", "by_name", "draw", "loop_rows", "run", "truth", "walk_back"]
 
-#: Why errors of the loop are what they are.
-ORIGIN = "the time loop: complex step, relative to the largest entry, its terms taken without sign"
-#: How far inputs and states are stretched, in turn, until a neuron fires and stays finite.
+ORIGIN = "time loop by the complex step, relative to the largest sum of absolute terms"
+#: Inputs and states are scaled by each of these in turn until a neuron fires and stays finite.
 SCALES = (1.0, 3.0, 0.3, 0.1, 10.0, 0.03)
+TRIES = 60
 TAME, FINITE = 1e3, 1e60
 
 Shape = tuple[int, int, int]  #: [T, B, N]
@@ -42,10 +43,10 @@ class Problem(NamedTuple):
 
 
 class Run(NamedTuple):
-    """Everything that happened, as lists over time.
+    """A forward run: currents (recurrent ones included), spikes, and states, as lists over time.
 
-    ``x`` are the currents, spikes that came back included; ``states`` those before each step and
-    the last one; ``charged`` those after the charge; ``spikes0`` the spikes before the first step.
+    ``states`` are those before each step and the last one; ``charged`` those after the charge;
+    ``spikes0`` are the spikes before the first step.
     """
 
     problem: Problem
@@ -68,8 +69,8 @@ def run(
     """The loop forward.
 
     `fire` is a key of ``minisnn.spikes.FIRES``, or a function of ``(t, u, theta)``.  Arguments that
-    ``reset.stop`` names keep the values of the run `base`, if there is one.  With `recurrent`, a
-    weight ``[N, N]``, the spikes of each step come back as a current at the next.
+    ``reset.stop`` names keep the values of the run `base`, if it is given.  With `recurrent`, a
+    weight ``[N, N]``, the spikes of each step are a current at the next.
     """
     neuron, reset, surrogate = dynamics
     x, state0, theta, params, k, *_ = problem
@@ -129,8 +130,13 @@ def walk_back(
 # -- problems
 
 
-def draw(dynamics: Dynamics, rng: Any, shape: Shape = (6, 2, 3), tries: int = 60) -> Problem:
-    """A random problem that hides no mistake, float64.
+def draw(
+    dynamics: Dynamics,
+    rng: Any,
+    shape: Shape = (6, 2, 3),
+    change: Callable[[Problem], Problem] = lambda problem: problem,
+) -> Problem:
+    """A random problem that hides no mistake, float64, after a `change` of what was drawn.
 
     Defaults hide mistakes: at k = 2 the factor k/2 of atan is 1, at threshold 1 ``theta * d_v``
     looks like ``d_v``, at T = 1 or decay 0 a detached reset looks right.  So k lies in (0.6, 4),
@@ -141,16 +147,16 @@ def draw(dynamics: Dynamics, rng: Any, shape: Shape = (6, 2, 3), tries: int = 60
 
     Raises
     ------
-    ValueError : no such run, or only runs that overflow, in `tries` draws of each kind.
+    ValueError : no draw has such a run, or all such runs overflow.
     """
     steps = [shape[0]] + [3] * (shape[0] > 3)
-    for limit, T, scale in itertools.product((TAME, FINITE), steps, np.repeat(SCALES, tries)):
-        problem = _draw_once(dynamics, rng, (T, *shape[1:]), scale)
+    for limit, T, scale in itertools.product((TAME, FINITE), steps, np.repeat(SCALES, TRIES)):
+        problem = change(_draw_once(dynamics, rng, (T, *shape[1:]), scale))
         if _hides_nothing(dynamics, problem, limit):
             return problem
     sizes, lengths = " and ".join(f"{s:g}" for s in SCALES), " and ".join(map(str, steps))
     raise ValueError(
-        f"{dynamics.neuron}: no finite run with a spike and a silence after it, in {tries} draws "
+        f"{dynamics.neuron}: no finite run with a spike and a silence after it, in {TRIES} draws "
         f"each of inputs and states {sizes} times the usual size over {lengths} steps. Does the "
         "neuron overflow, fire always, or never? The thresholds tried lie in 0.4 to 1.8, the "
         "parameters in 0.2 to 0.95"
@@ -184,12 +190,20 @@ def _hides_nothing(dynamics: Dynamics, problem: Problem, limit: float) -> bool:
 # -- the truth
 
 
+def by_name(dynamics: Dynamics, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Gradients of x, state0, theta and params under the names that reports show."""
+    neuron = dynamics.neuron
+    states = {f"{n}[0]": d for n, d in zip(neuron.state, found["state0"], strict=True)}
+    params = dict(zip(neuron.params, found["params"], strict=True))
+    return {"x": found["x"], **states, "threshold": found["theta"], **params}
+
+
 def truth(
     dynamics: Dynamics, problem: Problem, twin: str
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """The true gradients of a twin by the complex step, every entry of every argument at once.
 
-    With them the sizes that rounding is measured against: the terms of each, without sign.
+    With them comes the scale of rounding: the sums of the absolute terms of each.
     """
     base = run(dynamics, problem, "smooth" if twin == "smooth" else "step")
     d_spikes = 0 * problem.d_spikes if twin == "slope 0" else problem.d_spikes
@@ -203,10 +217,21 @@ def truth(
         each = {n: np.moveaxis(a, 0, 1) if n != "theta" else a for n, a in each.items()}
         each |= {n: each[n][..., None, :] for n in ("theta", "params")}
         moved = run(dynamics, problem._replace(**each), TWINS[twin], base)
-        terms = [np.imag(s) / h * d for s, d in zip(moved.spikes, d_spikes, strict=True)]
-        ends = zip(moved.states[-1], problem.d_state_last, strict=True)
-        terms += [np.imag(v) / h * d for v, d in ends]
+        results = *moved.spikes, *moved.states[-1]
+        above = *d_spikes, *problem.d_state_last
+        terms = [np.imag(r) / h * d for r, d in zip(results, above, strict=True)]
         for into, sign in ((found, lambda a: a), (sizes, np.abs)):
             total: Any = sum(sign(term).sum((-2, -1)) for term in terms)
             into[name] = np.broadcast_to(total, at.size).reshape(at.shape)
-    return found, sizes
+    return by_name(dynamics, found), by_name(dynamics, sizes)
+
+
+def loop_rows(
+    dynamics: Dynamics, problem: Problem, twin: str, yours: Mapping[str, Array]
+) -> list[Row]:
+    """A row for each of these gradients; that of a single number is a sum over the neurons."""
+    rows, both = [], truth(dynamics, problem, twin)
+    for n, d in yours.items():
+        true, size = (values[n] if np.ndim(d) else np.asarray(values[n].sum()) for values in both)
+        rows.append(row_of(twin, f"d_{n}", d, true, ORIGIN, size))
+    return rows

@@ -1,4 +1,4 @@
-"""Twins: networks whose ordinary derivative a surrogate gradient is.
+"""Twins: networks whose ordinary derivative is the surrogate gradient.
 
 smooth
     The surrogate's curve in place of the jump.  Checks every term, the slope included; spikes are
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ import numpy as np
 from ..kernels.arrays import Array
 from ..network import Caches, Network, naming
 from ..surrogates import Surrogate
-from .calls import as_gradient, call, pair
+from .calls import as_gradient, call, pair, watched
 
 __all__ = ["TWINS", "Subject", "run_twin", "weighting", "with_slope_zero"]
 
@@ -48,9 +49,8 @@ def with_slope_zero(net: Network) -> Network:
     def change(layer: Any) -> Any:
         if not layer.spiking:
             return layer
-        return layer._changed(
-            dynamics=layer.dynamics._replace(surrogate=without_slope(layer.dynamics.surrogate))
-        )
+        surrogate = without_slope(layer.dynamics.surrogate)
+        return layer._changed(dynamics=layer.dynamics._replace(surrogate=surrogate))
 
     return net._map(change)
 
@@ -76,7 +76,10 @@ def run_twin(
 
 
 class Subject(NamedTuple):
-    """What is checked: a network, its input, targets and loss, and the options of its forward."""
+    """What is checked: a network, its input, targets and loss, and the options of its forward.
+
+    What `forward` does wrong besides goes to `problems`.
+    """
 
     net: Network
     x: Array
@@ -84,12 +87,17 @@ class Subject(NamedTuple):
     loss: Callable[[Array, Any], tuple[float, Array]]
     options: dict[str, Any]
     rng: Any
+    problems: list[str]
 
-    def forward(self, net: Network | None = None, **state: Any) -> tuple[Array, Any]:
+    def forward(self, net: Network, state: Any = None) -> tuple[Array, Any]:
         """The run of this network or a variant of it; what it draws is the same at each call."""
-        forward, rng = (net or self.net).forward, copy.deepcopy(self.rng)
-        found = call(forward, self.x, rng=rng, what="forward", **self.options, **state)
-        return pair(found, "forward", "(scores, caches)")
+        options = {
+            **self.options,
+            "rng": copy.deepcopy(self.rng),
+            **({"state": state} if state else {}),
+        }
+        run, watch = partial(net.forward, self.x, **options), {"x": self.x, "params": net.params()}
+        return watched(run, "forward", "(scores, caches)", self.problems, watch)
 
     def d_scores(self, scores: Array) -> Array:
         """The gradient that the loss returns."""
