@@ -1,6 +1,6 @@
 """Settings of the documentation: ``python -m sphinx -W -b html docs docs/_build/html`` builds it, without a network.
 
-``NO_LESSONS=1`` in the environment shows the lessons without running them, for a quick look at the other pages.
+``NO_LESSONS=1`` in the environment shows the lessons without running them, for a quick build of the other pages.
 """
 
 import ast
@@ -19,7 +19,7 @@ from sphinx.util import inspect
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
-os.environ["MINISNN_FAST"] = "1"  # lessons run in their short mode while the pages are built
+os.environ["MINISNN_FAST"] = "1"  # the build runs lessons in their short mode
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import figures  # noqa: E402
@@ -71,7 +71,7 @@ maximum_signature_line_length = 88
 add_module_names = False
 toc_object_entries_show_parents = "hide"
 
-# -- mathematics: one file of MathJax, which a pip package carries; formulas become SVG in the reader's browser
+# -- mathematics: MathJax from a pip package, without a network; the browser renders formulas as SVG
 
 _package = importlib.util.find_spec("sphinx-mathjax-offline")
 if _package is None:
@@ -111,12 +111,12 @@ class TaggedEquations(MathDomain):
 
 
 class DrawnGraph(Directive):
-    """``.. graph:: name``: both drawings of a graph of ``graphs.py``, for light and dark pages, and a caption."""
+    """``.. graph:: name``: both drawings of a graph in ``graphs.py``, for light and dark pages, and a caption."""
 
     required_arguments, has_content = 1, True
 
     def run(self):
-        """Make the figure; the text for those who do not see it is written from the same description."""
+        """Make the figure; its alt text comes from the same description."""
         name = self.arguments[0]
         if name not in GRAPHS:
             raise self.error(f"no graph {name!r}; there are {', '.join(GRAPHS)}")
@@ -132,16 +132,16 @@ class DrawnGraph(Directive):
         return [figure]
 
 
-# -- docstrings say "name : what it is" on one line, several of them parted by three spaces; napoleon would take what it is
-# -- for a type
+# -- docstrings say "name : what it is" on one line, or several of them separated by three spaces; napoleon would read the
+# -- description as a type
 
 SECTION = re.compile(r"^\s*(Parameters|Returns|Raises|Attributes)$")
 ENTRY = re.compile(r"^(\s*)((?:\*{0,2}\w+(?:, )?)+) : (\S.*)$")
 
 
 def spread_entries(app, what, name, obj, options, lines):
-    """Put what follows ``name :`` on a line of its own, in the sections that have such entries."""
-    if what in ("attribute", "data", "property"):  # "What it is: more" is a sentence, and no type
+    """Move the description after ``name :`` to a line of its own, in the sections that have such entries."""
+    if what in ("attribute", "data", "property"):  # "What it is: more" is a sentence, not a type
         lines[0] = lines[0].replace(": ", " -- ", 1)
     found, margin = [], None
     for i, line in enumerate(lines):
@@ -165,7 +165,7 @@ def skip_fields(app, what, name, obj, skip, options):
 
 
 def tidy_blocks(app, doctree):
-    """Methods from the source begin at the margin; a literal block that is no Python is a sketch or output: no colours."""
+    """Dedent methods from the source; highlight literal blocks only if they are Python."""
     for block in doctree.findall(nodes.literal_block):
         if block.get("source", "").endswith(".py"):
             block.rawsource = textwrap.dedent(block.astext())

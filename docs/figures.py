@@ -1,8 +1,8 @@
-"""Graphs that are drawn by code when the documentation is built: SVG, once for a light page and once for a dark one.
+"""The graphs of the derivation pages, drawn as SVG when the documentation is built, for light and for dark pages.
 
-Each graph is a description, nodes at their places and edges between them (:mod:`graphs`), and is drawn twice: forward, what
-is computed from what; and backward, with every arrow reversed and marked by the factor that a gradient is multiplied by on
-its way.  What arrives at a node is added up.
+A graph is a list of nodes with their places, and of edges (:mod:`graphs`).  There are two drawings of it.  Forward, an arrow
+leads to what is computed.  Backward, every arrow is reversed and labelled with the factor of the gradient; gradients at one
+node add up.
 """
 
 import re
@@ -21,7 +21,7 @@ from matplotlib.transforms import Bbox
 
 Point = tuple[float, float]
 
-#: Ink, faint ink, paths of the forward run, paths of a spike, paths of a gradient, what is cached; the page itself.
+#: Ink, faint ink, forward arrows, arrows of a spike, backward arrows, fill of cached values, background.
 THEMES = {
     "light": {
         "ink": "#1b1f24",
@@ -51,7 +51,7 @@ STYLE = {"svg.fonttype": "path", "svg.hashsalt": "minisnn", "mathtext.fontset": 
 class Node:
     """A value at a place (inches), or a word without a box (kind "word").
 
-    `name` is mathematics without its dollar signs, of a word: text.  `back` is its gradient's name; unless given, d_name.
+    `name` is mathematics without dollar signs, or plain text for a word.  `back` names its gradient; the default is d_name.
     """
 
     at: Point
@@ -61,7 +61,7 @@ class Node:
     back: str = ""
 
     def label(self, direction: str) -> str:
-        """What stands in the box."""
+        """The text in the box."""
         if self.kind == "word":
             return self.back if direction == "backward" and self.back else self.name
         if direction == "forward":
@@ -72,18 +72,18 @@ class Node:
 
 @dataclass(frozen=True)
 class Edge:
-    """An arrow from one node to another; `forward` and `backward` are its words, which are mathematics between dollar signs.
+    """An arrow from one node to another; `forward` and `backward` are its labels, with mathematics between dollar signs.
 
-    With `backward` None nothing goes back: the node at its start is a constant when one differentiates.
+    If `backward` is None, the node at its start is a constant and gets no gradient.
     """
 
     start: str
     end: str
     forward: str = ""
     backward: str | None = ""
-    kind: str = "value"  # "value", "spike", "jump" (dashed: a step, and a surrogate on the way back)
-    side: str = ""  # of the arrow, where the word stands: above, below, left, right, or two of them, as "below right"
-    along: float = 0.5  # how far along the arrow the word stands
+    kind: str = "value"  # "value", "spike", "jump" (dashed: the step, and backward the surrogate)
+    side: str = ""  # of the label: above, below, left, right, or two of them, as "below right"
+    along: float = 0.5  # position of the label along the arrow
     bend: float = 0.0
 
 
@@ -116,7 +116,7 @@ def drawing(graph: Graph, direction: str, theme: str) -> Figure:
             "edgecolor": colours["back"] if back else edge,
             "linewidth": 1.4,
         }
-        # an input that is constant when one differentiates has no gradient
+        # a constant has no gradient
         silent = back and all(e.backward is None for e in graph.edges if e.start == key)
         silent &= any(e.start == key for e in graph.edges)
         if silent and node.kind != "word":
@@ -175,7 +175,7 @@ def _word(axes: Any, graph: Graph, edge: Edge, word: str, colour: str) -> None:
 
 
 def overlaps(figure: Figure) -> list[tuple[str, str]]:
-    """Pairs of labels that lie on each other, and labels that leave the drawing (paired with "edge")."""
+    """Pairs of overlapping labels, and labels outside the drawing (paired with "edge")."""
     renderer = figure.canvas.get_renderer()
     figure.canvas.draw()
     boxes = []
@@ -189,7 +189,7 @@ def overlaps(figure: Figure) -> list[tuple[str, str]]:
 
 
 def _plain(text: str) -> str:
-    """Mathematics as it would be read out."""
+    """Mathematics as one reads it aloud."""
     text = re.sub(r"\\(?:mathit|mathsf|mathrm)\{([^{}]*)\}", r"\1", text)
     text = re.sub(r"\\hat\{([^{}]*)\}", r"hat-\1", text)
     text = re.sub(r"\\dfrac\{([^{}]*)\}\{([^{}]*)\}", r"(\1)/(\2) ", text)
@@ -199,7 +199,7 @@ def _plain(text: str) -> str:
 
 
 def description(graph: Graph, direction: str) -> str:
-    """What a drawing shows, in words: its text for those who do not see it."""
+    """The alt text of a drawing: its arrows in words."""
     arrows = []
     for edge in graph.edges:
         word = edge.backward if direction == "backward" else edge.forward
@@ -212,7 +212,7 @@ def description(graph: Graph, direction: str) -> str:
 
 
 def draw(folder: Path) -> None:
-    """Write all graphs to `folder`, in both directions and for both kinds of page."""
+    """Write all graphs to `folder`, in both directions and themes."""
     from graphs import GRAPHS
 
     folder.mkdir(exist_ok=True)

@@ -1,6 +1,6 @@
-"""The graphs of the derivation pages: nodes at their places, and what goes where.  :mod:`figures` draws them.
+"""The graphs of the derivation pages: nodes with their places, and edges.  :mod:`figures` draws them.
 
-The names are those of the page; a word on an arrow is, backward, the factor of the equation with that page's tag.
+The names are those of the page; a label on a backward arrow is the factor in the page's equation.
 """
 
 from figures import Edge, Graph, Node

@@ -153,7 +153,7 @@ def test_a_process_that_fails_dies_in_silence_or_says_a_lot_is_no_riddle(tmp_pat
 
     with pytest.raises(ChildProcessError, match="nobody layer 4x8x64: .*(torch|nobody)"):
         processes.races("layer", TINY, ["nobody"], sys.executable, 1)
-    with pytest.raises(ChildProcessError, match="layer M: ended with 3, without a word"):
+    with pytest.raises(ChildProcessError, match="layer M: ended with 3 and no message"):
         processes.Worker(fake_python(tmp_path, "exit 3"), "layer", "M").read()
     with processes.Worker(fake_python(tmp_path, "head -c 300000 /dev/zero >&2\necho '{}'")) as worker:
         assert worker.read() == {}
@@ -223,7 +223,7 @@ def test_a_crossover_that_was_not_found_is_not_a_figure(monkeypatch, capsys):
     crossover.main()
     assert capsys.readouterr().out.splitlines()[-2:] == [
         "n =  256: 10.0%",
-        "n = 1024: above 24%, as far as was looked",
+        "n = 1024: above 24%, the highest density tried",
     ]
 
 

@@ -1,7 +1,7 @@
-"""The density of spikes above which a dense product is faster than adding up rows.
+"""The density of spikes above which a dense product is faster than a sum of rows.
 
 ``python docs/benchmarks/crossover.py`` measures it; `minisnn.kernels.spike_matmul.worth_it` is a
-formula through figures that were measured like this.
+formula fitted to such measurements.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from minisnn.kernels import spike_matmul
 
 __all__ = ["MOST", "crossover", "main"]
 
-#: No denser inputs are tried: there is no room for their entries
+#: Highest density tried: denser inputs have no room for their entries
 #: (`minisnn.kernels.spike_matmul.MOST`).
 MOST = 0.24
 
 
 def crossover(n: int, rows: int = 2048, columns: int = 784, rounds: int = 7) -> float:
-    """The density at which adding rows, its index included, takes as long as dense products.
+    """The density at which a sum of rows, with its index, takes as long as a dense product.
 
-    Timed are ``x @ table`` and ``x.T @ d_y``, for a table ``[columns, n]``.
+    It times ``x @ table`` and ``x.T @ d_y``, for a table ``[columns, n]``.
     """
     rng = np.random.default_rng(n)
     table = rng.standard_normal((columns, n), np.float32)
@@ -64,7 +64,7 @@ def main() -> None:
     """Measure and print."""
     for n in (20, 64, 256, 1024):
         density = crossover(n)
-        print(f"n = {n:>4}: {density:.1%}" if density < MOST else f"n = {n:>4}: above {MOST:.0%}, as far as was looked")
+        print(f"n = {n:>4}: {density:.1%}" if density < MOST else f"n = {n:>4}: above {MOST:.0%}, the highest density tried")
 
 
 if __name__ == "__main__":

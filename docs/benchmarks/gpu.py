@@ -1,7 +1,7 @@
-"""The loop on a GPU: its share of what the card's memory allows, and the other libraries' times.
+"""The loop on a GPU: its fraction of the memory bandwidth, and the other libraries' times.
 
 ``python docs/benchmarks/gpu.py [--rounds N] [--peers torch ...] [--json FILE]``.  Everything runs
-in this process, by turns.  Each time is taken from when the card is idle until it is idle again.
+in this process, in turns.  Each measurement starts and ends with an idle card.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from minisnn.kernels.reference import ReferenceKernel
 __all__ = ["ON_CARD", "SIZE", "main", "measure"]
 
 SIZE = Layer(100, 256, 4096)
-#: Bytes of an element that have to pass through memory.  There: current, membrane, spike.  Back:
-#: gradient of the spikes, membrane, spike, gradient of the current.
+#: Bytes of an element that pass through memory.  Scan: current, membrane, spike.  Adjoint: gradient
+#: of the spikes, membrane, spike, gradient of the current.
 BYTES = {"scan": 4 + 4 + 1, "adjoint": 4 + 4 + 1 + 4}
-#: Peers that can run on a card, each in its own eager loop.
+#: Peers that can run on a card, each in its eager loop.
 ON_CARD = ("torch", "snntorch", "spikingjelly", "norse")
 DYNAMICS = Dynamics(ms.neurons.lif, ms.resets.hard, ms.surrogates.atan(2.0))
 NEEDS = Needs(params=False, state=False)
@@ -48,7 +48,7 @@ class Problem(NamedTuple):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure the one large layer; the exit code is 1 if there is no GPU to use."""
+    """Measure one large layer; the exit code is 1 without a usable GPU."""
     parser = argparse.ArgumentParser(description="The loop on a GPU: one large layer.")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each (default: 9)")
     parser.add_argument(
@@ -99,9 +99,9 @@ def measure(size: Layer, who: list[str], rounds: int) -> dict[str, Any]:
 
 
 def _check(size: Layer) -> None:
-    """Raise unless the kernel's results are those of the same formulas on CuPy's arrays."""
+    """Raise unless the kernel's results equal those of the same formulas on CuPy's arrays."""
     problem = _problem(size)
-    found, wanted = (_there_and_back(make(DYNAMICS), problem) for make in (_on_card, ReferenceKernel))
+    found, wanted = (_forward_and_backward(make(DYNAMICS), problem) for make in (_on_card, ReferenceKernel))
     check("layer", differences(*({n: to_numpy(a) for n, a in r.items()} for r in (found, wanted))))
 
 
@@ -117,7 +117,7 @@ def _problem(size: Layer) -> Problem:
     return Problem(x, cupy.asarray(theta), cupy.asarray(params), d_spikes)
 
 
-def _there_and_back(kernel: Any, problem: Problem) -> dict[str, Array]:
+def _forward_and_backward(kernel: Any, problem: Problem) -> dict[str, Array]:
     x, theta, params, d_spikes = problem
     spikes, _, cache = kernel.scan(x, None, theta, params, DYNAMICS.surrogate.k)
     d_x, _, d_theta, _ = kernel.scan_adjoint(d_spikes, None, cache, NEEDS)
@@ -139,12 +139,12 @@ def _ours(size: Layer) -> dict[str, Callable[[], Any]]:
         "copy": copy,
         "scan": lambda: kernel.scan(x, None, theta, params, k),
         "adjoint": lambda: kernel.scan_adjoint(d_spikes, None, cache, NEEDS),
-        "the loop on CuPy arrays": lambda: _there_and_back(ReferenceKernel(DYNAMICS), problem),
+        "the loop on CuPy arrays": lambda: _forward_and_backward(ReferenceKernel(DYNAMICS), problem),
     }
 
 
 def _times(jobs: dict[str, Callable[[], Any]], rounds: int, wait: Callable[[], Any]) -> dict[str, list[float]]:
-    """Seconds of each job, turn by turn; the first two turns compile and fetch memory."""
+    """Seconds of each job in each turn; the first two turns compile and allocate, and do not count."""
     times: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(rounds + 2):
         for name, job in jobs.items():

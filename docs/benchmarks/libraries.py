@@ -1,7 +1,7 @@
 """The other libraries, each used as its documentation says.
 
-Each job is a function without arguments that runs a case once and returns what it computed.  torch
-and the libraries are imported late: each runs in a process of its own (`processes`).
+A job is a function without arguments that runs a case once and returns its results.  Each library
+runs in a process of its own (`processes`), so torch and the libraries are imported late.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from minisnn.bench.cases import DECAY, THRESHOLD, Conv, Job, Layer, Net, Step, f
 
 __all__ = ["COMPARED", "PEERS", "layer_job", "make", "neurons"]
 
-#: Who there is to compare with: the module that must be installed.
+#: The peers, and the module that each needs.
 PEERS = {
     "torch": "torch",
     "torch.compile": "torch",
@@ -25,13 +25,13 @@ PEERS = {
     "spikingjelly": "spikingjelly",
     "norse": "norse",
 }
-#: Results that are compared with the reference's, all if a peer is not here: neurons that detach
-#: something or scale their input have the same spikes, and other gradients by design.
+#: Results to compare with the reference's; all of them for a peer that is not listed.  Neurons that
+#: detach something or scale their input have the same spikes, and other gradients by design.
 COMPARED = dict.fromkeys(("snntorch", "spikingjelly", "norse"), ("spikes", "y"))
 
 
 def make(who: str, kind: str, case: str) -> Job:
-    """A job of one peer; it returns arrays by name each time it is run."""
+    """A job of one peer; each run returns arrays by name."""
     import torch
 
     torch.manual_seed(0)
@@ -40,7 +40,7 @@ def make(who: str, kind: str, case: str) -> Job:
 
 
 def layer_job(who: str, case: Layer, device: str = "cpu") -> Job:
-    """One layer of a peer's neurons, forward and backward, on that device of torch's."""
+    """One layer of a peer's neurons, forward and backward, on a device of torch."""
     import torch
 
     x, d_y = (torch.from_numpy(a).to(device) for a in case.inputs())
@@ -54,7 +54,7 @@ def layer_job(who: str, case: Layer, device: str = "cpu") -> Job:
         spikes = run(x)
         spikes.backward(d_y)
         if device != "cpu":
-            torch.cuda.synchronize()  # the card works on while Python goes on
+            torch.cuda.synchronize()  # torch returns before the card is done
         found = {"spikes": spikes.detach(), "d_x": x.grad}
         return found if theta is None else {**found, "d_threshold": theta.grad}
 
@@ -62,7 +62,7 @@ def layer_job(who: str, case: Layer, device: str = "cpu") -> Job:
 
 
 def neurons(who: str, shape: tuple[int, ...], threshold: Any = THRESHOLD, device: str = "cpu") -> tuple[Callable, Any]:
-    """Neurons of a peer, a function ``[T, B, ...] -> [T, B, ...]``, and thresholds that learn."""
+    """A peer's neurons as a function ``[T, B, ...] -> [T, B, ...]``, and their thresholds."""
     import torch
 
     start = torch.from_numpy(np.full(shape, threshold, np.float32)).to(device)
@@ -132,8 +132,8 @@ def _norse(start: Any) -> tuple[Callable, Any]:
         lif_box_feed_forward_step,
     )
 
-    # norse: v += dt * tau_mem_inv * (v_leak - v + x), so that the input is scaled by 1 - decay: the
-    # threshold is scaled too.
+    # norse: v += dt * tau_mem_inv * (v_leak - v + x), so the input is scaled by 1 - decay, and
+    # the threshold must be too.
     p = LIFBoxParameters(
         tau_mem_inv=torch.tensor(1000 * (1 - DECAY)).to(start.device),
         v_th=start.mean() * (1 - DECAY),
@@ -147,7 +147,7 @@ def _norse(start: Any) -> tuple[Callable, Any]:
 
 
 def _in_time(step: Callable, begin: Callable) -> Callable:
-    """The loop over time, which users of a library of single steps write themselves."""
+    """The time loop that users of a single-step library write themselves."""
     import torch
 
     def run(x: Any) -> Any:
@@ -164,7 +164,7 @@ def _torch_spike() -> Callable:
     import torch
 
     class Spike(torch.autograd.Function):
-        """The step forward, the slope of the atan surrogate (k = 2) backward: the authors' own."""
+        """Forward the step, backward the slope of the atan surrogate (k = 2)."""
 
         @staticmethod
         def forward(ctx: Any, above: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The machine: its memory bandwidth, how busy others keep it, and the memory that a job needs."""
+"""The machine: its memory bandwidth, its load, and the memory that a job needs."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ def stream(rounds: int = 9) -> float:
             list(pool.map(lambda part: triad(a[part], b[part], c[part], np.float32(2)), parts))
             times.append(time.perf_counter() - start)
     if not np.array_equal(a, np.full(n, 3, np.float32)):
-        raise ArithmeticError("the triad is wrong: no bandwidth was measured")
+        raise ArithmeticError("the triad's result is wrong: no bandwidth was measured")
     return 12 * n / statistics.median(times)
 
 
 def busy(seconds: float = 0.5) -> float:
-    """Share of all CPUs that others use while this process sleeps; 0 if the system hides it."""
+    """Fraction of all CPUs that other processes use; 0 if the system does not tell."""
     before = _ticks()
     time.sleep(seconds)
     after = _ticks()
@@ -74,7 +74,7 @@ def _ticks() -> tuple[int, int] | None:
 
 
 def peak_memory(job: Callable[[], Any]) -> int:
-    """Growth of the resident memory over one run, at its highest, in bytes; only Linux tells it."""
+    """Peak growth of the resident memory in one run, in bytes; Linux only."""
     before = _status("VmRSS")
     with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # resets VmHWM, the highest so far

@@ -1,6 +1,6 @@
 """minisnn against the NumPy reference and other libraries.
 
-``python docs/benchmarks/peers.py [PART ...]`` prints a table a part; ``--help`` lists the options.
+``python docs/benchmarks/peers.py [PART ...]`` prints a table per part; ``--help`` lists the options.
 Peers are torch (a plain loop, and compiled), snnTorch, SpikingJelly and Norse, if installed.
 `minisnn` must be importable: install it, or set ``PYTHONPATH`` to the repository.
 """
@@ -28,9 +28,9 @@ from minisnn.bench.race import DISTURBED, header, line
 
 __all__ = ["main"]
 
-#: Share of the CPUs that others may use before a run is refused.
+#: Fraction of the CPUs that other processes may use; above it the script refuses to run.
 QUIET = 0.15
-#: Bytes of an element of a layer that have to pass through memory.  Forward: current, spike.
+#: Bytes of an element of a layer that pass through memory.  Forward: current, spike.
 #: Backward: current, gradient of the spike, gradient of the current.
 BYTES = (4 + 1) + (4 + 4 + 4)
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in dict.fromkeys(options.what or PARTS):
         print(f"== {name}: {PARTS[name].__doc__.rstrip('.')}")
         figures[name] = PARTS[name](options)
-        if options.json:  # as soon as there are any
+        if options.json:  # after each part
             options.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
         print()
     if all(_steady(figures)):
@@ -81,14 +81,14 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=list(PEERS),
         help="which to run, none if none is named (default: those that are installed)",
     )
-    parser.add_argument("--anyway", action="store_true", help="run although others use this machine")
+    parser.add_argument("--anyway", action="store_true", help="run on a busy machine too")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures to a file")
     options = parser.parse_args(arguments)
     if unknown := [name for name in options.what if name not in PARTS]:
         parser.error(f"argument PART: got {unknown[0]!r}, expected some of {', '.join(PARTS)}")
     if options.rounds < 1:
         parser.error(f"--rounds: expected a whole number of at least 1, got {options.rounds}")
-    if options.json and not options.json.absolute().parent.is_dir():  # not after half an hour
+    if options.json and not options.json.absolute().parent.is_dir():  # before half an hour of work
         parser.error(f"--json {options.json}: there is no folder {options.json.parent}")
     if shutil.which(options.python) is None:
         parser.error(f"--python {options.python}: there is no such interpreter")
@@ -136,7 +136,7 @@ def _layers(options: argparse.Namespace) -> Figures:
         found |= _table("layer", [case], ["minisnn", "numpy", *peers], options)
         if case in ("L", "X", "C"):
             found[case]["STREAM"] = machine.stream()
-    print(f"{BYTES} bytes an element as a share of STREAM triad, which was measured right after:")
+    print(f"{BYTES} bytes an element, relative to STREAM triad, measured right after:")
     for case in ("L", "X", "C"):
         bandwidth, seconds = found[case]["STREAM"], found[case]["minisnn"]["seconds"]
         share = found[case]["share"] = BYTES * find("layer", case).size / seconds / bandwidth
@@ -145,7 +145,7 @@ def _layers(options: argparse.Namespace) -> Figures:
 
 
 def _steps(options: argparse.Namespace) -> Figures:
-    """A training step of two layers with a population vote, forward, backward and Adam."""
+    """A training step of two layers with a population vote: forward, backward, Adam."""
     return _table("step", _cases("step"), ["minisnn", "numpy", *options.peers], options)
 
 
@@ -199,7 +199,7 @@ def _start(options: argparse.Namespace) -> Figures:
 
 
 def _memory(options: argparse.Namespace) -> Figures:
-    """Most memory of a layer besides its inputs, in arrays [T, B, N] of float32."""
+    """Peak memory of a layer besides its inputs, in arrays [T, B, N] of float32."""
     who = ["minisnn", *[p for p in options.peers if p != "torch.compile"]]
     found: Figures = {}
     for case in ("X", "C"):
@@ -213,7 +213,7 @@ def _memory(options: argparse.Namespace) -> Figures:
 
 
 def _scaling(options: argparse.Namespace) -> Figures:
-    """Time and memory of an element as T, B or N grow to 64 times as many, by those at first."""
+    """Time and memory per element as T, B or N grow to 64 times, relative to the first size."""
     found: Figures = {}
     for axis, letter in enumerate("TBN"):
         sizes = [[n * factor if i == axis else n for i, n in enumerate((64, 64, 1024))] for factor in (1, 4, 16, 64)]

@@ -1,8 +1,8 @@
-"""Processes that take turns: each library runs in one of its own.
+"""Processes that take turns, one for each library.
 
-``python docs/benchmarks/processes.py WHO KIND CASE [memory]`` is one process.  It prints ``{}`` as
-soon as its results are known to be right, then the time of a run for every line that it reads.
-With ``memory`` it prints the most memory that one run needed, and ends.
+``python docs/benchmarks/processes.py WHO KIND CASE [memory]`` is one process.  It prints ``{}``
+after the comparison with the reference, then the time of a run for every line that it reads.  With
+``memory`` it prints the peak memory of one run, and ends.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Job = tuple[str, str, str]  #: who, kind, case
 
 
 class Worker:
-    """A process that runs its job when it is its turn."""
+    """A process that runs its job for one turn on request."""
 
     def __init__(self, python: str, *words: str) -> None:
         self.words = words
-        self.errors = tempfile.TemporaryFile("w+")  # a pipe without a reader fills up, and the process stands still
+        self.errors = tempfile.TemporaryFile("w+")  # a pipe that is not read fills up and blocks
         self.process = subprocess.Popen(
             [python, __file__, *words],
             stdin=subprocess.PIPE,
@@ -44,12 +44,12 @@ class Worker:
         line = self.process.stdout.readline()
         if not line:
             self.errors.seek(0)
-            said = self.errors.read().strip().splitlines() or [f"ended with {self.process.wait()}, without a word"]
+            said = self.errors.read().strip().splitlines() or [f"ended with {self.process.wait()} and no message"]
             raise ChildProcessError(f"{' '.join(self.words)}: {said[-1]}")
         return json.loads(line)
 
     def turn(self) -> float:
-        """Let it run for a while; the median time of a run."""
+        """Run for one turn; returns the median time of a run."""
         print(file=self.process.stdin, flush=True)
         return self.read()["seconds"]
 
@@ -63,9 +63,7 @@ class Worker:
 
 
 def turns(jobs: Sequence[Job], python: str, rounds: int) -> dict[Job, race.Row]:
-    """Race jobs, each in a process of its own; no turn is taken before the results of all were
-    right.
-    """
+    """Race jobs, each in a process of its own, after checking the results of all."""
     with ExitStack() as stack:
         workers = {job: stack.enter_context(Worker(python, *job)) for job in jobs}
         for worker in workers.values():
@@ -74,12 +72,12 @@ def turns(jobs: Sequence[Job], python: str, rounds: int) -> dict[Job, race.Row]:
 
 
 def races(kind: str, case: str, who: Sequence[str], python: str, rounds: int) -> dict[str, race.Row]:
-    """One case by several libraries; the first is what the others are measured by."""
+    """One case by several libraries; ratios are relative to the first."""
     return {job[0]: row for job, row in turns([(w, kind, case) for w in who], python, rounds).items()}
 
 
 def most_memory(python: str, who: str, case: str) -> float:
-    """Bytes that one run of a layer needed at most."""
+    """Peak memory of one run of a layer, in bytes."""
     with Worker(python, who, "layer", case, "memory") as worker:
         return worker.read()["bytes"]
 
@@ -90,7 +88,7 @@ def main() -> None:
     make = (cases if who in cases.OURS else libraries).make
     job = make(who, kind, case)
     if "memory" in sys.argv:
-        make(who, kind, "small")()  # imports and compiling are not memory of a run
+        make(who, kind, "small")()  # imports and compiling do not count
         print(json.dumps({"bytes": peak_memory(job)}))
         return
     race.checked(job, kind, case, libraries.COMPARED.get(who))
