@@ -63,12 +63,21 @@ def cross_entropy(scores: Array, targets: Array) -> tuple[float, Array]:
 
 
 def accuracy(scores: Array, labels: Array) -> float:
-    """Share of samples whose highest score, of equal ones the first, is that of their class."""
+    """Share of samples whose prediction is their class."""
     if np.ndim(labels) != 1:
         got = list(np.shape(labels))
         raise ValueError(f"accuracy: labels must be class numbers [B], got shape {got}")
     scores, rows = _checked(scores, labels)
-    return float(np.mean(scores.argmax(axis=1) == rows.argmax(axis=1)))
+    return float(np.mean(predicted(scores) == rows.argmax(axis=1)))
+
+
+def predicted(scores: Array) -> Array:
+    """The class with the highest score, of equal ones the first: ``[B]``, int64.
+
+    If a score is not a number, there is no such class: -1.
+    """
+    scores = _scores(scores)
+    return np.where(np.isnan(scores).any(axis=1), -1, scores.argmax(axis=1))
 
 
 #: Every loss of the package by its name.
@@ -129,12 +138,10 @@ def _mean_square(spikes: Array, excess: Array, weight: float) -> tuple[float, Ar
 
 def _checked(scores: Any, targets: Any) -> tuple[Array, Array]:
     """The scores, and the targets as rows ``[B, C]``, one-hot for class numbers."""
-    scores = scores if get_array_module(scores) is not np else np.asarray(scores)
+    scores = _scores(scores)
     targets = np.asarray(targets, like=scores)  # to the GPU if the scores are there
-    if scores.ndim != 2 or scores.dtype.kind != "f":
-        raise ValueError(f"scores must be floats [B, C], got {scores.dtype} {list(scores.shape)}")
-    if len(scores) == 0:
-        raise ValueError(f"scores have shape {list(scores.shape)}: an empty batch has no loss")
+    if targets.ndim == 1 and targets.dtype == bool:
+        targets = targets.astype(np.int64)
     if targets.shape == scores.shape and targets.dtype.kind in "fiub":
         return scores, targets.astype(scores.dtype, copy=False)
     if targets.ndim != 1 or targets.dtype.kind not in "iu":
@@ -147,8 +154,20 @@ def _checked(scores: Any, targets: Any) -> tuple[Array, Array]:
         )
     classes = scores.shape[1]
     if not ((targets >= 0) & (targets < classes)).all():  # one question, and one wait for a GPU
-        got = f"0 to {classes - 1}, got {targets.min()} to {targets.max()}"
+        row = int(((targets < 0) | (targets >= classes)).argmax())
+        got = f"0 to {classes - 1}, got {targets.min()} to {targets.max()}, row {row} first"
         why = f"class numbers begin at 0, and the network has {classes} scores"
         raise ValueError(f"targets: labels must lie in {got}: {why}")
     one_hot = targets[:, None] == np.arange(classes, like=scores)
     return scores, one_hot.astype(scores.dtype)
+
+
+def _scores(scores: Any) -> Array:
+    scores = scores if get_array_module(scores) is not np else np.asarray(scores)
+    if scores.ndim != 2 or scores.dtype.kind != "f":
+        got = f"got {scores.dtype} {list(scores.shape)}"
+        cure = ": end the network with a readout, e.g. ms.Rate()" if scores.ndim > 2 else ""
+        raise ValueError(f"scores must be floats [B, C], {got}{cure}")
+    if len(scores) == 0:
+        raise ValueError(f"scores have shape {list(scores.shape)}: an empty batch has no loss")
+    return scores

@@ -11,7 +11,7 @@ import numpy as np
 from .kernels.arrays import Array, positive_int
 from .layers import Layer
 from .layers.inputs import as_upstream
-from .losses import accuracy
+from .losses import accuracy, predicted
 from .rules import Pattern
 from .stack import Stack, check_names, naming
 
@@ -198,8 +198,11 @@ class Network(Stack):
         return total, grads
 
     def predict(self, x: Array) -> Array:
-        """The class with the highest score, of equal ones the first: ``[B]``, int64."""
-        return self.forward(x)[0].argmax(axis=1)
+        """The class with the highest score, of equal ones the first: ``[B]``, int64.
+
+        It is -1 if a score is not a number.  A network without a readout raises ValueError.
+        """
+        return predicted(self.forward(x)[0])
 
     def accuracy(self, x: Array, labels: Array) -> float:
         """Share of the samples ``[T, B, ...]`` whose prediction is their label ``[B]``."""

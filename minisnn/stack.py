@@ -16,6 +16,8 @@ from .thresholds import Constraint
 
 __all__ = ["Stack", "check_names", "naming"]
 
+LONGEST = 60  #: letters of a layer's name
+
 
 class Stack:
     """Layers in order; the names appear in every table.  :class:`minisnn.Network` runs them."""
@@ -27,6 +29,9 @@ class Stack:
         for name, layer in layers.items():
             if not isinstance(layer, Layer):
                 raise TypeError(f"Network: {name} must be a layer, got {layer!r}")
+            if not all(c.isalnum() or c in "_-" for c in name) or not 0 < len(name) <= LONGEST:
+                expected = f"1 to {LONGEST} letters, digits, '_' and '-': parameters and files use"
+                raise ValueError(f"Network: a layer's name must be {expected} it; got {name!r}")
             first = next(n for n, other in layers.items() if other is layer)
             if first != name:
                 wrong = f"{first} and {name} are the same layer"
@@ -210,7 +215,12 @@ def _check_shapes(layers: dict[str, Layer]) -> None:
     """Raise unless each layer takes what the layers before it put out."""
     shapes: dict[str, Any] = {}
     shape = None
+    ended = None
     for name, layer in layers.items():
+        if ended is not None:
+            wrong = f"follows {ended}, after which there is no time axis"
+            raise ValueError(f"Network: {name} {wrong}; {ended} must be the last layer")
+        ended = name if layer.ends_time else None
         if layer.source is not None and layer.source not in shapes:
             wrong = f"the output of {layer.source!r}, which is no layer before it"
             raise ValueError(f"Network: {name} takes {wrong}")

@@ -40,6 +40,7 @@ class Layer:
     """Base of all layers; holds the parameters, makes copies with another backend or dtype."""
 
     spiking, has_state, takes_mask = False, False, False
+    ends_time = False  #: whether the output is ``[B, ...]``, scores for the whole run
     #: Arguments of the constructor that are plain data, kept under their names: a file has them.
     options: tuple[str, ...] = ()
     #: Name of an earlier layer whose output `forward` takes as ``other`` besides its input.
@@ -218,6 +219,7 @@ class Layer:
             hint = ": did you mean its transpose?" if array.shape == shape[::-1] else ""
             got = f"{name} has shape {list(array.shape)}, expected {list(shape)}{hint}"
             raise ValueError(f"{type(self).__name__}: {got}")
+        require(np.isfinite(array).all(), f"{type(self).__name__}: {name}", "finite", values)
         return array
 
     def __setattr__(self, name: str, value: Any) -> None:

@@ -42,6 +42,8 @@ class Flatten(Layer):
 class Rate(Layer):
     """Mean over time: ``[T, B, n] -> [B, n]``, the firing rate of each neuron as its score."""
 
+    ends_time = True
+
     def _members(self, n: int) -> int:
         """How many neighbours share a score."""
         return 1
@@ -132,7 +134,7 @@ class MembraneReadout(OverTime):
     decay, **params : the neuron's parameters, as for :class:`Spiking`.
     """
 
-    fire, options = "smooth", ("over",)
+    fire, options, ends_time = "smooth", ("over",), True
     holds = ("at",)  # between equal membranes a maximum may jump
 
     def __init__(

@@ -79,7 +79,6 @@ class Stateful(Layer):
         if array.ndim > len(self.shape) or not all(n in (1, m) for n, m in pairs):
             wrong = f"which does not broadcast to the layer's {list(self.shape)}"
             raise ValueError(f"{layer}: {name} has shape {list(array.shape)}, {wrong}")
-        require(np.isfinite(array).all(), f"{layer}: {name}", "finite", values)
         if problem := _out_of_bounds(name, array):
             raise ValueError(f"{layer}: {problem}")
         bound = self.constraint if name == "threshold" else None
