@@ -7,20 +7,23 @@ A checkpoint holds no state of a generator: every draw of a run has the generato
 
 from __future__ import annotations
 
+import inspect
 import os
 import platform
 import warnings
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 
 from . import files
 from .encode import Encoder
+from .formula import digest
 from .kernels.arrays import Array, to_numpy
 from .monitor import History, Loss
 from .network import Network
@@ -156,11 +159,56 @@ def _digest(*arrays: Array) -> str:
     return f"{total:08x}"
 
 
-def _described(value: Any) -> str:
-    """A part of the setup, alike in every process: its repr, or its name if that has an address."""
-    text = repr(value)
-    has_address = " at 0x" in text
-    return getattr(value, "__qualname__", type(value).__qualname__) if has_address else text
+def _described(value: Any, depth: int = 5) -> Any:
+    """A part of the setup as plain data, alike in every process.
+
+    A function of the user's is its code and the values that the code refers to; an object is its
+    class, with the code of its methods, and its attributes.
+    """
+    inside = partial(_described, depth=depth - 1)
+    name = getattr(value, "__qualname__", type(value).__qualname__)
+    if value is None or isinstance(value, bool | int | float | str | np.generic):
+        return repr(value)
+    if (getattr(value, "__module__", None) or "").partition(".")[0] == __package__:
+        return name if " at 0x" in repr(value) else repr(value)
+    if depth == 0 or isinstance(value, ModuleType | BuiltinFunctionType | np.ufunc):
+        return name
+    if isinstance(value, Mapping):
+        return {str(key): inside(one) for key, one in value.items()}
+    if isinstance(value, tuple | list):
+        return [inside(one) for one in value]
+    if isinstance(value, np.ndarray):
+        return _digest(value)
+    if isinstance(value, partial):
+        return [inside(one) for one in (value.func, value.args, value.keywords)]
+    if isinstance(value, MethodType):
+        return [inside(value.__func__), inside(value.__self__)]
+    if isinstance(value, FunctionType):
+        enclosed = inspect.getclosurevars(value)
+        values = inside({**enclosed.nonlocals, **enclosed.globals})
+        return {
+            "name": name,
+            "code": _code(value),
+            "defaults": inside(value.__defaults__),
+            **values,
+        }
+    if not hasattr(value, "__dict__"):
+        text = f"checkpoint: {value!r} cannot be compared with that of a run that goes on"
+        warnings.warn(text, stacklevel=6)
+        return name
+    methods = [_code(one) for one in vars(type(value)).values() if isinstance(one, FunctionType)]
+    return {"class": name, "code": methods, **inside(vars(value))}
+
+
+def _code(function: FunctionType) -> str:
+    """A digest of a function's source, names and numbers; one line may hold several functions."""
+    code = function.__code__
+    numbers = [c for c in code.co_consts if isinstance(c, int | float)]
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):  # it was typed into a terminal
+        source = code.co_code.hex()
+    return digest((source, code.co_names, numbers))
 
 
 def environment() -> dict[str, str]:

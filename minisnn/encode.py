@@ -29,6 +29,18 @@ class InSteps:
     def __init__(self, steps: int) -> None:
         self.steps = positive_int("steps", steps)
 
+    def check(self, images: Any) -> Array:
+        """The values ``[B, ...]`` as an array; ValueError unless they lie in [0, 1]."""
+        images = _as_array(images)
+        if images.ndim < 1 or images.shape[0] == 0:
+            got = f"got shape {list(images.shape)}"
+            raise ValueError(f"images must be [B, ...] with at least one sample, {got}")
+        low, high = images.min(), images.max()
+        if images.dtype.kind not in "fbiu" or not (low >= 0 and high <= 1):
+            hint = ": divide by 255?" if images.dtype.kind in "iuf" and high > 1 else ""
+            raise ValueError(f"images must lie in [0, 1], got {images.dtype} {low} to {high}{hint}")
+        return images
+
     def __repr__(self) -> str:
         return self.text.format(self.steps)
 
@@ -40,7 +52,7 @@ class Bernoulli(InSteps):
 
     def __call__(self, images: Array, rng: np.random.Generator) -> Array:
         """Values ``[B, ...]``, 0 (never fires) to 1 (always), to spikes ``[T, B, ...]``, uint8."""
-        images = _checked(images)
+        images = self.check(images)
         if not isinstance(rng, np.random.Generator):
             hint = "e.g. rng=np.random.default_rng(0)"
             raise TypeError(f"bernoulli: rng must be a generator, {hint}, got {rng!r}")
@@ -59,7 +71,7 @@ class Constant(InSteps):
         They are a read-only view, whose steps are the same memory (time stride 0).  Linear and
         Conv2d multiply such an input once.  `rng` is not used.
         """
-        images = _checked(images)
+        images = self.check(images)
         once = np.ascontiguousarray(images, like=images)
         return np.broadcast_to(once, (self.steps, *once.shape))
 
@@ -74,7 +86,7 @@ class Latency(InSteps):
 
     def __call__(self, images: Array, rng: Any = None) -> Array:
         """Values ``[B, ...]`` in [0, 1] to spikes ``[T, B, ...]``, uint8; `rng` is not used."""
-        values = _checked(images).astype(np.float64)
+        values = self.check(images).astype(np.float64)
         first = np.minimum(np.floor((1 - values) * self.steps), self.steps - 1)  # tiny: fires last
         first = np.where(values > 0, first, self.steps)
         time = np.arange(self.steps, like=values).reshape(-1, *(1 for _ in values.shape))
@@ -96,6 +108,13 @@ class Frames:
         Counts and currents may exceed 1.  Whole numbers above 1 are no spikes and become float32.
         `rng` is not used.
         """
+        images = self.check(images)
+        is_plain = images.dtype.kind in "fb" or (images.dtype == np.uint8 and images.max() <= 1)
+        dtype = images.dtype if is_plain else np.float32
+        return np.ascontiguousarray(images.swapaxes(0, 1), dtype=dtype, like=images)
+
+    def check(self, images: Any) -> Array:
+        """The frames ``[B, T, ...]`` as an array; ValueError unless they are as `__call__` says."""
         images = _as_array(images)
         if images.ndim < 2 or images.size == 0 or self.steps not in (None, images.shape[1]):
             steps = "a step or more" if self.steps is None else f"T = {self.steps} steps"
@@ -105,9 +124,7 @@ class Frames:
         if images.dtype.kind not in "fbiu" or not (low >= 0 and np.isfinite(high)):
             got = f"{images.dtype} {low} to {high}"
             raise ValueError(f"frames must be finite and not negative, got {got}")
-        is_plain = images.dtype.kind in "fb" or (images.dtype == np.uint8 and high <= 1)
-        dtype = images.dtype if is_plain else np.float32
-        return np.ascontiguousarray(images.swapaxes(0, 1), dtype=dtype, like=images)
+        return images
 
     def __repr__(self) -> str:
         steps = "as many" if self.steps is None else self.steps
@@ -140,15 +157,3 @@ ENCODERS = {"bernoulli": Bernoulli, "constant": Constant, "latency": Latency, "f
 
 def _as_array(images: Any) -> Array:
     return images if get_array_module(images) is not np else np.asarray(images)
-
-
-def _checked(images: Any) -> Array:
-    images = _as_array(images)
-    if images.ndim < 1 or images.shape[0] == 0:
-        got = f"got shape {list(images.shape)}"
-        raise ValueError(f"images must be [B, ...] with at least one sample, {got}")
-    low, high = images.min(), images.max()
-    if images.dtype.kind not in "fbiu" or not (low >= 0 and high <= 1):
-        hint = ": divide by 255?" if images.dtype.kind in "iuf" and high > 1 else ""
-        raise ValueError(f"images must lie in [0, 1], got {images.dtype} {low} to {high}{hint}")
-    return images

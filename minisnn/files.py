@@ -11,6 +11,8 @@ import io
 import json
 import math
 import os
+import secrets
+import stat
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,13 +37,20 @@ class FileError(ValueError):
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """A path to write to.  Once that file is on the disk, it replaces the one at `path`."""
+    """A path to write to.  Once that file is on the disk, it replaces the one at `path`.
+
+    Its name is new, so that two writers, or a link that somebody laid there, do no harm.
+    """
     path = Path(path)
-    part = path.with_name(f".{path.name}.part")
-    yield part
-    with open(part, "rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(part, path)
+    part = path.with_name(f".{path.name[:60]}.{secrets.token_hex(8)}.part")
+    open(part, "xb").close()
+    try:
+        yield part
+        with open(part, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write(
@@ -66,6 +75,8 @@ def read(path: str | Path, kinds: tuple[str, ...]) -> tuple[dict[str, Any], dict
     FileNotFoundError, OSError : it does not exist, or cannot be opened.
     FileError : anything else that is wrong with it.
     """
+    if "\0" in str(path) or (Path(path).exists() and not stat.S_ISREG(os.stat(path).st_mode)):
+        raise FileError(f"{str(path)!r} is not a file")
     with open(path, "rb") as file:
         try:
             kind, header, arrays = _content(file, os.fstat(file.fileno()).st_size)
@@ -88,9 +99,11 @@ def _content(file: Any, size: int) -> tuple[str, dict[str, Any], dict[str, np.nd
         raise FileError(f"it is not a minisnn file, an .npz: it begins with {start!r}, not b'PK'")
     arrays: dict[str, np.ndarray] = {}
     with zipfile.ZipFile(file) as archive:
-        for entry in archive.infolist():
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > size:
-                raise FileError("its arrays are compressed or claim to be larger than the file")
+        entries = archive.infolist()
+        plain = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        if not plain or sum(entry.file_size for entry in entries) > size:  # or they overlap
+            raise FileError("its arrays are compressed or claim to be larger than the file")
+        for entry in entries:
             name = entry.filename.removesuffix(".npy")
             if name in arrays:
                 raise FileError(f"it holds {name!r} twice")

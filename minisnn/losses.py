@@ -140,11 +140,11 @@ def _checked(scores: Any, targets: Any) -> tuple[Array, Array]:
     """The scores, and the targets as rows ``[B, C]``, one-hot for class numbers."""
     scores = _scores(scores)
     targets = np.asarray(targets, like=scores)  # to the GPU if the scores are there
-    if targets.ndim == 1 and targets.dtype == bool:
-        targets = targets.astype(np.int64)
+    if targets.ndim == 1 and targets.dtype.kind == "f" and scores.shape[1] == 1:
+        targets = targets[:, None]  # one number to predict
     if targets.shape == scores.shape and targets.dtype.kind in "fiub":
         return scores, targets.astype(scores.dtype, copy=False)
-    if targets.ndim != 1 or targets.dtype.kind not in "iu":
+    if not is_classes(targets):
         expected = f"class numbers [B] (integers) or an array {list(scores.shape)} as the scores"
         raise ValueError(f"targets must be {expected}, got {targets.dtype} {list(targets.shape)}")
     if len(targets) != len(scores):
@@ -152,14 +152,26 @@ def _checked(scores: Any, targets: Any) -> tuple[Array, Array]:
             f"there are {len(targets)} labels for scores of {len(scores)} samples: "
             "minisnn is time-first, did you pass [B, T, ...] to forward?"
         )
-    classes = scores.shape[1]
-    if not ((targets >= 0) & (targets < classes)).all():  # one question, and one wait for a GPU
-        row = int(((targets < 0) | (targets >= classes)).argmax())
-        got = f"0 to {classes - 1}, got {targets.min()} to {targets.max()}, row {row} first"
+    check_labels(targets, scores)
+    one_hot = targets[:, None] == np.arange(scores.shape[1], like=scores)
+    return scores, one_hot.astype(scores.dtype)
+
+
+def is_classes(labels: Array) -> bool:
+    """Whether labels are class numbers ``[n]``."""
+    return labels.ndim == 1 and labels.dtype.kind in "iub"
+
+
+def check_labels(labels: Array, scores: Array) -> None:
+    """Raise ValueError, with the row, unless each label is the number of a score."""
+    classes = scores.shape[-1]
+    wrong = (labels < 0) | (labels >= classes)
+    if wrong.any():  # one question, and one wait for a GPU
+        got = (
+            f"0 to {classes - 1}, got {labels.min()} to {labels.max()}, row {wrong.argmax()} first"
+        )
         why = f"class numbers begin at 0, and the network has {classes} scores"
         raise ValueError(f"targets: labels must lie in {got}: {why}")
-    one_hot = targets[:, None] == np.arange(classes, like=scores)
-    return scores, one_hot.astype(scores.dtype)
 
 
 def _scores(scores: Any) -> Array:

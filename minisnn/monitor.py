@@ -13,7 +13,7 @@ import numpy as np
 
 from .kernels.arrays import Array, to_numpy
 from .layers.stateful import Stateful
-from .losses import accuracy
+from .losses import accuracy, is_classes
 from .network import Caches, Network
 from .optimizers import not_finite
 
@@ -52,7 +52,8 @@ class History:
     each spiking layer by name: ``firing_rate`` (spikes per neuron and step), ``silent`` and
     ``always_firing`` (share of neurons that never, or at every step, fired in the epoch's training
     batches), ``threshold_min``, ``threshold_mean``, ``threshold_max`` (after the epoch), and
-    ``gradient_norm`` (of the threshold's gradient, mean over the batches).
+    ``gradient_norm`` (of the threshold's gradient, mean over the batches).  Accuracies are ``None``
+    if the labels are no class numbers.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)
@@ -76,13 +77,13 @@ class History:
         heads = "  ".join("  rate  silent     theta" for _ in self.layers)
         lines = [f"epoch     loss   train  valid.  {names}", f"{'':31}{heads}"]
         for row in self.epochs:
-            share = row["validation_accuracy"]
             cells = [
                 f"{layer['firing_rate']:6.1%} {layer['silent']:7.1%} {layer['threshold_mean']:9.3f}"
                 for layer in row["layers"].values()
             ]
-            train = f"{row['train_loss']:8.4f} {row['train_accuracy']:7.1%}"
-            valid = f"{'-':>7}" if share is None else f"{share:7.1%}"
+            shares = row["train_accuracy"], row["validation_accuracy"]
+            train, valid = (f"{'-':>7}" if n is None else f"{n:7.1%}" for n in shares)
+            train = f"{row['train_loss']:8.4f} {train}"
             mark = " *" if row["epoch"] == self.best_epoch else ""
             lines.append(f"{row['epoch']:5} {train} {valid}  {'  '.join(cells)}{mark}")
         return "\n".join(lines)
@@ -102,8 +103,9 @@ class EpochStats:
 
     def counting_loss(self, scores: Array, labels: Array) -> tuple[float, Array]:
         """The loss; also counts right answers (of every chunk, if the steps are in chunks)."""
-        self.scored += len(scores)
-        self.right += accuracy(scores, labels) * len(scores) if labels.ndim == 1 else np.nan
+        if is_classes(labels):
+            self.right += accuracy(scores, labels) * len(scores)
+            self.scored += len(scores)
         return self._loss(scores, labels)
 
     def watch(self, caches: Caches) -> None:
@@ -137,7 +139,7 @@ class EpochStats:
                 "threshold_max": float(theta.max()),
                 "gradient_norm": float(self.norms[name] / self.batches),
             }
-        loss, share = self.loss / self.samples, self.right / self.scored
+        loss, share = self.loss / self.samples, self.right / self.scored if self.scored else None
         return {"train_loss": loss, "train_accuracy": share, "layers": layers}
 
 

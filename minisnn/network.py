@@ -13,7 +13,7 @@ from .layers import Layer
 from .layers.inputs import as_upstream
 from .losses import accuracy, predicted
 from .rules import Pattern
-from .stack import Stack, check_names, naming
+from .stack import Stack, by_layer, naming
 
 __all__ = ["Caches", "Network", "load", "naming"]
 
@@ -64,9 +64,8 @@ class Network(Stack):
         ------
         TypeError, ValueError : an argument does not fit; the message begins with the layer's name.
         """
-        state, masks = dict(state or {}), dict(masks or {})
-        check_names("Network: state", state, self._with("has_state"))
-        check_names("Network: masks", masks, self._with("takes_mask"))
+        state = by_layer("Network: state", state, self._with("has_state"))
+        masks = by_layer("Network: masks", masks, self._with("takes_mask"))
         x, caches, outputs = self._here(x), Caches(), dict[str, Array]()
         sources = {layer.source for layer in self.layers.values()}
         for name, layer in self.layers.items():
@@ -114,10 +113,9 @@ class Network(Stack):
             got = f"none for {', '.join(missing)}" if is_mapping else type(caches).__name__
             made = "what forward returned, scores, caches = net.forward(x)"
             raise TypeError(f"Network: caches must be {made}; got {got}")
-        d_state = dict(d_state or {})
-        d_inner = {n: self._here(d) for n, d in (d_inner or {}).items()}
-        check_names("Network: d_state", d_state, self._with("has_state"))
-        check_names("Network: d_inner", d_inner, order)
+        d_state = by_layer("Network: d_state", d_state, self._with("has_state"))
+        d_inner = by_layer("Network: d_inner", d_inner, order)
+        d_inner = {name: self._here(d) for name, d in d_inner.items()}
         needed: dict[str, list[str]] = {name: [] for name in order}
         for name, _, param in (n.partition(".") for n in self.params(wrt)):
             needed[name].append(param)
@@ -175,8 +173,7 @@ class Network(Stack):
         ------
         TypeError, ValueError : an argument does not fit; the message names it.
         """
-        penalties = penalties or {}
-        check_names("loss_and_grads: penalties", penalties, self._with("spiking"))
+        penalties = by_layer("loss_and_grads: penalties", penalties, self._with("spiking"))
         if not callable(loss):
             expected = "a function, loss(scores, targets) -> (number, d_scores), e.g. ms.losses.mse"
             raise TypeError(f"loss_and_grads: loss must be {expected}; got {loss!r}")

@@ -102,6 +102,7 @@ class Optimizer:
             changes.
         """
         self._check(grads)
+        _number(f"{type(self).__name__}.step: factor", factor)
         self.steps += 1
         shrink = 1.0
         if self.clip_norm is not None:

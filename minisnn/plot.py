@@ -12,6 +12,7 @@ import numpy as np
 from .files import replacing
 from .kernels.arrays import Array, to_numpy
 from .layers import Layer, Spiking
+from .layers.inputs import as_cache
 from .layers.spiking import SpikingCache
 from .train import History
 
@@ -27,11 +28,11 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 
 def learning_curves(history: History) -> Figure:
     """Loss and accuracy over the epochs, in training and on validation data."""
+    _with_epochs("learning_curves: history", history)
     figure, (left, right) = _axes(1, 2, (9, 3.6))
     for part, color in (("train", COLORS[0]), ("validation", COLORS[1])):
-        if history.column(f"{part}_loss")[0] is not None:
-            _curve(left, history, f"{part}_loss", scale=1, color=color, label=part)
-            _curve(right, history, f"{part}_accuracy", color=color, label=part)
+        _curve(left, history, f"{part}_loss", scale=1, color=color, label=part)
+        _curve(right, history, f"{part}_accuracy", color=color, label=part)
     if (best := history.best_epoch) is not None:
         right.axvline(best, color="0.6", linestyle=":", label=f"kept: epoch {best}")
     _over_epochs(left, ylabel="loss", yscale="log", title="Loss")
@@ -41,6 +42,7 @@ def learning_curves(history: History) -> Figure:
 
 def firing_rates(history: History) -> Figure:
     """Firing rate of each spiking layer over the epochs, and the share of its silent neurons."""
+    _with_epochs("firing_rates: history", history)
     figure, (left, right) = _axes(1, 2, (9, 3.6))
     for name, color in zip(history.layers, cycle(COLORS), strict=False):
         _curve(left, history, "firing_rate", name, color=color, label=name)
@@ -55,6 +57,9 @@ def compare(histories: Mapping[str, History]) -> Figure:
     """Validation accuracy over the epochs of several runs, e.g. of the rules SL, TL and STL."""
     figure, axes = _axes(1, 1, (6, 3.8))
     for (name, history), color in zip(histories.items(), cycle(COLORS), strict=False):
+        _with_epochs(f"compare: {name!r}", history)
+        if None in history.column("validation_accuracy"):
+            raise ValueError(f"compare: {name!r} has no validation accuracy; fit(validation=0.1)")
         _curve(axes, history, "validation_accuracy", color=color, label=name)
     _over_epochs(axes, ylabel="validation accuracy (%)", title="Learning rules")
     return figure
@@ -96,6 +101,7 @@ def raster(
     """
     if not isinstance(layer, Spiking):
         raise TypeError(f"raster: layer must be a spiking layer, got {layer!r}")
+    cache = as_cache(cache, SpikingCache, layer)
     theta = np.broadcast_to(to_numpy(layer.threshold), layer.shape).ravel()
     steps = len(cache.spikes)
     u, spikes = (to_numpy(a[:, sample]).reshape(steps, -1) for a in (cache.u, cache.spikes))
@@ -137,6 +143,14 @@ def save(figure: Figure, path: str | Path) -> Path:
     return path
 
 
+def _with_epochs(what: str, history: History) -> None:
+    """Raise unless there is something to draw."""
+    if not isinstance(history, History):
+        raise TypeError(f"{what} must be what fit returned, a History, got {history!r}")
+    if not history.epochs:
+        raise ValueError(f"{what} has no epochs")
+
+
 def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) -> Any:
     from matplotlib import pyplot
 
@@ -149,10 +163,13 @@ def _axes(rows: int, columns: int, size: tuple[float, float], **options: Any) ->
 
 
 def _curve(axes: Axes, history: History, column: str, layer=None, scale=100, **style: Any) -> None:
-    axes.plot(history.column("epoch"), np.multiply(history.column(column, layer), scale), **style)
+    values = history.column(column, layer)
+    if None not in values:  # without validation, or without classes
+        axes.plot(history.column("epoch"), np.multiply(values, scale), **style)
 
 
 def _over_epochs(axes: Axes, **labels: Any) -> None:
     axes.set(xlabel="epoch", **labels)
     axes.locator_params(axis="x", integer=True)
-    axes.legend()
+    if axes.lines:
+        axes.legend()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -14,7 +14,7 @@ from .layers import LAYERS, Layer
 from .rules import Pattern, choose
 from .thresholds import Constraint
 
-__all__ = ["Stack", "check_names", "naming"]
+__all__ = ["Stack", "by_layer", "naming"]
 
 LONGEST = 60  #: letters of a layer's name
 
@@ -247,10 +247,15 @@ def _check_rebuilds(name: str, layer: Layer) -> None:
         pass
 
 
-def check_names(what: str, given: Iterable[str], known: list[str]) -> None:
-    """Raise if `given` has a name that is not `known`."""
+def by_layer(what: str, given: Any, known: list[str]) -> dict[str, Any]:
+    """What was given by layer, as a dict; raise if a name is not `known`."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        raise TypeError(f"{what} must be a dict by layer, some of {known}, got {given!r}")
     if unknown := sorted(set(given) - set(known)):
         raise ValueError(f"{what} names {unknown}, expected some of {known}")
+    return dict(given)
 
 
 @contextmanager

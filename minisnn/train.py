@@ -10,22 +10,42 @@ from typing import Any
 import numpy as np
 
 from . import monitor
+from .arguments import Rule, arguments, check, flag, function, number, one_of, whole
 from .checkpoint import Data, Penalties, Run
 from .encode import Encoder
-from .kernels.arrays import array_for, positive_int
+from .kernels.arrays import array_for
 from .kernels.threads import one_blas_thread
-from .losses import accuracy, mse
+from .losses import LOSSES, accuracy, check_labels, is_classes, mse
 from .monitor import EpochStats, History, Loss, ParameterWarning, TrainingStopped
-from .network import Network
+from .network import Network, naming
 from .optimizers import Optimizer
 
 __all__ = ["History", "ParameterWarning", "TrainingStopped", "evaluate", "fit"]
 
 #: Streams of random numbers.  Each draw has the generator ``default_rng([seed, epoch, batch,
 #: stream])``, so that a run that is resumed needs no generator's state.
-SPLIT, SHUFFLE, TRAIN, EVALUATE = 1, 2, 3, 4
+SPLIT, SHUFFLE, TRAIN, EVALUATE, LOOK = 1, 2, 3, 4, 5
+
+FACTOR = number(0)
+RULES = {
+    "net": Rule("a ms.Network", (Network,)),
+    "encoder": function("ms.encode.Bernoulli(8)"),
+    "loss": function("ms.losses.mse", LOSSES),
+    "batch": whole(),
+    "seed": whole(0),
+}
 
 
+@arguments(
+    **RULES,
+    optimizer=Rule("an optimizer, e.g. ms.Adam(net, ms.STL)", (Optimizer,)),
+    epochs=whole(),
+    schedule=function("ms.optimizers.exponential(0.93)"),
+    truncate=whole(),
+    keep=one_of("last", "best"),
+    resume=flag,
+    progress=flag,
+)
 @one_blas_thread()
 def fit(
     net: Network,
@@ -87,7 +107,11 @@ def fit(
     """
     from tqdm import tqdm
 
-    _check(net, optimizer, epochs, batch, keep)
+    own = net.params()
+    if foreign := [n for n, p in optimizer.params.items() if own.get(n) is not p]:
+        raise ValueError(f"fit: the optimizer was made for another network: {', '.join(foreign)}")
+    for name, penalty in (penalties or {}).items():
+        check(f"fit: penalties[{name!r}]", penalty, function("ms.losses.FiringRate(most=0.2)"))
     data, held = _split(net, _pair(net, data, "fit"), validation, seed)
     if keep == "best" and held is None:
         raise ValueError(
@@ -96,6 +120,7 @@ def fit(
     run = Run(
         net, optimizer, data, held, encoder, loss, batch, seed, schedule, truncate, penalties, keep
     )
+    _look(run)
     path = None if checkpoint is None else Path(checkpoint)
     if path is not None:
         run.notes = dict(notes or {})
@@ -122,7 +147,9 @@ def fit(
 def _epoch(run: Run, bar: Any) -> dict[str, Any]:
     """One epoch with its validation, the best parameters kept: the row of the history."""
     begun, epoch = time.perf_counter(), len(run.history.epochs)
-    factor = 1.0 if run.schedule is None else run.schedule(epoch)
+    factor = 1.0
+    if run.schedule is not None:
+        factor = check(f"fit: schedule({epoch})", run.schedule(epoch), FACTOR)
     row = _train_epoch(run, epoch, factor, bar)
     row |= {"epoch": epoch + 1, "lr": run.optimizer.lr * factor}
     row |= {"validation_loss": None, "validation_accuracy": None}
@@ -130,10 +157,12 @@ def _epoch(run: Run, bar: Any) -> dict[str, Any]:
         options = {n: getattr(run, n) for n in ("encoder", "loss", "batch", "seed")}
         value, share = evaluate(run.net, run.held_out, **options)
         row |= {"validation_loss": value, "validation_accuracy": share}
-        bar.set_postfix_str(f"epoch {epoch + 1}, validation {share:.1%}")
-        if run.keep == "best" and (not run.best or (share, -value) > run.best_grade):
+        shown = f"loss {value:.4f}" if share is None else f"{share:.1%}"
+        bar.set_postfix_str(f"epoch {epoch + 1}, validation {shown}")
+        grade = (share or 0.0, -value)
+        if run.keep == "best" and (not run.best or grade > run.best_grade):
             run.best = {n: a.copy() for n, a in run.net.arrays().items()}
-            run.best_grade, run.history.best_epoch = (share, -value), epoch + 1
+            run.best_grade, run.history.best_epoch = grade, epoch + 1
     return row | {"seconds": time.perf_counter() - begun}
 
 
@@ -171,6 +200,7 @@ def _train_epoch(run: Run, epoch: int, factor: float, bar: Any) -> dict[str, Any
     return stats.row()
 
 
+@arguments(**RULES)
 @one_blas_thread()
 def evaluate(
     net: Network,
@@ -180,33 +210,29 @@ def evaluate(
     loss: Loss = mse,
     batch: int = 256,
     seed: int = 0,
-) -> tuple[float, float]:
-    """Mean loss and accuracy on ``(images, labels)``; a seed always encodes the same spikes."""
+) -> tuple[float, float | None]:
+    """Mean loss and accuracy on ``(images, labels)``; a seed always encodes the same spikes.
+
+    The accuracy is ``None`` if the labels are no class numbers.  A loss that is not finite raises
+    ValueError, which names the layer.
+    """
     images, labels = _pair(net, data, "evaluate")
     total, right = 0.0, 0.0
     for i, start in enumerate(range(0, len(images), batch)):
         rows = slice(start, start + batch)
         rng = np.random.default_rng([seed, 0, i, EVALUATE])
-        scores, _ = net.forward(encoder(images[rows], rng))
-        total += loss(scores, labels[rows])[0] * len(labels[rows])
-        right += accuracy(scores, labels[rows]) * len(labels[rows])
-    return total / len(labels), right / len(labels)
+        x = encoder(images[rows], rng)
+        scores, _ = net.forward(x)
+        value = loss(scores, labels[rows])[0]
+        if not np.isfinite(value):
+            where = f"the first layer that is not finite is {monitor.first_not_finite(net, x)!r}"
+            raise ValueError(f"evaluate: the loss is {value}; {where}")
+        total += value * len(labels[rows])
+        right += accuracy(scores, labels[rows]) * len(labels[rows]) if is_classes(labels) else 0
+    return total / len(labels), right / len(labels) if is_classes(labels) else None
 
 
 # -- arguments, checked
-
-
-def _check(net: Network, optimizer: Optimizer, epochs: int, batch: int, keep: str) -> None:
-    if not isinstance(net, Network) or not isinstance(optimizer, Optimizer):
-        expected = "expected fit(net, optimizer, (images, labels), ...)"
-        raise TypeError(f"fit: {expected}, got {net!r}, {optimizer!r}")
-    own = net.params()
-    if foreign := [n for n, p in optimizer.params.items() if own.get(n) is not p]:
-        raise ValueError(f"fit: the optimizer was made for another network: {', '.join(foreign)}")
-    positive_int("fit: epochs", epochs)
-    positive_int("fit: batch", batch)
-    if keep not in ("last", "best"):
-        raise ValueError(f"fit: keep must be 'last' or 'best', got {keep!r}")
 
 
 def _pair(net: Network, data: Any, where: str) -> Data:
@@ -239,3 +265,22 @@ def _split(net: Network, data: Data, share: Any, seed: int) -> tuple[Data, Data 
     order = np.random.default_rng([seed, 0, 0, SPLIT]).permutation(len(images))
     order = np.asarray(order, like=images)
     return (images[order[n:]], labels[order[n:]]), (images[order[:n]], labels[order[:n]])
+
+
+def _look(run: Run) -> None:
+    """Raise before the first step if data do not fit encoder, network and loss.
+
+    All values and labels are looked at; one sample goes through the network.
+    """
+    rng = np.random.default_rng([run.seed, 0, 0, LOOK])
+    for name, data in {"fit": run.data, "fit: validation": run.held_out}.items():
+        if data is None:
+            continue
+        with naming(name):
+            images, labels = data
+            if check_all := getattr(run.encoder, "check", None):
+                check_all(images)
+            scores, _ = run.net.forward(run.encoder(images[:1], rng))
+            if is_classes(labels):
+                check_labels(labels, scores)
+            run.loss(scores, labels[:1])

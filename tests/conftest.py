@@ -28,7 +28,7 @@ hypothesis.settings.load_profile("ci")
 
 #: Rooms of the house and how many lines each may have, docstrings included: lowered freely, never raised.
 BUDGETS = {
-    "maths": (["formula.py", "neurons.py", "resets.py", "surrogates.py", "spikes.py"], 778),
+    "maths": (["arguments.py", "formula.py", "neurons.py", "resets.py", "surrogates.py", "spikes.py"], 778),
     "kernels": (["kernels/*.py"], 2500),
     "layers": (["layers/*.py", "thresholds.py"], 2045),
     "network": (["network.py", "stack.py", "rules.py", "losses.py", "optimizers.py", "files.py", "loading.py"], 1195),

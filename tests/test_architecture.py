@@ -16,7 +16,7 @@ PACKAGE = ROOT / "minisnn"
 
 #: Law 6 of docs/design: a module may import from its own floor and from those before it.
 FLOORS = [
-    {"formula", "neurons", "resets", "surrogates", "spikes"},
+    {"arguments", "formula", "neurons", "resets", "surrogates", "spikes"},
     {"kernels"},
     {"version", "files", "thresholds"},
     {"layers"},

@@ -9,6 +9,7 @@ import pytest
 from test_data_files import write_set
 
 import minisnn as ms
+from minisnn import files
 from minisnn.cli import main
 from minisnn.cli.options import Options
 
@@ -66,6 +67,33 @@ def test_an_interrupted_run_goes_on_to_the_same_end(tmp_path, capsys, monkeypatc
     assert main([*command, "--out", str(tmp_path / "run")]) == 0  # it is finished, and may be replaced
 
 
+def test_a_run_goes_on_for_more_epochs_from_a_file_of_any_name(tmp_path, capsys):
+    assert main([*SHORT, "--epochs", "2", "--out", str(tmp_path / "whole")]) == 0
+    expected = last_line(capsys)
+    assert main([*SHORT, "--epochs", "1", "--out", str(tmp_path / "run")]) == 0
+    path = (tmp_path / "run" / "checkpoint.npz").rename(tmp_path / "run" / "other.npz")
+    assert main(["train", "--resume", str(path), "--epochs", "2"]) == 0
+    assert last_line(capsys) == expected
+    assert (tmp_path / "run" / "model.npz").read_bytes() != b"" and not (tmp_path / "run" / "checkpoint.npz").exists()
+
+
+@pytest.mark.parametrize(
+    "notes", [None, 3, {}, {"command": {"help": "x"}}, {"command": None}, {"command": {"hidden": 1e10}}]
+)
+def test_notes_that_are_no_options_are_refused_in_words(tmp_path, capsys, notes):
+    net = ms.Network(fc=ms.Linear(64, 10, rng=np.random.default_rng(0)), out=ms.Rate())
+    path = files.write(tmp_path / "c.npz", "checkpoint", {"network": net.description(), "notes": notes}, net.arrays())
+    assert main(["train", "--resume", str(path)]) == 1
+    assert str(path) in capsys.readouterr().err
+
+
+def test_figures_need_no_screen_and_come_last(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ms.plot, "learning_curves", lambda history: 1 / 0)
+    assert main([*SHORT, "--epochs", "1", "--out", str(tmp_path)]) == 1
+    assert {p.name for p in tmp_path.iterdir()} >= {"model.npz", "history.json"}
+    assert "test_accuracy" in (tmp_path / "history.json").read_text(encoding="utf-8")
+
+
 def test_eval_prints_what_training_printed(tmp_path, capsys):
     assert main([*SHORT, "--seed", "3", "--out", str(tmp_path)]) == 0
     expected = last_line(capsys)
@@ -83,7 +111,7 @@ def test_resume_and_eval_say_no_in_words(tmp_path, capsys):
     (tmp_path / "text.npz").write_text("hello")
     for words, message in (
         (["train", "--resume", str(tmp_path / "nothing.npz")], "there is no file"),
-        (["train", "--resume", str(path), "--epochs", "9", "--lr", "1"], "leave out --epochs, --lr"),
+        (["train", "--resume", str(path), "--epochs", "9", "--lr", "1"], "leave out --lr"),
         (["train", "--resume", str(path), "--data-dir", "d", "--out", "o"], "leave out --out"),
         (["train", "--resume", str(other)], "holds a network, expected a checkpoint"),
         (["eval", str(tmp_path / "text.npz")], "is not a minisnn file"),

@@ -56,20 +56,20 @@ def test_a_resumed_run_equals_the_uninterrupted_one(tmp_path, keep, optimizer, o
         assert ms.load(path).description() == whole.description()
 
 
-def test_an_interruption_leaves_the_last_epoch_border(tmp_path):
-    path, border, calls = tmp_path / "run.npz", make(), [0]
+def test_an_interruption_leaves_the_last_epoch_border(tmp_path, monkeypatch):
+    path, border, calls, encode = tmp_path / "run.npz", make(), [0], ms.encode.Bernoulli.__call__
     fit(*border, epochs=2)
 
-    class Interrupting(ms.encode.Bernoulli):
-        def __call__(self, images, rng):
-            calls[0] += 1
-            if calls[0] == 17:  # 5 training and 1 validation batch an epoch: in the third
-                raise KeyboardInterrupt
-            return super().__call__(images, rng)
+    def interrupted(encoder, images, rng):
+        calls[0] += 1
+        if calls[0] == 17:  # two to begin with, 5 training and 1 validation batch an epoch: in the third
+            raise KeyboardInterrupt
+        return encode(encoder, images, rng)
 
     net, optimizer = make()
-    with pytest.raises(KeyboardInterrupt):
-        fit(net, optimizer, checkpoint=path, encoder=Interrupting(4))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(ms.encode.Bernoulli, "__call__", interrupted)
+        fit(net, optimizer, checkpoint=path, encoder=ms.encode.Bernoulli(4))
     assert same(net, border[0]) and optimizer.steps == border[1].steps
     whole, _ = make()
     fit(whole, _)

@@ -168,15 +168,15 @@ def test_history_is_data():
 BAD_FITS = {
     "optimizer of another net": ({"net": network(1)}, ValueError, "made for another network: fc1.weight"),
     "no epochs": ({"epochs": 0}, ValueError, "epochs must be a whole number"),
-    "batch": ({"batch": 2.5}, ValueError, "batch must be a whole number"),
-    "keep": ({"keep": "first"}, ValueError, "keep must be 'last' or 'best'"),
+    "batch": ({"batch": 2.5}, TypeError, "batch must be a whole number"),
+    "keep": ({"keep": "first"}, ValueError, "keep must be one of 'last', 'best'"),
     "best of nothing": ({"keep": "best", "validation": 0}, ValueError, "chooses by validation accuracy"),
     "share": ({"validation": 1.5}, ValueError, "validation must be a share"),
     "tiny share": ({"validation": 1e-9}, ValueError, "leaves one side empty"),
     "labels": ({"data": (digits()[0], digits()[1][:5])}, ValueError, r"\[320, 64\] and \[5\]"),
     "no samples": ({"data": (digits()[0][:0], digits()[1][:0])}, ValueError, "n > 0"),
     "not a pair": ({"data": digits()[0]}, TypeError, "a pair"),
-    "not a net": ({"net": 3}, TypeError, r"fit\(net, optimizer"),
+    "not a net": ({"net": 3}, TypeError, "fit: net must be a ms.Network, got 3"),
 }
 
 

@@ -35,7 +35,7 @@ MODELS: dict[str, dict[str, Any]] = {
 #: The option that makes a model larger or smaller.
 SIZE = {"mlp": "hidden", "stl-mnist": "width"}
 #: Options that do not decide the numbers of a run and may be given anew when it is resumed.
-FREE = ("data_dir", "threads")
+FREE = ("data_dir", "threads", "epochs")
 
 
 def whole(text: str, least: int = 1) -> int:

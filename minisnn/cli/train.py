@@ -7,7 +7,9 @@ import json
 import os
 import platform
 import time
+from collections.abc import Callable
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,17 +65,26 @@ def train(words: argparse.Namespace) -> int:
     }
     name = f"{options.rule}-seed{options.seed}"
     out = words.resume.parent if words.resume else _out_folder(words.out, name)
+    import matplotlib
+
+    matplotlib.use("Agg")  # figures go to files, whatever screen MPLBACKEND names
     several, histories, runs = options.rule == "compare", {}, {}
+    figures: dict[str, Callable[[], Any]] = {}
     for rule in COMPARED if several else (options.rule,):
         prefix = f"{rule}_" if several else ""
         resume = words.resume is not None
-        histories[rule], result = _train_rule(rule, options, data, out, prefix, resume)
+        path = out / f"{prefix}checkpoint.npz" if several or not resume else words.resume
+        found = _train_rule(rule, options, data, path, prefix, resume)
+        histories[rule], result, drawn = found
+        figures |= {f"{prefix}{name}": draw for name, draw in drawn.items()}
         runs[rule] = {"rule": rule, **result, "history": json.loads(histories[rule].to_json())}
     if several:
-        ms.plot.save(ms.plot.compare(histories), out / "compare.png")
+        figures["compare"] = partial(ms.plot.compare, histories)
     record = {"command": asdict(options), "versions": versions(), "runs": runs}
     with files.replacing(out / "history.json") as part:
         part.write_text(json.dumps(record, indent=1))
+    for name, draw in figures.items():  # last: everything else is on the disk
+        ms.plot.save(draw(), out / f"{name}.png")
     names = sorted(p.name for p in out.iterdir() if not p.name.startswith("."))
     print(f"\nwritten to {out}: {', '.join(names)}")
     for rule, run in runs.items():
@@ -115,16 +126,16 @@ def versions() -> dict[str, str]:
 
 
 def _train_rule(
-    rule: str, options: Options, data: dict[str, Any], out: Path, prefix: str, resume: bool
-) -> tuple[ms.History, dict[str, float]]:
-    """Train by one rule and write its files; the history, and the result on the test set."""
+    rule: str, options: Options, data: dict[str, Any], path: Path, prefix: str, resume: bool
+) -> tuple[ms.History, dict[str, float | None], dict[str, Callable[[], Any]]]:
+    """Train by one rule and write its files: history, result on the test set, and figures."""
     net, encoder = _network(options), _encoder(options.data, options.steps)
     published = options.model == "stl-mnist"
     adam = ms.models.stl_mnist_optimizer if published else ms.Adam
     before = {n: p.copy() for n, p in net.params("*.threshold").items()}
     print(f"{rule}: {WHAT_LEARNS[rule]} learn")
     print(net)
-    begun, path, command = time.perf_counter(), out / f"{prefix}checkpoint.npz", asdict(options)
+    begun, command = time.perf_counter(), asdict(options)
     if not resume:
         path.unlink(missing_ok=True)  # of an earlier run in a folder that the user named
     try:
@@ -150,20 +161,14 @@ def _train_rule(
     # The network sees the test set once, after every choice has been made.
     loss, share = ms.train.evaluate(net, data["test"], encoder=encoder, seed=options.seed)
     x = encoder(data["validation"][0][:1], np.random.default_rng(options.seed))
-    for name, figure in _figures(net, history, before, x).items():
-        ms.plot.save(figure, out / f"{prefix}{name}.png")
-    net.save(out / f"{prefix}model.npz", command=command)
-    return history, {"test_loss": loss, "test_accuracy": share}
-
-
-def _figures(net: ms.Network, history: ms.History, before: Any, x: Any) -> dict[str, Any]:
-    """Figures of a run by name: thresholds `before` and after, and what `x` makes lif1 do."""
-    return {
-        "learning_curves": ms.plot.learning_curves(history),
-        "firing_rates": ms.plot.firing_rates(history),
-        "thresholds": ms.plot.thresholds(before, net.params("*.threshold")),
-        "raster": ms.plot.raster(net["lif1"], net.forward(x)[1]["lif1"]),
+    net.save(path.with_name(f"{prefix}model.npz"), command=command)
+    figures: dict[str, Callable[[], Any]] = {
+        "learning_curves": partial(ms.plot.learning_curves, history),
+        "firing_rates": partial(ms.plot.firing_rates, history),
+        "thresholds": partial(ms.plot.thresholds, before, net.params("*.threshold")),
+        "raster": partial(ms.plot.raster, net["lif1"], net.forward(x)[1]["lif1"]),
     }
+    return history, {"test_loss": loss, "test_accuracy": share}, figures
 
 
 def _load(name: str, split: str, flat: bool, folder: str | None, steps: int) -> Any:
@@ -203,8 +208,8 @@ def _resumed(given: Options, words: argparse.Namespace) -> Options:
         raise ValueError(f"--resume goes on with the options of that run; leave out {typed}")
     if not words.resume.exists():
         raise FileNotFoundError(f"--resume: there is no file {words.resume}")
-    notes = files.read(words.resume, ("checkpoint",))[0]["notes"]
-    if "command" not in notes:
+    notes = files.read(words.resume, ("checkpoint",))[0].get("notes")
+    if not isinstance(notes, dict) or "command" not in notes:
         cure = "go on with fit(..., resume=True)"
         raise ms.FileError(f"{words.resume} was not written by minisnn train: {cure}")
     return replace(Options.read(words.resume, notes["command"]), **anew)

@@ -42,7 +42,13 @@ def array_for(backend: str, value: Any, what: str) -> Array:
     if backend != "cupy" and get_array_module(value) is not np:
         cure = "bring them back with .get(), or net.using('cupy')"
         raise TypeError(f"{what} on the GPU, the network on the CPU: {cure}")
-    return to_device(value, backend) if backend == "cupy" else np.asarray(value)
+    try:
+        array = value if get_array_module(value) is not np else np.asarray(value)
+    except ValueError as error:  # lists of several lengths
+        raise ValueError(f"{what} must be an array of numbers: {error}") from None
+    if array.dtype.kind not in "biuf":
+        raise TypeError(f"{what} must be an array of numbers, got {array.dtype} {value!r}")
+    return to_device(array, backend)
 
 
 def in_one_piece(array: Array) -> bool:
