@@ -242,19 +242,18 @@ def trace(function: Any, what: str, n_args: int, n_results: int) -> Formula:
     record = _Record(n_args)
     try:
         found = function(*(Symbol(record, a) for a in record.args))
+        got = f"a tuple of {len(found)}" if isinstance(found, tuple) else "a bare value"
+        expected = f"a tuple of {n_results}" if n_results > 1 else "a bare value"
+        if got != expected:
+            raise FormulaError(f"returns {got}, expected {expected}")
         values = found if isinstance(found, tuple) else (found,)
-        if isinstance(found, tuple) and len(found) == 1:
-            raise FormulaError("returns a 1-tuple; return the bare value")
-        if len(values) != n_results:
-            raise FormulaError(f"returns {len(values)} value(s), expected {n_results}")
         if any(getattr(value, "is_comparison", False) for value in values):
             raise FormulaError("must return numbers; multiply a comparison by 1.0 to make it one")
         results = tuple(map(record.operand, values))
     except FormulaError as error:
         raise FormulaError(f"{name} {error}") from None
     except Exception as error:
-        message = f"{name} cannot be recorded: {type(error).__name__}: {error}"
-        raise FormulaError(message) from None
+        raise FormulaError(f"{name} fails on symbols: {type(error).__name__}: {error}") from None
     constants = tuple((n, digits) for digits, n in record.constants.items())
     return Formula(function.__name__, record.args, tuple(record.steps), constants, results)
 

@@ -78,10 +78,6 @@ class Network(Stack):
                 outputs[name] = x
         return x, caches
 
-    def extra_inputs(self, layer: Layer, outputs: Mapping[str, Array]) -> dict[str, Array]:
-        """What a layer takes besides its input, from the outputs of the layers before it."""
-        return {} if layer.source is None else {"other": outputs[layer.source]}
-
     def backward(
         self, d_scores, caches, *, d_state=None, d_inner=None, wrt: Pattern = None, input_grad=True
     ) -> tuple[Array | None, dict[str, Any]]:
@@ -107,20 +103,17 @@ class Network(Stack):
         ------
         TypeError, ValueError : an argument does not fit; the message names it.
         """
-        order = list(self.layers)
-        if not isinstance(caches, Mapping) or (missing := [n for n in order if n not in caches]):
-            is_mapping = isinstance(caches, Mapping)
-            got = f"none for {', '.join(missing)}" if is_mapping else type(caches).__name__
-            made = "what forward returned, scores, caches = net.forward(x)"
-            raise TypeError(f"Network: caches must be {made}; got {got}")
+        if missing := [n for n in self if not isinstance(caches, Mapping) or n not in caches]:
+            expected = "what forward returned, scores, caches = net.forward(x)"
+            got = f"{type(caches).__name__} without {', '.join(missing)}"
+            raise TypeError(f"Network: caches must be {expected}; got {got}")
         d_state = by_layer("Network: d_state", d_state, self._with("has_state"))
-        d_inner = by_layer("Network: d_inner", d_inner, order)
+        d_inner = by_layer("Network: d_inner", d_inner, list(self))
         d_inner = {name: self._here(d) for name, d in d_inner.items()}
-        needed: dict[str, list[str]] = {name: [] for name in order}
-        for name, _, param in (n.partition(".") for n in self.params(wrt)):
-            needed[name].append(param)
+        chosen = self.params(wrt)
+        needed = {n: [p for p in self[n].params if f"{n}.{p}" in chosen] for n in self}
+        run = list(dropwhile(lambda n: not (input_grad or needed[n]), self))
         grads, states, d_x = dict[str, Any](), dict[str, Any](), d_scores
-        run = list(dropwhile(lambda n: not (input_grad or needed[n]), order))
         for name in reversed(run):
             layer, below = self.layers[name], input_grad or name != run[0]
             options: Any = {"d_state": d_state.get(name), "wrt": needed[name], "input_grad": below}
@@ -136,6 +129,10 @@ class Network(Stack):
             grads |= {f"{name}.{p}": d for p, d in found.items()}
         grads = {n: grads[n] for n in self.params() if n in grads}
         return (d_x if input_grad else None), grads | ({"state": states} if states else {})
+
+    def extra_inputs(self, layer: Layer, outputs: Mapping[str, Array]) -> dict[str, Array]:
+        """What a layer takes besides its input, from the outputs of the layers before it."""
+        return {} if layer.source is None else {"other": outputs[layer.source]}
 
     def loss_and_grads(
         self,

@@ -36,13 +36,12 @@ class Stack:
             if first != name:
                 wrong = f"{first} and {name} are the same layer"
                 raise ValueError(f"Network: {wrong}; make one for each")
-        dtypes = {n: layer.dtype for n, layer in layers.items() if layer.params}
-        dtypes = dtypes or {n: layer.dtype for n, layer in layers.items()}
-        if len(set(dtypes.values())) > 1:
-            got = ", ".join(f"{n} {d}" for n, d in dtypes.items())
+        decide = {n: layer for n, layer in layers.items() if layer.params} or layers
+        if len({layer.dtype for layer in decide.values()}) > 1:
+            got = ", ".join(f"{n} {layer.dtype}" for n, layer in decide.items())
             raise TypeError(f"Network: one float dtype per net, got {got}")
-        self.dtype = next(iter(dtypes.values()))
-        # A layer without parameters follows: its user need not name the dtype.
+        self.dtype = next(iter(decide.values())).dtype
+        # Layers without parameters follow, so that their makers need not name the dtype.
         layers = {n: a if a.params else a.astype(self.dtype) for n, a in layers.items()}
         self.layers = _on_one_device(layers)
         _check_shapes(self.layers)
@@ -213,9 +212,7 @@ def _on_one_device(layers: dict[str, Layer]) -> dict[str, Layer]:
 
 def _check_shapes(layers: dict[str, Layer]) -> None:
     """Raise unless each layer takes what the layers before it put out."""
-    shapes: dict[str, Any] = {}
-    shape = None
-    ended = None
+    shapes, shape, ended = dict[str | None, Any](), None, None
     for name, layer in layers.items():
         if ended is not None:
             wrong = f"follows {ended}, after which there is no time axis"
@@ -229,7 +226,7 @@ def _check_shapes(layers: dict[str, Layer]) -> None:
         except ValueError as error:
             wrong = f"does not fit the layer before it: it {error}"
             raise ValueError(f"Network: {name} {wrong}") from None
-        other = shape if layer.source is None else shapes[layer.source]
+        other = shapes.get(layer.source, shape)
         if shape is not None and other is not None and other != shape:
             wrong = f"{layer.source} of shape {list(other)} to an input of {list(shape)}"
             raise ValueError(f"Network: {name} adds {wrong}")

@@ -88,7 +88,7 @@ REFUSED |= {of: message for message, functions in {
                          lambda x, k: np.array([1.0, 2.0]) * x],
     "'nowhere' is not defined": [lambda x, k: x * k * nowhere],  # noqa: F821
     "keyword": [lambda x, k: np.maximum(x, k, out=x)],
-    "1-tuple": [lambda x, k: (x * k,)], r"2 value\(s\), expected 1": [lambda x, k: (x, k)],
+    "returns a tuple of 1, expected a bare value": [lambda x, k: (x * k,)], "a tuple of 2, expected a bare": [lambda x, k: (x, k)],
 }.items() for of in functions}  # fmt: skip
 
 
@@ -106,7 +106,7 @@ def test_refuses_what_is_no_function_and_counts_arguments_and_results():
         ms.Surrogate(np.tanh, ms.surrogates.atan_slope, 2.0)
     with pytest.raises(ms.FormulaError, match=r"takes 3 arguments \(v, x, decay\), expected 2"):
         ms.Neuron(ms.neurons.lif_charge, ms.neurons.lif_adjoint, params=())
-    with pytest.raises(ms.FormulaError, match=r"returns 3 value\(s\), expected 5"):
+    with pytest.raises(ms.FormulaError, match="returns a tuple of 3, expected a tuple of 5"):
         ms.Neuron(ms.neurons.current_lif_charge, lambda a, b, v, i, x, d, e: (a, b, x), ("v", "i"), ("decay", "decay_syn"))
 
 

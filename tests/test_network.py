@@ -33,8 +33,7 @@ def test_the_learning_rules_choose_by_what_a_parameter_is():
     assert list(net.params(ms.STL)) == [n for n in NAMES if "decay" not in n]
     assert list(net.params(ms.STDL)) == NAMES
     assert list(net.params("lif*.threshold")) == list(net.params(ms.TL))
-    assert list(net.params(["fc1.*", "lif2.decay"])) == ["fc1.weight", "fc1.bias", "lif2.decay"]
-    assert list(net.params(["lif2.decay", ms.SL])) == ["fc1.weight", "fc1.bias", "fc2.weight", "lif2.decay"]
+    assert list(net.params(["fc1.*", ms.TL, "lif2.decay"])) == [n for n in NAMES if n not in ("lif1.decay", "fc2.weight")]
     neuron = ms.Neuron(lambda v, x, gain: v + gain * x, lambda d, v, x, gain: (d, gain * d, x * d), params=("gain",))
     own = ms.Network(a=ms.Spiking(3, neuron=neuron, gain=2.0))
     assert list(own.params(ms.STDL)) == ["a.threshold", "a.gain"] and list(own.params(ms.STL)) == ["a.threshold"]
@@ -122,7 +121,7 @@ def test_penalties_on_inner_spikes_and_states(backend):
     assert grads["lif2.decay"].any() and not np.array_equal(grads["fc2.weight"], zero["fc2.weight"])
     with pytest.raises(TypeError, match=r"caches must be what forward returned, .*; got ndarray"):
         net.backward(caches, scores)
-    with pytest.raises(TypeError, match="got none for lif1"):
+    with pytest.raises(TypeError, match="got dict without lif1$"):
         net.backward(scores, {n: cache for n, cache in caches.items() if n != "lif1"})
     with pytest.raises(ValueError, match="d_inner names"):
         net.backward(np.zeros_like(scores), caches, d_inner={"lif9": inner})

@@ -127,7 +127,7 @@ def versions() -> dict[str, str]:
 
 def _train_rule(
     rule: str, options: Options, data: dict[str, Any], path: Path, prefix: str, resume: bool
-) -> tuple[ms.History, dict[str, float | None], dict[str, Callable[[], Any]]]:
+) -> tuple[ms.History, dict[str, Any], dict[str, Callable[[], Any]]]:
     """Train by one rule and write its files: history, result on the test set, and figures."""
     net, encoder = _network(options), _encoder(options.data, options.steps)
     published = options.model == "stl-mnist"
