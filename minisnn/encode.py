@@ -22,15 +22,16 @@ Encoder = Callable[[Array, Any], Array]
 
 
 class InSteps:
-    """An encoder with a fixed number of steps; its repr stands in checkpoints."""
+    """An encoder with a number of steps; its repr, made from `text`, stands in checkpoints."""
 
     text = ""
+    steps: Any
 
     def __init__(self, steps: int) -> None:
         self.steps = positive_int("steps", steps)
 
     def __repr__(self) -> str:
-        return self.text.format(self.steps)
+        return self.text.format(self.steps or "as many")
 
 
 class Bernoulli(InSteps):
@@ -81,11 +82,13 @@ class Latency(InSteps):
         return (first == time).view(np.uint8)
 
 
-class Frames:
+class Frames(InSteps):
     """Data that have a time axis, such as frames of events or time series: time goes first.
 
     With `steps` the data must have so many; ``None``: any number.
     """
+
+    text = "Frames({} steps): the data's own time axis goes first"
 
     def __init__(self, steps: int | None = None) -> None:
         self.steps = None if steps is None else positive_int("steps", steps)
@@ -108,10 +111,6 @@ class Frames:
         is_plain = images.dtype.kind in "fb" or (images.dtype == np.uint8 and high <= 1)
         dtype = images.dtype if is_plain else np.float32
         return np.ascontiguousarray(images.swapaxes(0, 1), dtype=dtype, like=images)
-
-    def __repr__(self) -> str:
-        steps = "as many" if self.steps is None else self.steps
-        return f"Frames({steps} steps): the data's own time axis goes first"
 
 
 def bernoulli(images: Array, *, steps: int, rng: np.random.Generator) -> Array:

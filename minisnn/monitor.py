@@ -126,7 +126,7 @@ class EpochStats:
     def row(self) -> dict[str, Any]:
         """The epoch's losses and layers, as in `History`."""
         layers = {}
-        for name in self.names:  # what was counted is where the network is
+        for name in self.names:  # counts and thresholds of a network on a GPU are there
             counts, theta = to_numpy(self.spikes[name]), to_numpy(self._net[name].threshold)
             layers[name] = {
                 "firing_rate": float(counts.mean() / self.steps),

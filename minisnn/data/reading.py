@@ -90,17 +90,13 @@ def read_records(stream: BinaryIO, size: int, what: str) -> np.ndarray:
 
 
 def read_idx(path: str | os.PathLike[str], axes: int | None = None) -> np.ndarray:
-    """Read an IDX file of unsigned bytes, the format of MNIST.
+    """Read an IDX file of unsigned bytes, the format of MNIST: uint8, of the shape in its header.
 
     Parameters
     ----------
     path : the file, plain or gzip: its first bytes decide, whatever its name.
     axes : number of axes it must have: 3 for images ``[n, height, width]``, 1 for labels ``[n]``,
         ``None`` for any.
-
-    Returns
-    -------
-    values : uint8, of the shape in the header.
 
     Raises
     ------
