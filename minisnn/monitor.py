@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -112,7 +111,7 @@ class EpochStats:
         for name in self.names:
             spikes = caches[name].spikes
             self.spikes[name] = self.spikes[name] + spikes.sum(axis=(0, 1), dtype=np.int64)
-        self.steps += math.prod(spikes.shape[:2]) if self.names else 0
+        self.steps += spikes.shape[0] * spikes.shape[1] if self.names else 0
 
     def add(self, loss: float, n: int, grads: Mapping[str, Array]) -> None:
         """A batch of `n` samples is done."""

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..files import FileError, array_from
+from ..files import array_from
 
 __all__ = ["DataError", "known_format", "mismatch", "open_data"]
 __all__ += ["read_idx", "read_npz", "read_records"]
@@ -155,11 +155,9 @@ def read_npz(stream: BinaryIO, *names: str) -> list[np.ndarray]:
             return [array_from(n, archive.read(entries[n])) for n in names]
     except (DataError, MemoryError):
         raise
-    except FileError as error:
-        raise DataError(str(error)) from None
     except Exception as error:  # a damaged archive can fail in any way
-        damage = f"it damaged ({type(error).__name__}: {error})"
-        raise mismatch("an .npz of arrays", damage) from None
+        problem = f"one that cannot be read ({type(error).__name__}: {error})"
+        raise mismatch("an .npz of arrays", problem) from None
 
 
 def _read(stream: BinaryIO, most: int) -> bytearray:
