@@ -30,9 +30,8 @@ class DataSet:
     """A data set: how it is read, and what a network must know before."""
 
     name: str  #: its key in ``SETS``, and the name of its folder
-    shape: tuple[
-        int, ...
-    ]  #: of a sample at one step: ``(channels, height, width)``, ``(channels,)``
+    #: Of one sample at one step: ``(channels, height, width)``, or ``(channels,)``.
+    shape: tuple[int, ...]
     classes: tuple[str, ...]  #: what the labels 0, 1, ... mean
     read: Callable[..., Loaded]  #: ``read(split, flat, folder)``, see :meth:`load`
     files: Mapping[str, str] = field(default_factory=dict)  #: SHA-256 by name, to be downloaded
@@ -88,10 +87,8 @@ class DataSet:
     def _missing(self, problem: str, base: Folder) -> FileNotFoundError:
         by_command = f"with: minisnn data get {self.name} --data-dir {base}"
         source = f"from: {self.home}" if self.home else by_command
-        given = (
-            f"Or say where {self.name}/ or the files are: folder= (--data-dir D), or MINISNN_DATA"
-        )
-        return FileNotFoundError(f"{self.name}: {problem}. Get the files {source}. {given}")
+        place = f"where {self.name}/ or they are: folder= (--data-dir D), or MINISNN_DATA"
+        return FileNotFoundError(f"{self.name}: {problem}. Get the files {source}. Or say {place}")
 
     def rows(self, split: str, n: int, share: int) -> slice:
         """The rows of a split among `n`; validation is the last of `share` parts of training.
