@@ -22,9 +22,10 @@ Encoder = Callable[[Array, Any], Array]
 
 
 class InSteps:
-    """An encoder with a fixed number of steps; its repr stands in checkpoints."""
+    """An encoder with a number of steps; its repr, made from `text`, stands in checkpoints."""
 
     text = ""
+    steps: Any
 
     def __init__(self, steps: int) -> None:
         self.steps = positive_int("steps", steps)
@@ -42,7 +43,7 @@ class InSteps:
         return images
 
     def __repr__(self) -> str:
-        return self.text.format(self.steps)
+        return self.text.format(self.steps or "as many")
 
 
 class Bernoulli(InSteps):
@@ -93,11 +94,13 @@ class Latency(InSteps):
         return (first == time).view(np.uint8)
 
 
-class Frames:
+class Frames(InSteps):
     """Data that have a time axis, such as frames of events or time series: time goes first.
 
     With `steps` the data must have so many; ``None``: any number.
     """
+
+    text = "Frames({} steps): the data's own time axis goes first"
 
     def __init__(self, steps: int | None = None) -> None:
         self.steps = None if steps is None else positive_int("steps", steps)
@@ -125,10 +128,6 @@ class Frames:
             got = f"{images.dtype} {low} to {high}"
             raise ValueError(f"frames must be finite and not negative, got {got}")
         return images
-
-    def __repr__(self) -> str:
-        steps = "as many" if self.steps is None else self.steps
-        return f"Frames({steps} steps): the data's own time axis goes first"
 
 
 def bernoulli(images: Array, *, steps: int, rng: np.random.Generator) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -114,7 +113,7 @@ class EpochStats:
         for name in self.names:
             spikes = caches[name].spikes
             self.spikes[name] = self.spikes[name] + spikes.sum(axis=(0, 1), dtype=np.int64)
-        self.steps += math.prod(spikes.shape[:2]) if self.names else 0
+        self.steps += spikes.shape[0] * spikes.shape[1] if self.names else 0
 
     def add(self, loss: float, n: int, grads: Mapping[str, Array]) -> None:
         """A batch of `n` samples is done."""
@@ -128,7 +127,7 @@ class EpochStats:
     def row(self) -> dict[str, Any]:
         """The epoch's losses and layers, as in `History`."""
         layers = {}
-        for name in self.names:  # what was counted is where the network is
+        for name in self.names:  # counts and thresholds of a network on a GPU are there
             counts, theta = to_numpy(self.spikes[name]), to_numpy(self._net[name].threshold)
             layers[name] = {
                 "firing_rate": float(counts.mean() / self.steps),

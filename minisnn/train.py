@@ -67,7 +67,7 @@ def fit(
     notes: Mapping[str, Any] | None = None,
     progress: bool = True,
 ) -> History:
-    """Train a network.
+    """Train a network; its :class:`History` has one row an epoch.
 
     Parameters
     ----------
@@ -91,10 +91,6 @@ def fit(
         interrupted.
     notes : plain data to keep in the checkpoint.
     progress : show a progress bar (on a terminal).
-
-    Returns
-    -------
-    history : :class:`History`, one row an epoch.
 
     Raises
     ------

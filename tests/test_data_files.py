@@ -232,7 +232,7 @@ def test_a_file_goes_before_a_folder_of_its_name(tmp_path):
 
 def test_missing_files_say_where_they_were_looked_for_and_how_to_get_them(tmp_path, monkeypatch):
     with pytest.raises(
-        FileNotFoundError, match=r"mnist: no folder was given; say folder= \(--data-dir D\), or set MINISNN_DATA"
+        FileNotFoundError, match=r"mnist: no folder was given\. .*: folder= \(--data-dir D\), or MINISNN_DATA"
     ):
         ms.data.mnist()
     monkeypatch.setenv("MINISNN_DATA", "")
@@ -245,7 +245,7 @@ def test_missing_files_say_where_they_were_looked_for_and_how_to_get_them(tmp_pa
         "fashion-mnist: expected t10k-images-idx3-ubyte and t10k-labels-idx1-ubyte, each with or without .gz, in "
         f"{tmp_path / 'fashion-mnist'} or {tmp_path}; found none. "
         f"Get the files with: minisnn data get fashion-mnist --data-dir {tmp_path}. "
-        "Or say where they are: folder= (--data-dir D), or MINISNN_DATA"
+        "Or say where fashion-mnist/ or they are: folder= (--data-dir D), or MINISNN_DATA"
     )
     with pytest.raises(FileNotFoundError, match="found no folder .*nowhere"):
         ms.data.mnist(folder=tmp_path / "nowhere")

@@ -59,14 +59,7 @@ class Layer(NamedTuple):
     def job(self, backend: str) -> Job:
         """Forward and backward."""
         x, d_y = self.inputs()
-        layer = ms.LIF(self.n, **LIF, backend=backend)
-
-        def run() -> dict[str, Any]:
-            spikes, cache = layer.forward(x)
-            d_x, grads = layer.backward(d_y, cache, wrt="threshold")
-            return {"spikes": spikes, "d_x": d_x, "d_threshold": grads["threshold"]}
-
-        return run
+        return _pass(ms.LIF(self.n, **LIF, backend=backend), x, d_y, "spikes", wrt="threshold")
 
 
 class Step(NamedTuple):
@@ -125,15 +118,7 @@ class Conv(NamedTuple):
         """Forward and backward; of a first layer without the gradient of its input."""
         x, weight, d_y = self.inputs()
         conv = ms.Conv2d(self.c_in, self.c_out, self.k, padding=self.k // 2, weight=weight)
-        layer = conv.using(backend)
-
-        def run() -> dict[str, Any]:
-            y, cache = layer.forward(x[None])
-            d_x, grads = layer.backward(d_y[None], cache, input_grad=self.c_in > 1)
-            found = {"y": y[0], "d_weight": grads["weight"]}
-            return found if d_x is None else {**found, "d_x": d_x[0]}
-
-        return run
+        return _pass(conv.using(backend), x[None], d_y[None], "y", input_grad=self.c_in > 1)
 
 
 class Net(NamedTuple):
@@ -203,6 +188,18 @@ def net_at_trained_rates(case: Net) -> ms.Network:
                 low, high = (low, middle) if layer.forward(x)[0].mean() < wanted else (middle, high)
         x = layer.forward(x, train=True)[0]
     return net
+
+
+def _pass(layer: ms.Layer, x: Array, d_y: Array, output: str, **needs: Any) -> Job:
+    """A layer forward and backward; its job returns the output and all gradients needed."""
+
+    def run() -> dict[str, Any]:
+        y, cache = layer.forward(x)
+        d_x, grads = layer.backward(d_y, cache, **needs)
+        found = {output: y, "d_x": d_x, **{f"d_{name}": grad for name, grad in grads.items()}}
+        return {name: array for name, array in found.items() if array is not None}
+
+    return run
 
 
 def _training_step(

@@ -72,7 +72,7 @@ class Options:
 
     rule: str = _option("what learns; compare: sl, tl and stl", "stl", choices=[*RULES, "compare"])
     data: str = _option("digits are bundled", "digits", choices=list(DEFAULTS))
-    data_dir: str | None = _option("data files (default: what MINISNN_DATA names)", metavar="DIR")
+    data_dir: str | None = _option("folder of the data (default: MINISNN_DATA)", metavar="DIR")
     model: str = _option("stl-mnist: the published network", "mlp", choices=list(MODELS))
     width: int = _option("channels of the published network (default: 128)", type=whole)
     hidden: Sequence[int] = _option(

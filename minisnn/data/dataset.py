@@ -30,9 +30,8 @@ class DataSet:
     """A data set: how it is read, and what a network must know before."""
 
     name: str  #: its key in ``SETS``, and the name of its folder
-    shape: tuple[
-        int, ...
-    ]  #: of a sample at one step: ``(channels, height, width)``, ``(channels,)``
+    #: Of one sample at one step: ``(channels, height, width)``, or ``(channels,)``.
+    shape: tuple[int, ...]
     classes: tuple[str, ...]  #: what the labels 0, 1, ... mean
     read: Callable[..., Loaded]  #: ``read(split, flat, folder)``, see :meth:`load`
     files: Mapping[str, str] = field(default_factory=dict)  #: SHA-256 by name, to be downloaded
@@ -65,10 +64,7 @@ class DataSet:
         """The folder that is given, or else the one that ``MINISNN_DATA`` names."""
         given = folder if folder is not None else os.environ.get("MINISNN_DATA") or None
         if given is None:
-            raise FileNotFoundError(
-                f"{self.name}: no folder was given; say folder= (--data-dir D), or set "
-                f"MINISNN_DATA to the folder with {self.name}/ inside. {self._source('D')}"
-            )
+            raise self._missing("no folder was given", "D")
         return Path(os.path.expanduser(given))
 
     def locate(
@@ -86,15 +82,13 @@ class DataSet:
                 return paths
         partly = ", ".join(map(str, in_own + in_base))
         found = f"only {partly}" if partly else "none" if base.exists() else f"no folder {base}"
-        raise FileNotFoundError(
-            f"{self.name}: expected {expected} in {own} or {base}; found {found}. "
-            f"{self._source(base)}. Or say where they are: folder= (--data-dir D), or MINISNN_DATA"
-        )
+        raise self._missing(f"expected {expected} in {own} or {base}; found {found}", base)
 
-    def _source(self, base: Folder) -> str:
-        if self.home:
-            return f"Get the files from: {self.home}"
-        return f"Get the files with: minisnn data get {self.name} --data-dir {base}"
+    def _missing(self, problem: str, base: Folder) -> FileNotFoundError:
+        by_command = f"with: minisnn data get {self.name} --data-dir {base}"
+        source = f"from: {self.home}" if self.home else by_command
+        place = f"where {self.name}/ or they are: folder= (--data-dir D), or MINISNN_DATA"
+        return FileNotFoundError(f"{self.name}: {problem}. Get the files {source}. Or say {place}")
 
     def rows(self, split: str, n: int, share: int) -> slice:
         """The rows of a split among `n`; validation is the last of `share` parts of training.

@@ -73,7 +73,9 @@ def to_frames(
     duration: float | None = None,
     binary: bool = True,
 ) -> np.ndarray:
-    """Events as frames: a step of the network sees the events of one part of the recording.
+    """Events as frames ``[T, 2, height, width]``, with a channel for each polarity.
+
+    A step of the network then sees the events of one part of the recording.
 
     Parameters
     ----------
@@ -87,10 +89,6 @@ def to_frames(
     duration : later events are left out, and no others; ``None``: the time of the last event.
     binary : uint8, 1 where there was any event: spikes, as layers take them.  False: float32
         numbers of events.
-
-    Returns
-    -------
-    frames : ``[T, 2, height, width]``, a channel for each polarity.
 
     Raises
     ------

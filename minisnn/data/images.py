@@ -85,6 +85,8 @@ def _idx_set(source: DataSet, split: str, flat: bool, folder: Folder) -> Loaded:
 def cifar10(split: str = "train", flat: bool = False, folder: Folder = None) -> Loaded:
     """CIFAR-10, colour photographs: 60,000 images of 32 x 32 in 10 classes (A. Krizhevsky 2009).
 
+    A :class:`SubsetWarning` says if batches are missing or shorter.
+
     Parameters
     ----------
     split : "train" (the first nine tenths of the training images, 45,000 of 50,000), "validation"
@@ -92,10 +94,6 @@ def cifar10(split: str = "train", flat: bool = False, folder: Folder = None) -> 
     flat : ``[n, 3, 32, 32]``, red, green, blue, unless true, else ``[n, 3072]``; values as MNIST's.
     folder : where ``cifar10/`` or the files are: ``data_batch_1.bin`` to ``data_batch_5.bin``,
         ``test_batch.bin``, with or without ``.gz``.
-
-    Warns
-    -----
-    SubsetWarning : not all images are there, because batches are missing or shorter.
     """
     CIFAR10.check_split(split)
     names, expected = ["test_batch.bin"], "test_batch.bin"

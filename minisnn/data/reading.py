@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ..files import FileError, array_from
+from ..files import array_from
 
 __all__ = ["DataError", "known_format", "mismatch", "open_data"]
 __all__ += ["read_idx", "read_npz", "read_records"]
@@ -90,17 +90,13 @@ def read_records(stream: BinaryIO, size: int, what: str) -> np.ndarray:
 
 
 def read_idx(path: str | os.PathLike[str], axes: int | None = None) -> np.ndarray:
-    """Read an IDX file of unsigned bytes, the format of MNIST.
+    """Read an IDX file of unsigned bytes, the format of MNIST: uint8, of the shape in its header.
 
     Parameters
     ----------
     path : the file, plain or gzip: its first bytes decide, whatever its name.
     axes : number of axes it must have: 3 for images ``[n, height, width]``, 1 for labels ``[n]``,
         ``None`` for any.
-
-    Returns
-    -------
-    values : uint8, of the shape in the header.
 
     Raises
     ------
@@ -159,11 +155,9 @@ def read_npz(stream: BinaryIO, *names: str) -> list[np.ndarray]:
             return [array_from(n, archive.read(entries[n])) for n in names]
     except (DataError, MemoryError):
         raise
-    except FileError as error:
-        raise DataError(str(error)) from None
     except Exception as error:  # a damaged archive can fail in any way
-        damage = f"it damaged ({type(error).__name__}: {error})"
-        raise mismatch("an .npz of arrays", damage) from None
+        problem = f"one that cannot be read ({type(error).__name__}: {error})"
+        raise mismatch("an .npz of arrays", problem) from None
 
 
 def _read(stream: BinaryIO, most: int) -> bytearray:

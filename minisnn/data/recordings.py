@@ -29,7 +29,7 @@ def nmnist(
     """N-MNIST: MNIST shown to a moving event camera, 70,000 recordings of 0.3 s.
 
     Its copies are often subsets, not balanced over the classes: give the number of recordings with
-    every figure.  Source: Orchard, Jayawant, Cohen, Thakor 2015.
+    every figure; a :class:`SubsetWarning` says it.  Source: Orchard, Jayawant, Cohen, Thakor 2015.
 
     Parameters
     ----------
@@ -43,10 +43,6 @@ def nmnist(
     -------
     frames : ``[n, T, 2, 34, 34]``, uint8 0 or 1, or float32 counts; for ``fit`` with
         ``encoder=ms.encode.Frames()``.   labels : 0 to 9.
-
-    Warns
-    -----
-    SubsetWarning : there are other than 60,000 recordings in ``Train/``, or 10,000 in ``Test/``.
     """
     NMNIST.check_split(split)
     part = "Test" if split == "test" else "Train"
@@ -67,8 +63,8 @@ def nmnist(
 def braille(split: str = "train", folder: Folder = None) -> Loaded:
     """Braille letters under a touch sensor: 1,350 time series of 12 channels in 27 classes.
 
-    The set shows that time series work, and compares nothing: a nearest mean already finds every
-    test letter.  Source: Müller-Cleve et al. 2022.
+    An easy set: a nearest mean already finds every test letter.  It shows that time series work,
+    not which network is better.  Source: Müller-Cleve et al. 2022.
 
     Parameters
     ----------

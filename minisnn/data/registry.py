@@ -19,7 +19,7 @@ SETS = {one.name: one for one in (DIGITS, MNIST, FASHION_MNIST, CIFAR10, NMNIST,
 
 
 def get(name: str, folder: Folder = None, *, url: str | None = None, progress: bool = True) -> Path:
-    """Download a data set to where its reader finds it.
+    """Download a data set to a folder in which its reader finds it, and return that folder.
 
     Each file is written under another name, checked, and only then put in place.  A good file that
     is there already is not fetched again, so a second call goes on where the first one failed.
@@ -32,10 +32,6 @@ def get(name: str, folder: Folder = None, *, url: str | None = None, progress: b
     url : a server of your own, with ``mnist/`` and ``fashion-mnist/`` under this address; ``None``:
         what ``MINISNN_DATA_URL`` says, else the public mirrors, one after the other.
     progress : show a progress bar (on a terminal).
-
-    Returns
-    -------
-    folder : the one that holds the files.
 
     Raises
     ------
