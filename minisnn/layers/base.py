@@ -103,8 +103,14 @@ class Layer:
         shapes = [array.shape for array in self.params.values()]
         return type(self).__name__, *[getattr(self, name) for name in self.options], *shapes
 
-    def _kept(self, **values: Any) -> Cache:
-        return Cache(made_with=self.made_with(), **values)
+    def keep(self, y: Array, kind: type = Cache, **values: Any) -> Any:
+        """The cache of a run with the output `y`: the `values` that `backward` reads, by name."""
+        return kind(made_with=self.made_with(), y_shape=y.shape, **values)
+
+    def checked(self, d_y: Any, cache: Any, wrt: Names) -> tuple[Array, set[str]]:
+        """``(d_y, names)`` that fit; raises, e.g. if `keep` of another layer made the cache."""
+        d_y = as_upstream(d_y, as_cache(cache, self).y_shape, self)
+        return d_y, self.needs(wrt)
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Shape of one sample at one step after this layer, ``None`` if unknown.
@@ -235,7 +241,7 @@ class Layer:
         raise AttributeError(f"{kind} has no attribute {name!r}; its parameters are {list(params)}")
 
     def _describe(self) -> str:
-        return ""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.options)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {list(p.shape)}" for n, p in self.params.items())

@@ -12,7 +12,7 @@ import numpy as np
 from ..kernels import compiled_helpers, memory
 from ..kernels.arrays import Array, get_array_module, is_steady, positive_int
 from ..kernels.threads import blas_is_limited, one_blas_thread, share
-from .base import Back, Cache, Layer, as_cache, as_input, as_upstream, at_every_step, require
+from .base import Back, Cache, Layer, as_input, at_every_step, require
 
 __all__ = ["Conv2d"]
 
@@ -92,13 +92,12 @@ class Conv2d(Layer):
         if "bias" in self.params:
             y += self.params["bias"][:, None, None]
         y = at_every_step(y.reshape(*steps.shape[:2], len(weight), *out), len(x))
-        return y, self._kept(x=x, weight=weight, entries=entries)
+        return y, self.keep(y, x=x, weight=weight, entries=entries)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """Gradients of the input, and of weight and bias summed over time, batch and positions."""
-        x, weight, entries = as_cache(cache, self).x, cache.weight, cache.entries
-        needed = self.needs(wrt)
-        d_y = as_upstream(d_y, (*x.shape[:2], *self._out_shape(x)), self)
+        d_y, needed = self.checked(d_y, cache, wrt)
+        x, weight = cache.x, cache.weight
         steps, d_steps = x, d_y
         if is_steady(x) and needed:
             steps, d_steps = x[:1], d_y.sum(axis=0, keepdims=True)  # (conv.5)
@@ -107,7 +106,7 @@ class Conv2d(Layer):
             grads["bias"] = d_steps.sum(axis=(0, 1, 3, 4))
         if "weight" in needed:
             images, d_images = (a.reshape(-1, *a.shape[2:]) for a in (steps, d_steps))
-            grads["weight"] = self._d_weight(images, d_images, entries).reshape(weight.shape)
+            grads["weight"] = self._d_weight(images, d_images, cache.entries).reshape(weight.shape)
         return self._d_x(d_y, x.shape, weight) if input_grad else None, grads
 
     def _product(self, images: Array, weight: Array, out: tuple[int, ...]) -> Array:
@@ -208,8 +207,6 @@ class Conv2d(Layer):
         fits = self.stride == 1 and height == width and self.padding < height
         return compiled_helpers(self.backend, "conv") if fits else None
 
-    # -- bookkeeping
-
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if in_shape is None:
             return None
@@ -227,8 +224,8 @@ class Conv2d(Layer):
     def rebuild(cls, config, params, dtype, custom) -> Any:
         weight, bias = params["weight"], "bias" in params
         c_out, c_in, *size = weight.shape
-        layer = cls(c_in, c_out, tuple(size), weight=weight, bias=bias, dtype=dtype, **config)
-        return layer._load(params)
+        options = {"weight": weight, "bias": bias, "dtype": dtype} | config
+        return cls(c_in, c_out, tuple(size), **options)._load(params)
 
     def _describe(self) -> str:
         c_out, c_in, height, width = self.params["weight"].shape

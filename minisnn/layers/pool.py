@@ -13,7 +13,7 @@ import numpy as np
 
 from ..kernels import compiled_helpers
 from ..kernels.arrays import Array, positive_int
-from .base import Back, Cache, Layer, as_cache, as_input, as_upstream
+from .base import Back, Cache, Layer, as_input
 
 __all__ = ["AvgPool2d", "MaxPool2d"]
 
@@ -28,20 +28,15 @@ class _Pool2d(Layer):
         self.k = positive_int(f"{type(self).__name__}: k", k)
 
     def forward(self, x, *, state=None, train=False, rng=None, at=None) -> tuple[Array, Cache]:
-        """``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``.
-
-        `at` : the place of each maximum in its window, ``row * k + column``, if it is given.
-        """
+        """``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``; `at` : places of maxima, if given."""
         x = as_input(x, self, ("C", "H", "W"))
         self._out_shape(x)
         y, at = self._pooled(x, at)
-        return y, self._kept(shape=x.shape, at=at)
+        return y, self.keep(y, shape=x.shape, at=at)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """To each window its gradient; what no window covers gets 0."""
-        self.needs(wrt)
-        *images, height, width = as_cache(cache, self).shape
-        d_y = as_upstream(d_y, (*images, height // self.k, width // self.k), self)
+        d_y, _ = self.checked(d_y, cache, wrt)
         return self._spread(d_y, cache) if input_grad else None, {}
 
     def _places(self, x: Array) -> Iterator[Array]:
@@ -58,9 +53,6 @@ class _Pool2d(Layer):
             raise ValueError(f"takes {wanted}, got {list(in_shape)}")
         return (in_shape[0], in_shape[1] // self.k, in_shape[2] // self.k)
 
-    def _describe(self) -> str:
-        return f"window {self.k} x {self.k}"
-
 
 class MaxPool2d(_Pool2d):
     """The largest value of each window, of the dtype of the input: spikes stay spikes.
@@ -69,7 +61,7 @@ class MaxPool2d(_Pool2d):
     by row, also if all values are equal (as PyTorch does on the CPU).
     """
 
-    holds = ("at",)  # among equal spikes a maximum has no derivative
+    holds = ("at",)  # ``row * k + column``: among equal spikes a maximum has no derivative
 
     def _pooled(self, x: Array, at: Array | None) -> tuple[Array, Array]:
         compiled = compiled_helpers(self.backend, "maxpool")

@@ -11,7 +11,7 @@ from .. import neurons, resets
 from ..kernels import Dynamics, Twin
 from ..kernels.arrays import Array, positive_int
 from ..surrogates import Surrogate
-from .base import Back, Cache, Layer, as_cache, as_input, as_upstream, require
+from .base import Back, Cache, Layer, as_input, require
 from .spiking import OverTime
 from .stateful import formula
 
@@ -26,14 +26,13 @@ class Flatten(Layer):
     def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, Cache]:
         """``[T, B, ...] -> [T, B, n]``."""
         x = as_input(x, self)
-        return x.reshape(*x.shape[:2], -1), self._kept(shape=x.shape)
+        y = x.reshape(*x.shape[:2], -1)
+        return y, self.keep(y, shape=x.shape)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """``[T, B, n] -> [T, B, ...]``."""
-        self.needs(wrt)
-        shape = as_cache(cache, self).shape
-        d_y = as_upstream(d_y, (*shape[:2], math.prod(shape[2:])), self)
-        return d_y.reshape(shape) if input_grad else None, {}
+        d_y, _ = self.checked(d_y, cache, wrt)
+        return d_y.reshape(cache.shape) if input_grad else None, {}
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         return None if in_shape is None else (math.prod(in_shape),)
@@ -48,17 +47,16 @@ class Rate(Layer):
         """``[T, B, n] -> [B, scores]``: mean over time and members."""
         x = as_input(x, self, ("n",))
         self._out_shape(x)
-        members = x.shape[2] // (self.n_classes or x.shape[2])  # (readouts.2)
+        members = x.shape[2] // self.n_classes if self.n_classes else 1  # (readouts.2)
         total = x.sum(axis=0, dtype=self.dtype).reshape(x.shape[1], -1, members).sum(axis=2)
         scores = total / self.dtype.type(len(x) * members)  # (readouts.1)
-        return scores, self._kept(shape=x.shape)
+        return scores, self.keep(scores, shape=x.shape)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """``[B, scores] -> [T, B, n]``: the same share for every step and member."""
-        self.needs(wrt)
-        steps, batch, n = as_cache(cache, self).shape
-        members = n // (self.n_classes or n)
-        d_y = as_upstream(d_y, (batch, n // members), self)
+        d_y, _ = self.checked(d_y, cache, wrt)
+        steps, _, n = cache.shape
+        members = n // self.n_classes if self.n_classes else 1
         if not input_grad:
             return None, {}
         share = np.repeat(d_y / self.dtype.type(steps * members), members, axis=1)  # (readouts.6)
@@ -141,14 +139,14 @@ class MembraneReadout(OverTime):
         elif at is None:
             at = np.zeros_like(u[0], int) + (len(u) - 1)
         scores = np.take_along_axis(u, at[None], axis=0)[0]
-        return scores, self._kept(u=u, state=run.state, scan=run.scan, at=at)
+        return scores, self.keep(scores, u=u, state=run.state, scan=run.scan, at=at)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """The gradient enters at the step that was read, and goes back through the leak."""
-        d_u = np.zeros_like(as_cache(cache, self).u)
-        d_scores = as_upstream(d_y, cache.u.shape[1:], self)
+        d_scores, needed = self.checked(d_y, cache, wrt)
+        d_u = np.zeros_like(cache.u)
         np.put_along_axis(d_u, cache.at[None], d_scores[None], axis=0)  # (readouts.5)
-        return self._back(d_u, d_state, cache, self.needs(wrt), input_grad)
+        return self._back(d_u, d_state, cache, needed, input_grad)
 
     def _describe(self) -> str:
         sizes, charge = ", ".join(map(str, self.shape)), formula(self.dynamics.neuron.charge)

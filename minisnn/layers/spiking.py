@@ -15,7 +15,7 @@ from ..files import find, name_in_file
 from ..kernels import Base, Dynamics, Kernel, Needs, Twin, kernel_of
 from ..kernels.arrays import Array
 from ..thresholds import CONSTRAINTS, Constraint, Normal
-from .base import Back, Cache, as_cache, as_input, as_upstream, require
+from .base import Back, Cache, as_input, as_upstream, require
 from .stateful import DEFAULT_DECAY, Stateful, formula
 
 __all__ = ["LIF", "OverTime", "Spiking", "SpikingCache"]
@@ -62,20 +62,16 @@ class OverTime(Stateful):
 
     def _ran(self, spikes, last, scan) -> SpikingCache:
         spikes = spikes.reshape(*spikes.shape[:2], *self.shape)
-        return SpikingCache(
-            made_with=self.made_with(), spikes=spikes, state=self._by_name(last), scan=scan
-        )
+        state = self._by_name(last)
+        return self.keep(spikes, SpikingCache, spikes=spikes, state=state, scan=scan)
 
     def _ready(self, x, state) -> tuple[Array, Array | None, Array, Array]:
-        """What a kernel takes: ``x [T, B, N]``, ``state0 [K, B, N]``, ``theta [N]``, ``params``.
-
-        Threshold and parameters, of any shape, become one value for each neuron.
-        """
+        """``x [T, B, N]``, ``state0 [K, B, N]``, ``theta [N]``, ``params [Q, N]`` for a kernel."""
         x = as_input(x, self, self.shape, steady=True).astype(self.dtype, copy=False)
         state0 = None if state is None else self._stacked(state, x.shape[1], "state")
         names = self.dynamics.neuron.params
         lanes = np.empty((1 + len(names), *self.shape), self.dtype, like=x)
-        lanes[0] = self.threshold  # (thresholds.5)
+        lanes[0] = self.threshold  # one value for each neuron (thresholds.5)
         for row, name in enumerate(names, start=1):
             lanes[row] = self.params[name]
         lanes = lanes.reshape(len(lanes), -1)
@@ -228,8 +224,8 @@ class Spiking(OverTime):
         grads : ``"threshold"`` and the neuron's parameters, each in its parameter's shape; and
             ``"state": {"v": [B, *shape], ...}`` if the forward was given a state.
         """
-        d_spikes = as_upstream(d_y, as_cache(cache, self).spikes.shape, self)
-        d_x, grads = self._back(d_spikes, d_state, cache, self.needs(wrt), input_grad)
+        d_spikes, needed = self.checked(d_y, cache, wrt)
+        d_x, grads = self._back(d_spikes, d_state, cache, needed, input_grad)
         if self.constraint is not None and "threshold" in grads:
             raw = self.params["threshold"]
             grads["threshold"] = self.constraint.adjoint(grads["threshold"], raw)

@@ -10,7 +10,7 @@ import numpy as np
 
 from ..kernels import compiled_helpers, normal
 from ..kernels.arrays import Array, positive_int, uniform
-from .base import Back, Cache, Layer, as_cache, as_input, as_upstream, require
+from .base import Back, Cache, Layer, as_input, require
 
 __all__ = ["BatchNorm2d", "Dropout"]
 
@@ -70,19 +70,20 @@ class BatchNorm2d(Layer):
             mean, var = buffers["running_mean"][None], buffers["running_var"][None]
         inverse, gain = 1 / np.sqrt(var + number(self.eps)), gamma * number(self.scale)
         x_hat, y = passes.normalise(grouped, mean, inverse, gain, self.params["beta"])
+        y = y.reshape(x.shape)
         kept = {"x_hat": x_hat.reshape(x.shape), "inverse": inverse, "gamma": gamma}
-        return y.reshape(x.shape), self._kept(**kept, train=train, buffers=buffers)
+        return y, self.keep(y, **kept, train=train, buffers=buffers)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """Through the statistics too, if the batch gave them."""
-        x_hat, needed = as_cache(cache, self).x_hat, self.needs(wrt)
+        d_y, needed = self.checked(d_y, cache, wrt)
         scale = self.dtype.type(self.scale)
-        d_maps, x_maps = map(self._grouped, (as_upstream(d_y, x_hat.shape, self), x_hat))
+        d_maps, x_maps = self._grouped(d_y), self._grouped(cache.x_hat)
         run = d_maps, x_maps, cache.inverse, cache.gamma * scale, cache.train, input_grad
         d_x, along, sums = self._passes.normalise_back(*run)
         found = {"gamma": scale * along.sum(axis=0), "beta": sums.sum(axis=0)}  # (norm.4) (norm.5)
         grads = {n: d for n, d in found.items() if n in needed}
-        return None if d_x is None else d_x.reshape(x_hat.shape), grads
+        return None if d_x is None else d_x.reshape(d_y.shape), grads
 
     @property
     def _passes(self) -> ModuleType:
@@ -141,26 +142,21 @@ class Dropout(Layer):
         self.p, self.per_step = float(p), bool(per_step)
 
     def forward(self, x, *, state=None, train=False, rng=None, mask=None) -> tuple[Array, Any]:
-        """``[T, B, ...] -> [T, B, ...]``.
+        """``[T, B, ...] -> [T, B, ...]``; `train` : whether to drop, which needs `rng`.
 
-        Parameters
-        ----------
-        x : input, of the layer's dtype or spikes.
-        train : whether to drop.
-        rng : generator for the mask, needed to drop (on a GPU: for the seed of CuPy's).
-        mask : multiplied as given, the factor 1 / (1 - p) included; ``[T, B, ...]`` or
-            ``[1, B, ...]``.
+        `mask` : multiplied as given, the factor 1 / (1 - p) included; its first axis may be 1.
         """
         x = as_input(x, self)
         if mask is None and train and self.p:
             mask = self._drawn(x, rng)
         if mask is None:
-            return x, self._kept(shape=x.shape, mask=None)
+            return x, self.keep(x, mask=None)
         mask = np.asarray(mask, self.dtype, like=x)
         if mask.ndim != x.ndim or mask.shape[1:] != x.shape[1:] or len(mask) not in (1, len(x)):
             expected = f"expected {list(x.shape)} or 1 for the first axis"
             raise ValueError(f"Dropout: mask has shape {list(mask.shape)}, {expected}")
-        return x * mask, self._kept(shape=x.shape, mask=mask)  # (dropout.2)
+        y = x * mask  # (dropout.2)
+        return y, self.keep(y, mask=mask)
 
     def _drawn(self, x: Array, rng: Any) -> Array:
         if not isinstance(rng, np.random.Generator):
@@ -172,8 +168,7 @@ class Dropout(Layer):
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """``d_x = d_y * mask``: the same mask."""
-        self.needs(wrt)
-        d_y = as_upstream(d_y, as_cache(cache, self).shape, self)
+        d_y, _ = self.checked(d_y, cache, wrt)
         d_x = d_y if cache.mask is None else d_y * cache.mask  # (dropout.3)
         return d_x if input_grad else None, {}
 
