@@ -219,7 +219,7 @@ BAD_CALLS = {
     "empty batch": (lambda: LIF.forward(X[:, :0]), ValueError, "empty batch"),
     "no steps": (lambda: LIF.forward(X[:0]), ValueError, "no time steps"),
     "state without a name": (lambda: LIF.forward(X, state={}), ValueError, r"keys \['v'\], got \[\]"),
-    "state as an array": (lambda: LIF.forward(X, state=X[0]), ValueError, r"keys \['v'\], got ndarray"),
+    "state as an array": (lambda: LIF.forward(X, state=X[0]), ValueError, r"keys \['v'\], got <class 'numpy.ndarray'>"),
     "state of another batch": (lambda: LIF.forward(X, state={"v": X[0, :1]}), ValueError, r"state\['v'\] has shape \[1, 6\]"),
     "gradient of another shape": (lambda: LIF.backward(X[:1], LIF.forward(X)[1]), ValueError, r"d_y has shape \[1, 2, 6\]"),
     "a network's caches": (

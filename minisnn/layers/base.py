@@ -203,8 +203,8 @@ class Layer:
     def _set_weights(self, values, shape, fan_in: int, rng: Any, name: str = "weight") -> None:
         """Weights as given, or drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
         if values is None:
-            example, known = "a generator, e.g. rng=np.random.default_rng(0)", np.random.Generator
-            require(isinstance(rng, known), f"{type(self).__name__}: rng", example, rng, TypeError)
+            ok, what = isinstance(rng, np.random.Generator), f"{type(self).__name__}: rng"
+            require(ok, what, "a generator, e.g. rng=np.random.default_rng(0)", rng, TypeError)
             bound = 1 / math.sqrt(fan_in)
             values = rng.uniform(-bound, bound, shape)
         self._set(name, values, shape)

@@ -27,14 +27,10 @@ def require(ok: Any, what: str, expected: str, got: Any, error: type = ValueErro
 
 
 def as_input(x: Any, layer: Any, shape: Any = None, steady: bool = False) -> Array:
-    """`x` as a C-contiguous array ``[T, B, *shape]`` of the layer's dtype or of spikes.
+    """`x` as a C-contiguous array ``[T, B, *shape]`` of the layer's dtype or of spikes, or raise.
 
     Entries of `shape` are sizes, or names of sizes that are free; ``None`` admits any shape.
     `steady` : an input that is the same memory at every step (``arrays.is_steady``) stays so.
-
-    Raises
-    ------
-    TypeError, ValueError : `x` is anything else.
     """
     if type(x) is not np.ndarray or layer.backend == "cupy" or not x.flags.aligned:
         x = _as_array(x, "x", layer)
@@ -109,10 +105,7 @@ def _as_array(value: Any, what: str, layer: Any) -> Array:
     on_gpu, name = layer.backend == "cupy", type(layer).__name__
     if on_gpu == (get_array_module(value) is not np):
         return value if on_gpu else np.require(np.asarray(value), requirements="A")
-    wrong = (
-        f"{name} is on the CPU, {what} is on the GPU: {what}.get(); or the layer's using('cupy')"
-    )
+    wrong = f"on the CPU, {what} is on the GPU: {what}.get(); or the layer's using('cupy')"
     if on_gpu:
-        cure = f"cupy.asarray({what}); or the layer's using('numba')"
-        wrong = f"{name} is on the GPU, {what} is not: {cure}"
-    raise TypeError(wrong)
+        wrong = f"on the GPU, {what} is not: cupy.asarray({what}); or the layer's using('numba')"
+    raise TypeError(f"{name} is {wrong}")

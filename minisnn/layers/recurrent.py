@@ -8,7 +8,7 @@ import numpy as np
 
 from ..kernels import Base, ScanCache, Twin
 from ..kernels.arrays import Array
-from .base import Back
+from .base import Back, require
 from .spiking import Spiking, SpikingCache
 
 __all__ = ["Recurrent"]
@@ -45,8 +45,7 @@ class Recurrent(Spiking):
 
     def __init__(self, n: int, *, rng=None, recurrent=None, **options: Any) -> None:
         super().__init__(n, **options)
-        if len(self.shape) != 1:
-            raise ValueError(f"Recurrent: n must be a whole number of at least 1, got {n!r}")
+        require(len(self.shape) == 1, "Recurrent: n", "a whole number of at least 1", n)
         neuron = self.dynamics.neuron
         if "spikes" in neuron.state or "recurrent" in neuron.params:
             names = "'spikes' (state) and 'recurrent' (parameter)"

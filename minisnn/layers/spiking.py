@@ -71,7 +71,7 @@ class OverTime(Stateful):
         state0 = None if state is None else self._stacked(state, x.shape[1], "state")
         names = self.dynamics.neuron.params
         lanes = np.empty((1 + len(names), *self.shape), self.dtype, like=x)
-        lanes[0] = self.threshold  # one value for each neuron (thresholds.5)
+        lanes[0] = self.threshold if self.spiking else 0  # for each neuron (thresholds.5)
         for row, name in enumerate(names, start=1):
             lanes[row] = self.params[name]
         lanes = lanes.reshape(len(lanes), -1)
@@ -108,17 +108,16 @@ class OverTime(Stateful):
     def _by_name(self, states: Any) -> dict[str, Array]:
         """States ``[K, B, N]`` of the loop as a layer returns them: ``{name: [B, *shape]}``."""
         named = zip(self.state_names, states, strict=True)
-        return {name: state.reshape(-1, *self.shape) for name, state in named}
+        return {n: state.reshape(-1, *self.shape) for n, state in named}
 
     def _stacked(self, state: Any, batch: int, what: str) -> Array | None:
         """The inverse of `_by_name`; ``None``, for zeros, if there is no state."""
         if state is None:
             return None
         names = self.state_names
-        if not isinstance(state, Mapping) or set(state) != set(names):
-            got = sorted(state) if isinstance(state, Mapping) else type(state).__name__
-            expected = f"must be a dict with the keys {list(names)}"
-            raise ValueError(f"{type(self).__name__}: {what} {expected}, got {got}")
+        got = sorted(state) if isinstance(state, Mapping) else type(state)
+        expected = f"a dict with the keys {list(names)}"
+        require(got == sorted(names), f"{type(self).__name__}: {what}", expected, got)
         size = (batch, *self.shape)
         arrays = [as_upstream(state[n], size, self, f"{what}[{n!r}]") for n in names]
         return np.stack(arrays).reshape(-1, batch, math.prod(self.shape))

@@ -31,9 +31,7 @@ class Stateful(Layer):
     """Base of layers of neurons: shape, dynamics and parameters."""
 
     has_state, fire = True, "step"
-    #: The threshold, for a layer in which it is no parameter, and what bounds it.
-    threshold: Any = 0.0
-    constraint: Constraint | None = None
+    constraint: Constraint | None = None  #: what bounds the threshold
 
     def __init__(self, shape: Any, dynamics: Dynamics, dtype: Any, backend: str | None) -> None:
         super().__init__(dtype, backend)
