@@ -1,9 +1,14 @@
 """Classes of a user's own on top of minisnn's: no call may pass by what they do, or write over what they keep."""
 
+import runpy
+import textwrap
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 import minisnn as ms
+from minisnn.checks.command import check_file
 
 LABELS = np.array([0, 2, 1])
 X = np.random.default_rng(1).normal(0.6, 1.0, (5, 3, 8))
@@ -76,17 +81,6 @@ def test_a_normalisation_of_one_s_own_may_call_ours(backend):
     ms.checks.check_layer(norm, x, train=True).raise_if_wrong()
 
 
-def test_a_method_hung_on_one_layer_is_called(backend):
-    net = ms.Network(fc=ms.Linear(8, 3, rng=rng(), dtype="float64"), lif=ms.LIF(3, dtype="float64"), rate=ms.Rate())
-    net = net.using(backend)
-    lif, seen = net["lif"], []
-    plain, plain_back = lif.forward, lif.backward
-    lif.forward = lambda x, **options: plain(3 * x, **options)
-    lif.backward = lambda d, cache, **options: seen.append(d) or plain_back(d, cache, **options)
-    same_by_both_calls(net)
-    assert len(seen) == 2
-
-
 def test_gradients_that_a_layer_keeps_are_not_written_over(backend):
     class Probe(ms.Layer):
         def forward(self, x, **options):
@@ -106,14 +100,16 @@ def test_gradients_that_a_layer_keeps_are_not_written_over(backend):
     assert np.array_equal(probe.seen, probe.copy)
 
 
-def test_a_parameter_without_a_role_is_a_synapse():
-    class Gain(ms.Layer):
-        def __init__(self):
-            super().__init__()
-            self.params["gain"] = np.ones(3, self.dtype)
-
-    net = ms.Network(gain=Gain(), lif=ms.LIF(3))
+def test_the_layer_of_the_how_to_page_is_checked_by_the_command_and_its_parameter_is_a_synapse(tmp_path):
+    page = (Path(__file__).parent.parent / "docs/how_to/add_a_layer.rst").read_text(encoding="utf-8")
+    classes = textwrap.dedent(page[page.index("   import numpy as np") : page.index("   rng =")])
+    (tmp_path / "mine.py").write_text(classes + "gain = Gain(4)\nhasty = Hasty(4)\n")
+    assert {name: check().ok for name, check in check_file(str(tmp_path / "mine.py"))} == {"gain": True, "hasty": False}
+    gain, hasty = map(runpy.run_path(str(tmp_path / "mine.py")).get, ("gain", "hasty"))
+    net = ms.Network(gain=gain, lif=ms.LIF(4))
     assert list(net.params(ms.SL)) == ["gain.gain"] and list(net.params()) == ["gain.gain", "lif.threshold", "lif.decay"]
+    with pytest.raises(ValueError, match="Hasty: the cache is that of another layer"):
+        hasty.backward(*gain.forward(np.ones((2, 1, 4), "f4")))
 
 
 @pytest.mark.parametrize("steps", [4, 9])

@@ -19,16 +19,16 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..kernels import check_backend, default_backend
 from ..kernels.arrays import Array, float_dtype, to_device
-from .inputs import as_cache, as_input, as_upstream, at_every_step, require
+from .inputs import Cache, as_cache, as_input, as_upstream, at_every_step, require
 
-__all__ = ["Back", "Layer", "Names", "ShapeCache"]
-__all__ += ["as_cache", "as_input", "as_upstream", "at_every_step", "require"]
+__all__ = ["Back", "Layer", "Names"]
+__all__ += ["Cache", "as_cache", "as_input", "as_upstream", "at_every_step", "require"]
 
 Names = Iterable[str] | None  #: names of parameters, ``None`` for all of them
 #: What ``backward`` returns: the gradient of the input, and gradients by parameter name, with
@@ -59,9 +59,7 @@ class Layer:
         #: What does not learn by gradients, e.g. running statistics.
         self.buffers: dict[str, Array] = {}
 
-    def forward(
-        self, x: Array, *, state: Any = None, train: bool = False, rng: Any = None
-    ) -> tuple[Array, Any]:
+    def forward(self, x: Array, *, state=None, train=False, rng=None) -> tuple[Array, Any]:
         """Return the output and a cache for `backward`.
 
         Raises
@@ -71,9 +69,7 @@ class Layer:
         """
         raise NotImplementedError(f"{type(self).__name__} has no forward")
 
-    def backward(
-        self, d_y: Array, cache: Any, *, d_state=None, wrt: Names = None, input_grad: bool = True
-    ) -> Back:
+    def backward(self, d_y, cache, *, d_state=None, wrt: Names = None, input_grad=True) -> Back:
         """Return the gradient of the input and a dict of the parameters' gradients.
 
         Parameters
@@ -107,6 +103,15 @@ class Layer:
         """What tells a cache of the layer from that of another: its kind, options and sizes."""
         shapes = [array.shape for array in self.params.values()]
         return type(self).__name__, *[getattr(self, name) for name in self.options], *shapes
+
+    def keep(self, y: Array, kind: type = Cache, **values: Any) -> Any:
+        """The cache of a run with the output `y`: the `values` that `backward` reads, by name."""
+        return kind(made_with=self.made_with(), y_shape=y.shape, **values)
+
+    def checked(self, d_y: Any, cache: Any, wrt: Names) -> tuple[Array, set[str]]:
+        """``(d_y, names)`` that fit; raises, e.g. if `keep` of another layer made the cache."""
+        d_y = as_upstream(d_y, as_cache(cache, self).y_shape, self)
+        return d_y, self.needs(wrt)
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         """Shape of one sample at one step after this layer, ``None`` if unknown.
@@ -196,13 +201,11 @@ class Layer:
         """A parameter of that shape, from values that are checked."""
         self.params[name] = to_device(self._as_param(name, values, shape), self.backend)
 
-    def _set_weights(
-        self, values: Any, shape: tuple[int, ...], fan_in: int, rng: Any, name: str = "weight"
-    ) -> None:
+    def _set_weights(self, values, shape, fan_in: int, rng: Any, name: str = "weight") -> None:
         """Weights as given, or drawn from U(-1/sqrt(fan_in), 1/sqrt(fan_in))."""
         if values is None:
-            example, known = "a generator, e.g. rng=np.random.default_rng(0)", np.random.Generator
-            require(isinstance(rng, known), f"{type(self).__name__}: rng", example, rng, TypeError)
+            ok, what = isinstance(rng, np.random.Generator), f"{type(self).__name__}: rng"
+            require(ok, what, "a generator, e.g. rng=np.random.default_rng(0)", rng, TypeError)
             bound = 1 / math.sqrt(fan_in)
             values = rng.uniform(-bound, bound, shape)
         self._set(name, values, shape)
@@ -240,16 +243,9 @@ class Layer:
         raise AttributeError(f"{kind} has no attribute {name!r}; its parameters are {list(params)}")
 
     def _describe(self) -> str:
-        return ""
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in self.options)
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{n} {list(p.shape)}" for n, p in self.params.items())
         found = f"{type(self).__name__}({self._describe()})"
         return f"{found}  parameters: {counts}" if counts else found
-
-
-class ShapeCache(NamedTuple):
-    """Kept: the shape of the input, which is all that a sum, a mean or a reshape needs."""
-
-    made_with: tuple[Any, ...]
-    shape: tuple[int, ...]

@@ -5,38 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..kernels import compiled_helpers, memory
 from ..kernels.arrays import Array, get_array_module, is_steady, positive_int
 from ..kernels.threads import blas_is_limited, one_blas_thread, share
-from .base import Back, Layer, as_cache, as_input, as_upstream, at_every_step, require
+from .base import Back, Cache, Layer, as_input, at_every_step, require
 
-__all__ = ["Conv2d", "ConvCache"]
+__all__ = ["Conv2d"]
 
-#: Values of unfolded windows at once: half a megabyte of float32, half of a second cache; and on a
-#: GPU, which needs large products to be busy, 256 MB.
+#: Values of unfolded windows at once: with their products they fill half of a second cache of 1 MB;
+#: on a GPU, which needs large products to be busy, 256 MB.
 PIECE, PIECE_ON_GPU = 1 << 17, 1 << 26
-#: Chunks of images, each with a sum of the weights' gradient, and values of all sums at most.  They
-#: do not depend on the number of threads, so the bits of the results do not either.
+#: Chunks of images, each with a sum of the weights' gradient, and values of all sums at most.  The
+#: results do not depend on the number of threads, since these do not.
 CHUNKS, SUMS = 32, 1 << 23
 #: Multiplications of a matrix product that take as long as one element of a time loop.
 PER_ELEMENT = 16
-
-
-class ConvCache(NamedTuple):
-    """Kept: the input ``x`` (spikes stay bytes), the ``weight`` it met, and its active ``entries``.
-
-    These are an index of few spikes (:mod:`minisnn.kernels.spike_matmul`), ``None`` if there are
-    many.  Windows are unfolded anew.
-    """
-
-    made_with: tuple[Any, ...]
-    x: Array
-    weight: Array
-    entries: Any = None
 
 
 class Conv2d(Layer):
@@ -87,7 +74,7 @@ class Conv2d(Layer):
         self._set_weights(weight, shape, math.prod(shape[1:]), rng)
         self._set_bias(bias, c_out)
 
-    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, ConvCache]:
+    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, Cache]:
         """``[T, B, c_in, H, W] -> [T, B, c_out, H', W']``; `x` of the layer's dtype, or spikes."""
         weight = self.params["weight"]
         x = as_input(x, self, (weight.shape[1], "H", "W"), steady=True)
@@ -105,13 +92,12 @@ class Conv2d(Layer):
         if "bias" in self.params:
             y += self.params["bias"][:, None, None]
         y = at_every_step(y.reshape(*steps.shape[:2], len(weight), *out), len(x))
-        return y, ConvCache(self.made_with(), x, weight, entries)
+        return y, self.keep(y, x=x, weight=weight, entries=entries)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """Gradients of the input, and of weight and bias summed over time, batch and positions."""
-        _, x, weight, entries = as_cache(cache, ConvCache, self)
-        needed = self.needs(wrt)
-        d_y = as_upstream(d_y, (*x.shape[:2], *self._out_shape(x)), self)
+        d_y, needed = self.checked(d_y, cache, wrt)
+        x, weight = cache.x, cache.weight
         steps, d_steps = x, d_y
         if is_steady(x) and needed:
             steps, d_steps = x[:1], d_y.sum(axis=0, keepdims=True)  # (conv.5)
@@ -120,7 +106,7 @@ class Conv2d(Layer):
             grads["bias"] = d_steps.sum(axis=(0, 1, 3, 4))
         if "weight" in needed:
             images, d_images = (a.reshape(-1, *a.shape[2:]) for a in (steps, d_steps))
-            grads["weight"] = self._d_weight(images, d_images, entries).reshape(weight.shape)
+            grads["weight"] = self._d_weight(images, d_images, cache.entries).reshape(weight.shape)
         return self._d_x(d_y, x.shape, weight) if input_grad else None, grads
 
     def _product(self, images: Array, weight: Array, out: tuple[int, ...]) -> Array:
@@ -164,25 +150,17 @@ class Conv2d(Layer):
 
     # -- windows unfolded into columns, a few images at a time
 
-    def _in_pieces(
-        self, images: Array, out: tuple[int, ...], n_chunks: int, work: Callable
-    ) -> None:
-        """Call ``work(chunk, some, windows, columns)`` for a few images at a time.
-
-        Threads share the chunks of images.  Memory for the windows comes in two views: ``[images,
-        c, p, q, H', W']``, and ``[images, c * p * q, H' * W']`` for products.  BLAS has one thread
-        in each of ours: threads of its own would wait for each other.
-        """
+    def _in_pieces(self, images: Array, out: Any, n_chunks: int, work: Callable) -> None:
+        """Call ``work(chunk, some, windows, columns)`` for a few images at a time, in threads."""
         n_out, *window = self.params["weight"].shape
         size, places, n, piece = math.prod(window), math.prod(out), len(images), PIECE
         if on_gpu := get_array_module(images) is not np:
             piece, n_chunks = PIECE_ON_GPU, 1
-        # Windows and products stay in the cache.
         step = max(1, min(-(-n // n_chunks), piece // (size * max(places, n_out))))
 
         def run(first: int, last: int) -> None:
             columns = memory.empty((step, size, places), self.dtype, like=images)
-            windows = columns.reshape(step, *window, *out)
+            windows = columns.reshape(step, *window, *out)  # two views of the same memory
             for chunk in range(first, last):
                 end = n * (chunk + 1) // n_chunks
                 for start in range(n * chunk // n_chunks, end, step):
@@ -192,6 +170,7 @@ class Conv2d(Layer):
 
         # Each value is moved, and multiplied n_out times.
         elements = n * size * places * (PER_ELEMENT + n_out) // PER_ELEMENT
+        # Threads of BLAS, in each of ours, would wait for each other.
         with nullcontext() if on_gpu or blas_is_limited() else one_blas_thread():
             share(run, n_chunks, elements)
 
@@ -228,15 +207,13 @@ class Conv2d(Layer):
         fits = self.stride == 1 and height == width and self.padding < height
         return compiled_helpers(self.backend, "conv") if fits else None
 
-    # -- bookkeeping
-
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         if in_shape is None:
             return None
         c_out, c_in, *size = self.params["weight"].shape
         if len(in_shape) != 3 or in_shape[0] != c_in:
-            wanted = f"images of {c_in} channels, [{c_in}, H, W]"
-            raise ValueError(f"takes {wanted}, got {list(in_shape)} per sample and step")
+            got = f"got {list(in_shape)} per sample and step"
+            raise ValueError(f"takes images of {c_in} channels, [{c_in}, H, W], {got}")
         grown = [n + 2 * self.padding - m for n, m in zip(in_shape[1:], size, strict=True)]
         if min(grown) < 0:
             image = f"the image {list(in_shape[1:])}, padding {self.padding}"
@@ -247,11 +224,11 @@ class Conv2d(Layer):
     def rebuild(cls, config, params, dtype, custom) -> Any:
         weight, bias = params["weight"], "bias" in params
         c_out, c_in, *size = weight.shape
-        layer = cls(c_in, c_out, tuple(size), weight=weight, bias=bias, dtype=dtype, **config)
-        return layer._load(params)
+        options = {"weight": weight, "bias": bias, "dtype": dtype} | config
+        return cls(c_in, c_out, tuple(size), **options)._load(params)
 
     def _describe(self) -> str:
         c_out, c_in, height, width = self.params["weight"].shape
+        moves = f"stride {self.stride}, padding {self.padding}"
         bias = ", bias" if "bias" in self.params else ""
-        sizes = f"window {height} x {width}, stride {self.stride}, padding {self.padding}"
-        return f"{c_in} -> {c_out}, {sizes}{bias}"
+        return f"{c_in} -> {c_out}, window {height} x {width}, {moves}{bias}"

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from ..kernels.arrays import Array, get_array_module, is_steady
 
-__all__ = ["as_cache", "as_input", "as_upstream", "at_every_step", "require"]
+__all__ = ["Cache", "as_cache", "as_input", "as_upstream", "at_every_step", "require"]
 
 _SPIKES = np.dtype(np.uint8), np.dtype(bool)
 _FLOATS = np.dtype(np.float32), np.dtype(np.float64)
+
+
+class Cache(SimpleNamespace):
+    """What a run of `forward` keeps for `backward`, by name; ``made_with`` tells of which layer."""
 
 
 def require(ok: Any, what: str, expected: str, got: Any, error: type = ValueError) -> None:
@@ -21,17 +26,11 @@ def require(ok: Any, what: str, expected: str, got: Any, error: type = ValueErro
         raise error(f"{what} must be {expected}, got {got!r}")
 
 
-def as_input(
-    x: Any, layer: Any, shape: tuple[int | str, ...] | None = None, steady: bool = False
-) -> Array:
-    """`x` as a C-contiguous array ``[T, B, *shape]`` of the layer's dtype or of spikes.
+def as_input(x: Any, layer: Any, shape: Any = None, steady: bool = False) -> Array:
+    """`x` as a C-contiguous array ``[T, B, *shape]`` of the layer's dtype or of spikes, or raise.
 
     Entries of `shape` are sizes, or names of sizes that are free; ``None`` admits any shape.
     `steady` : an input that is the same memory at every step (``arrays.is_steady``) stays so.
-
-    Raises
-    ------
-    TypeError, ValueError : `x` is anything else.
     """
     if type(x) is not np.ndarray or layer.backend == "cupy" or not x.flags.aligned:
         x = _as_array(x, "x", layer)
@@ -76,17 +75,17 @@ def as_upstream(d: Any, shape: tuple[int, ...], layer: Any, what: str = "d_y") -
     return d if d.flags.c_contiguous else d.copy()
 
 
-def as_cache(cache: Any, kind: Any, layer: Any) -> Any:
+def as_cache(cache: Any, layer: Any) -> Any:
     """The cache, if this layer's `forward` made it, and the layer was not changed since."""
     name = type(layer).__name__
-    if not isinstance(cache, kind):
+    if not isinstance(cache, Cache):
         hint = ""
         if isinstance(cache, Mapping):
             hint = ": of a network's caches take the one by the layer's name, caches['...']"
         elif hasattr(cache, "ndim"):
             hint = ": y, cache = layer.forward(x), then layer.backward(d_y, cache)"
-        got = f"the {kind.__name__} that forward returned, got {type(cache).__name__}"
-        raise TypeError(f"{name}: cache must be {got}{hint}")
+        got = f"cache must be what forward returned, got {type(cache).__name__}"
+        raise TypeError(f"{name}: {got}{hint}")
     was, now = cache.made_with, layer.made_with()
     if was != now:
         differ = [(a, b) for a, b in zip(was, now, strict=False) if a != b] or [(was, now)]
@@ -106,10 +105,7 @@ def _as_array(value: Any, what: str, layer: Any) -> Array:
     on_gpu, name = layer.backend == "cupy", type(layer).__name__
     if on_gpu == (get_array_module(value) is not np):
         return value if on_gpu else np.require(np.asarray(value), requirements="A")
-    wrong = (
-        f"{name} is on the CPU, {what} is on the GPU: {what}.get(); or the layer's using('cupy')"
-    )
+    wrong = f"on the CPU, {what} is on the GPU: {what}.get(); or the layer's using('cupy')"
     if on_gpu:
-        cure = f"cupy.asarray({what}); or the layer's using('numba')"
-        wrong = f"{name} is on the GPU, {what} is not: {cure}"
-    raise TypeError(wrong)
+        wrong = f"on the GPU, {what} is not: cupy.asarray({what}); or the layer's using('numba')"
+    raise TypeError(f"{name} is {wrong}")

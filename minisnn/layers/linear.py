@@ -2,28 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..kernels import compiled_helpers
 from ..kernels.arrays import Array, is_steady, positive_int
 from ..kernels.products import multiply
-from .base import Back, Layer, ShapeCache, as_cache, as_input, as_upstream, at_every_step, require
+from .base import Back, Cache, Layer, as_input, at_every_step, require
 
-__all__ = ["Add", "Linear", "LinearCache"]
-
-
-class LinearCache(NamedTuple):
-    """Kept: the shape of the input; its ``rows``, of one step if all are the same; the ``weight``.
-
-    Spikes stay bytes.  ``entries`` : an index of few spikes (:mod:`minisnn.kernels.spike_matmul`),
-    ``None`` if there are many.
-    """
-
-    made_with: tuple[Any, ...]
-    shape: tuple[int, ...]
-    rows: Array
-    weight: Array
-    entries: Any = None
+__all__ = ["Add", "Linear"]
 
 
 class Linear(Layer):
@@ -54,12 +40,14 @@ class Linear(Layer):
         self._set_weights(weight, (n_in, n_out), n_in, rng)
         self._set_bias(bias, n_out)
 
-    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, LinearCache]:
+    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, Cache]:
         """``[T, B, n_in] -> [T, B, n_out]``; `x` of the layer's dtype, or spikes (uint8, bool)."""
-        weight, sparse = self.params["weight"], self._sparse
+        weight = self.params["weight"]
+        sparse: Any = compiled_helpers(self.backend, "spike_matmul")
         x = as_input(x, self, weight.shape[:1], steady=True)
         steps = x[:1] if is_steady(x) else x
         rows = steps.reshape(-1, x.shape[2])
+        # An index of few spikes: sums of rows then take the place of products.
         entries = None if sparse is None else sparse.active_entries(rows, weight.shape[1])
         if entries is None:
             y = multiply(rows, weight)  # (linear.1)
@@ -68,29 +56,24 @@ class Linear(Layer):
         if "bias" in self.params:
             y += self.params["bias"]  # (linear.2)
         y = at_every_step(y.reshape(*steps.shape[:2], -1), len(x))
-        return y, LinearCache(self.made_with(), x.shape, rows, weight, entries)
+        return y, self.keep(y, shape=x.shape, rows=rows, weight=weight, entries=entries)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """Gradients of the input, and of ``weight`` and ``bias`` summed over time and batch."""
-        _, shape, rows, weight, entries = as_cache(cache, LinearCache, self)
-        needed, sparse, grads = self.needs(wrt), self._sparse, {}
-        d_y = as_upstream(d_y, (*shape[:2], weight.shape[1]), self)
+        d_y, needed = self.checked(d_y, cache, wrt)
+        rows, weight, grads = cache.rows, cache.weight, {}
         d_all = d_y.reshape(-1, weight.shape[1])
         once = len(rows) < len(d_all)
         d_rows = d_y.sum(axis=0) if once and needed else d_all  # (linear.6)
-        if "weight" in needed and entries is None:
+        if "weight" in needed and cache.entries is None:
             grads["weight"] = multiply(rows.T, d_rows)  # (linear.3)
         elif "weight" in needed:
-            grads["weight"] = sparse.add_rows(sparse.transposed(entries), d_rows)
+            sparse: Any = compiled_helpers(self.backend, "spike_matmul")
+            grads["weight"] = sparse.add_rows(sparse.transposed(cache.entries), d_rows)
         if "bias" in needed:
             grads["bias"] = d_rows.sum(axis=0)  # (linear.4)
-        d_x = multiply(d_all, weight.T).reshape(shape) if input_grad else None  # (linear.5)
+        d_x = multiply(d_all, weight.T).reshape(cache.shape) if input_grad else None  # (linear.5)
         return d_x, grads
-
-    @property
-    def _sparse(self) -> Any:
-        """Compiled sums of rows in place of products, if few inputs are active."""
-        return compiled_helpers(self.backend, "spike_matmul")
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...]:
         n_in, n_out = self.params["weight"].shape
@@ -128,21 +111,16 @@ class Add(Layer):
         require(isinstance(source, str), "Add: source", example, source, TypeError)
         self.source = source
 
-    def forward(
-        self, x, *, state=None, train=False, rng=None, other=None
-    ) -> tuple[Array, ShapeCache]:
+    def forward(self, x, *, state=None, train=False, rng=None, other=None) -> tuple[Array, Any]:
         """``x + other``, both ``[T, B, ...]``; `other` comes from the network."""
         if other is None:
             raise TypeError(f"Add: needs other=, which a Network takes from {self.source!r}")
         x = as_input(x, self)
         other = as_input(other, self, x.shape[2:])
-        return x.astype(self.dtype, copy=False) + other, ShapeCache(self.made_with(), x.shape)
+        y = x.astype(self.dtype, copy=False) + other
+        return y, self.keep(y)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """The gradient as it is; ``Network.backward`` gives the same to the other branch."""
-        self.needs(wrt)
-        d_y = as_upstream(d_y, as_cache(cache, ShapeCache, self).shape, self)
+        d_y, _ = self.checked(d_y, cache, wrt)
         return d_y if input_grad else None, {}
-
-    def _describe(self) -> str:
-        return f"x + {self.source}"

@@ -7,23 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..kernels import compiled_helpers
 from ..kernels.arrays import Array, positive_int
-from .base import Back, Layer, as_cache, as_input, as_upstream
+from .base import Back, Cache, Layer, as_input
 
-__all__ = ["AvgPool2d", "MaxPool2d", "PoolCache"]
-
-
-class PoolCache(NamedTuple):
-    """Kept: the shape of the input; for a maximum its place in the window, ``row * k + column``."""
-
-    made_with: tuple[Any, ...]
-    shape: tuple[int, ...]
-    at: Array | None
+__all__ = ["AvgPool2d", "MaxPool2d"]
 
 
 class _Pool2d(Layer):
@@ -35,18 +27,16 @@ class _Pool2d(Layer):
         super().__init__(dtype)
         self.k = positive_int(f"{type(self).__name__}: k", k)
 
-    def forward(self, x, *, state=None, train=False, rng=None, at=None) -> tuple[Array, PoolCache]:
-        """``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``; `at` : the places of given maxima."""
+    def forward(self, x, *, state=None, train=False, rng=None, at=None) -> tuple[Array, Cache]:
+        """``[T, B, C, H, W] -> [T, B, C, H // k, W // k]``; `at` : places of maxima, if given."""
         x = as_input(x, self, ("C", "H", "W"))
         self._out_shape(x)
         y, at = self._pooled(x, at)
-        return y, PoolCache(self.made_with(), x.shape, at)
+        return y, self.keep(y, shape=x.shape, at=at)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """To each window its gradient; what no window covers gets 0."""
-        self.needs(wrt)
-        *images, height, width = as_cache(cache, PoolCache, self).shape
-        d_y = as_upstream(d_y, (*images, height // self.k, width // self.k), self)
+        d_y, _ = self.checked(d_y, cache, wrt)
         return self._spread(d_y, cache) if input_grad else None, {}
 
     def _places(self, x: Array) -> Iterator[Array]:
@@ -63,9 +53,6 @@ class _Pool2d(Layer):
             raise ValueError(f"takes {wanted}, got {list(in_shape)}")
         return (in_shape[0], in_shape[1] // self.k, in_shape[2] // self.k)
 
-    def _describe(self) -> str:
-        return f"window {self.k} x {self.k}"
-
 
 class MaxPool2d(_Pool2d):
     """The largest value of each window, of the dtype of the input: spikes stay spikes.
@@ -74,7 +61,7 @@ class MaxPool2d(_Pool2d):
     by row, also if all values are equal (as PyTorch does on the CPU).
     """
 
-    holds = ("at",)  # among equal spikes a maximum has no derivative
+    holds = ("at",)  # ``row * k + column``: among equal spikes a maximum has no derivative
 
     def _pooled(self, x: Array, at: Array | None) -> tuple[Array, Array]:
         compiled = compiled_helpers(self.backend, "maxpool")
@@ -87,7 +74,7 @@ class MaxPool2d(_Pool2d):
             at = windows.argmax(axis=0).astype(place_dtype)  # (pool.1)
         return np.take_along_axis(windows, at[None], axis=0)[0], at
 
-    def _spread(self, d_y: Array, cache: PoolCache) -> Array:
+    def _spread(self, d_y: Array, cache: Cache) -> Array:
         """Each gradient goes to the place of its maximum; all others get 0."""
         if compiled := compiled_helpers(self.backend, "maxpool"):
             images = (math.prod(cache.shape[:3]), *cache.shape[3:])
@@ -109,7 +96,7 @@ class AvgPool2d(_Pool2d):
         y *= self.dtype.type(1 / self.k**2)  # (pool.3)
         return y, None
 
-    def _spread(self, d_y: Array, cache: PoolCache) -> Array:
+    def _spread(self, d_y: Array, cache: Cache) -> Array:
         """Each value of a window gets an equal share."""
         d_x = np.zeros(cache.shape, self.dtype, like=d_y)
         share = d_y * self.dtype.type(1 / self.k**2)

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .. import neurons, resets
-from ..kernels import Dynamics, ScanCache, Twin
+from ..kernels import Dynamics, Twin
 from ..kernels.arrays import Array, positive_int
 from ..surrogates import Surrogate
-from .base import Back, Layer, ShapeCache, as_cache, as_input, as_upstream, require
+from .base import Back, Cache, Layer, as_input, require
 from .spiking import OverTime
 from .stateful import formula
 
-__all__ = ["Flatten", "MembraneReadout", "PopulationVote", "Rate", "ReadoutCache"]
+__all__ = ["Flatten", "MembraneReadout", "PopulationVote", "Rate"]
 
 OVER = ("last", "max")
 
@@ -23,17 +23,16 @@ OVER = ("last", "max")
 class Flatten(Layer):
     """Joins the axes of a sample: ``[T, B, ...] -> [T, B, n]``.  Time and batch stay."""
 
-    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, ShapeCache]:
+    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, Cache]:
         """``[T, B, ...] -> [T, B, n]``."""
         x = as_input(x, self)
-        return x.reshape(*x.shape[:2], -1), ShapeCache(self.made_with(), x.shape)
+        y = x.reshape(*x.shape[:2], -1)
+        return y, self.keep(y, shape=x.shape)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """``[T, B, n] -> [T, B, ...]``."""
-        self.needs(wrt)
-        shape = as_cache(cache, ShapeCache, self).shape
-        d_y = as_upstream(d_y, (*shape[:2], math.prod(shape[2:])), self)
-        return d_y.reshape(shape) if input_grad else None, {}
+        d_y, _ = self.checked(d_y, cache, wrt)
+        return d_y.reshape(cache.shape) if input_grad else None, {}
 
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...] | None:
         return None if in_shape is None else (math.prod(in_shape),)
@@ -43,26 +42,22 @@ class Rate(Layer):
     """Mean over time: ``[T, B, n] -> [B, n]``, the firing rate of each neuron as its score."""
 
     ends_time = True
+    n_classes: Any = None  #: in which the neurons vote; without, each is its own class
 
-    def _members(self, n: int) -> int:
-        """How many neighbours share a score."""
-        return 1
-
-    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, ShapeCache]:
+    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, Cache]:
         """``[T, B, n] -> [B, scores]``: mean over time and members."""
         x = as_input(x, self, ("n",))
         self._out_shape(x)
-        members = self._members(x.shape[2])
+        members = x.shape[2] // self.n_classes if self.n_classes else 1  # (readouts.2)
         total = x.sum(axis=0, dtype=self.dtype).reshape(x.shape[1], -1, members).sum(axis=2)
         scores = total / self.dtype.type(len(x) * members)  # (readouts.1)
-        return scores, ShapeCache(self.made_with(), x.shape)
+        return scores, self.keep(scores, shape=x.shape)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """``[B, scores] -> [T, B, n]``: the same share for every step and member."""
-        self.needs(wrt)
-        steps, batch, n = as_cache(cache, ShapeCache, self).shape
-        members = self._members(n)
-        d_y = as_upstream(d_y, (batch, n // members), self)
+        d_y, _ = self.checked(d_y, cache, wrt)
+        steps, _, n = cache.shape
+        members = n // self.n_classes if self.n_classes else 1
         if not input_grad:
             return None, {}
         share = np.repeat(d_y / self.dtype.type(steps * members), members, axis=1)  # (readouts.6)
@@ -87,9 +82,6 @@ class PopulationVote(Rate):
         super().__init__(dtype)
         self.n_classes = positive_int("PopulationVote: n_classes", n_classes)
 
-    def _members(self, n: int) -> int:
-        return n // self.n_classes  # (readouts.2)
-
     def out_shape(self, in_shape: tuple[int, ...] | None) -> tuple[int, ...]:
         if in_shape is not None and (len(in_shape) != 1 or in_shape[0] % self.n_classes):
             wanted = f"a multiple of {self.n_classes} neurons per sample"
@@ -108,16 +100,6 @@ def membrane(x, k):
 def membrane_slope(x, k):
     """Its derivative."""
     return 1  # (readouts.7)
-
-
-class ReadoutCache(NamedTuple):
-    """``u``: the membrane over time ``[T, B, *shape]``; ``at``: the step read, ``[B, *shape]``."""
-
-    made_with: tuple[Any, ...]
-    u: Array
-    state: dict[str, Array]
-    scan: ScanCache
-    at: Array
 
 
 class MembraneReadout(OverTime):
@@ -146,27 +128,26 @@ class MembraneReadout(OverTime):
         self.over = over
         self._add_neuron_params(params)
 
-    def forward(
-        self, x, *, state=None, train=False, rng=None, at=None
-    ) -> tuple[Array, ReadoutCache]:
+    def forward(self, x, *, state=None, train=False, rng=None, at=None) -> tuple[Array, Any]:
         """``[T, B, *shape] -> [B, *shape]``; `state` as for :class:`Spiking`.
 
         `at` : the steps to read, ``[B, *shape]``, instead of those that `over` chooses.
         """
-        u, after, scan = self._run(x, state, Twin(self.fire))
+        run = self._run(x, state, Twin(self.fire))
+        u = run.spikes
         if at is None and self.over == "max":
             at = u.argmax(axis=0)  # (readouts.4)
         elif at is None:
             at = np.zeros_like(u[0], int) + (len(u) - 1)
         scores = np.take_along_axis(u, at[None], axis=0)[0]
-        return scores, ReadoutCache(self.made_with(), u, after, scan, at)
+        return scores, self.keep(scores, u=u, state=run.state, scan=run.scan, at=at)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """The gradient enters at the step that was read, and goes back through the leak."""
-        d_u = np.zeros_like(as_cache(cache, ReadoutCache, self).u)
-        d_scores = as_upstream(d_y, cache.u.shape[1:], self)
+        d_scores, needed = self.checked(d_y, cache, wrt)
+        d_u = np.zeros_like(cache.u)
         np.put_along_axis(d_u, cache.at[None], d_scores[None], axis=0)  # (readouts.5)
-        return self._back(d_u, d_state, cache, self.needs(wrt), input_grad)
+        return self._back(d_u, d_state, cache, needed, input_grad)
 
     def _describe(self) -> str:
         sizes, charge = ", ".join(map(str, self.shape)), formula(self.dynamics.neuron.charge)

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..kernels import Base, ScanCache, Twin
 from ..kernels.arrays import Array
-from .base import Back
-from .spiking import Spiking
+from .base import Back, require
+from .spiking import Spiking, SpikingCache
 
 __all__ = ["Recurrent"]
 
 
-@dataclass(frozen=True, eq=False)
-class RecurrentScan:
+class RecurrentScan(NamedTuple):
     """The ``steps``' own caches, of loops of one step, and what all of them have in common."""
 
     steps: list[ScanCache]
@@ -47,8 +45,7 @@ class Recurrent(Spiking):
 
     def __init__(self, n: int, *, rng=None, recurrent=None, **options: Any) -> None:
         super().__init__(n, **options)
-        if len(self.shape) != 1:
-            raise ValueError(f"Recurrent: n must be a whole number of at least 1, got {n!r}")
+        require(len(self.shape) == 1, "Recurrent: n", "a whole number of at least 1", n)
         neuron = self.dynamics.neuron
         if "spikes" in neuron.state or "recurrent" in neuron.params:
             names = "'spikes' (state) and 'recurrent' (parameter)"
@@ -59,7 +56,7 @@ class Recurrent(Spiking):
     def state_names(self) -> tuple[str, ...]:
         return (*self.dynamics.neuron.state, "spikes")
 
-    def _run(self, x, state, twin: Twin) -> tuple[Array, dict[str, Array], Any]:
+    def _run(self, x, state, twin: Twin) -> SpikingCache:
         x, state0, theta, params = self._ready(x, state)
         weight, k, kernel = self.params["recurrent"], self.dynamics.surrogate.k, self.kernel
         start, steps, all_spikes = self._or_zeros(state0, x), [], []
@@ -74,8 +71,8 @@ class Recurrent(Spiking):
             steps.append(scan)
             all_spikes.append(spikes)
         spikes = np.concatenate(all_spikes)
-        after = self._by_name((*inner, before))
-        return spikes, after, RecurrentScan(steps, state0, weight, x, spikes, theta)
+        whole = RecurrentScan(steps, state0, weight, x, spikes, theta)
+        return self._ran(spikes, (*inner, before), whole)
 
     def _back(self, d_spikes, d_state, cache, needed: set[str], input_grad: bool) -> Back:
         scan = cache.scan

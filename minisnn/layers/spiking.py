@@ -6,19 +6,33 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from .. import neurons, resets, surrogates
 from ..files import find, name_in_file
-from ..kernels import Base, Dynamics, Kernel, Needs, ScanCache, Twin, kernel_of
+from ..kernels import Base, Dynamics, Kernel, Needs, Twin, kernel_of
 from ..kernels.arrays import Array
 from ..thresholds import CONSTRAINTS, Constraint, Normal
-from .base import Back, as_cache, as_input, as_upstream, require
-from .stateful import DEFAULT_DECAY, Stateful, formula, stand_in
+from .base import Back, Cache, as_input, as_upstream, require
+from .stateful import DEFAULT_DECAY, Stateful, formula
 
 __all__ = ["LIF", "OverTime", "Spiking", "SpikingCache"]
+
+
+class SpikingCache(Cache):
+    """What `backward` needs, and what there is to look at after a forward run.
+
+    ``spikes`` and ``u`` (the membrane after the charge and before the reset) are
+    ``[T, B, *shape]``; ``state`` is the state after the last step, for the next call:
+    ``{"v": [B, *shape], ...}``.
+    """
+
+    @property
+    def u(self) -> Array:
+        """The membrane.  Compiled loops do not keep it: each look runs the layer forward again."""
+        return self.scan.u[0].reshape(self.spikes.shape)
 
 
 class OverTime(Stateful):
@@ -41,23 +55,23 @@ class OverTime(Stateful):
         """Names of what the layer carries from step to step."""
         return self.dynamics.neuron.state
 
-    def _run(self, x, state, twin: Twin) -> tuple[Array, dict[str, Array], Any]:
-        """``(spikes [T, B, *shape], state after the last step, cache of the loop)``."""
+    def _run(self, x, state, twin: Twin) -> SpikingCache:
         x, state0, theta, params = self._ready(x, state)
         k = self.dynamics.surrogate.k
-        spikes, last, scan = self.kernel.scan(x, state0, theta, params, k, twin)
-        return spikes.reshape(*x.shape[:2], *self.shape), self._by_name(last), scan
+        return self._ran(*self.kernel.scan(x, state0, theta, params, k, twin))
+
+    def _ran(self, spikes, last, scan) -> SpikingCache:
+        spikes = spikes.reshape(*spikes.shape[:2], *self.shape)
+        state = self._by_name(last)
+        return self.keep(spikes, SpikingCache, spikes=spikes, state=state, scan=scan)
 
     def _ready(self, x, state) -> tuple[Array, Array | None, Array, Array]:
-        """What a kernel takes: ``x [T, B, N]``, ``state0 [K, B, N]``, ``theta [N]``, ``params``.
-
-        Threshold and parameters, of any shape, become one value for each neuron.
-        """
+        """``x [T, B, N]``, ``state0 [K, B, N]``, ``theta [N]``, ``params [Q, N]`` for a kernel."""
         x = as_input(x, self, self.shape, steady=True).astype(self.dtype, copy=False)
         state0 = None if state is None else self._stacked(state, x.shape[1], "state")
         names = self.dynamics.neuron.params
         lanes = np.empty((1 + len(names), *self.shape), self.dtype, like=x)
-        lanes[0] = self.threshold  # (thresholds.5)
+        lanes[0] = self.threshold if self.spiking else 0  # for each neuron (thresholds.5)
         for row, name in enumerate(names, start=1):
             lanes[row] = self.params[name]
         lanes = lanes.reshape(len(lanes), -1)
@@ -94,39 +108,19 @@ class OverTime(Stateful):
     def _by_name(self, states: Any) -> dict[str, Array]:
         """States ``[K, B, N]`` of the loop as a layer returns them: ``{name: [B, *shape]}``."""
         named = zip(self.state_names, states, strict=True)
-        return {name: state.reshape(-1, *self.shape) for name, state in named}
+        return {n: state.reshape(-1, *self.shape) for n, state in named}
 
     def _stacked(self, state: Any, batch: int, what: str) -> Array | None:
         """The inverse of `_by_name`; ``None``, for zeros, if there is no state."""
         if state is None:
             return None
         names = self.state_names
-        if not isinstance(state, Mapping) or set(state) != set(names):
-            got = sorted(state) if isinstance(state, Mapping) else type(state).__name__
-            expected = f"must be a dict with the keys {list(names)}"
-            raise ValueError(f"{type(self).__name__}: {what} {expected}, got {got}")
+        got = sorted(state) if isinstance(state, Mapping) else type(state)
+        expected = f"a dict with the keys {list(names)}"
+        require(got == sorted(names), f"{type(self).__name__}: {what}", expected, got)
         size = (batch, *self.shape)
         arrays = [as_upstream(state[n], size, self, f"{what}[{n!r}]") for n in names]
         return np.stack(arrays).reshape(-1, batch, math.prod(self.shape))
-
-
-class SpikingCache(NamedTuple):
-    """What `backward` needs, and what there is to look at after a forward run.
-
-    ``spikes`` and ``u`` (the membrane after the charge and before the reset) are
-    ``[T, B, *shape]``; ``state`` is the state after the last step, for the next call:
-    ``{"v": [B, *shape], ...}``.
-    """
-
-    made_with: tuple[Any, ...]
-    spikes: Array
-    state: dict[str, Array]
-    scan: ScanCache
-
-    @property
-    def u(self) -> Array:
-        """The membrane.  Compiled loops do not keep it: each look runs the layer forward again."""
-        return self.scan.u[0].reshape(self.spikes.shape)
 
 
 class Spiking(OverTime):
@@ -200,13 +194,13 @@ class Spiking(OverTime):
         spikes : ``[T, B, *shape]``, uint8 0 or 1 (of the layer's dtype in a smooth twin).
         cache : :class:`SpikingCache`.
         """
-        run = self._run(x, state, Twin(self.fire))
-        return run[0], SpikingCache(self.made_with(), *run)
+        cache = self._run(x, state, Twin(self.fire))
+        return cache.spikes, cache
 
     def twin(self, x, base, fire, *, state=None, **other) -> tuple[Array, SpikingCache]:
         held = Base(base.scan.u[0], base.scan.spikes, base.scan.theta)
-        run = self._run(x, state, Twin(fire, held))
-        return run[0], SpikingCache(self.made_with(), *run)
+        cache = self._run(x, state, Twin(fire, held))
+        return cache.spikes, cache
 
     def sides(self, cache: SpikingCache) -> Array:
         above = cache.scan.u[0] - cache.scan.theta
@@ -229,8 +223,8 @@ class Spiking(OverTime):
         grads : ``"threshold"`` and the neuron's parameters, each in its parameter's shape; and
             ``"state": {"v": [B, *shape], ...}`` if the forward was given a state.
         """
-        d_spikes = as_upstream(d_y, as_cache(cache, SpikingCache, self).spikes.shape, self)
-        d_x, grads = self._back(d_spikes, d_state, cache, self.needs(wrt), input_grad)
+        d_spikes, needed = self.checked(d_y, cache, wrt)
+        d_x, grads = self._back(d_spikes, d_state, cache, needed, input_grad)
         if self.constraint is not None and "threshold" in grads:
             raw = self.params["threshold"]
             grads["threshold"] = self.constraint.adjoint(grads["threshold"], raw)
@@ -258,7 +252,7 @@ class Spiking(OverTime):
         more["reset"] = find(config["reset"], resets.RESETS, custom)
         more["surrogate"] = replace(find(config["surrogate"], made, custom), k=k)
         more["constraint"] = None if bound is None else CONSTRAINTS[bound[0]](**bound[1])
-        more["threshold"] = stand_in(params.get("threshold"), 1e9)
+        more["threshold"] = np.full(np.shape(params.get("threshold")), 1e9)
         return super().rebuild(config, params, dtype, custom, **more)
 
     def _describe(self) -> str:

@@ -15,7 +15,7 @@ from ..kernels.arrays import Array, positive_int
 from ..thresholds import Constraint
 from .base import Layer, require
 
-__all__ = ["DEFAULT_DECAY", "Stateful", "formula", "stand_in"]
+__all__ = ["DEFAULT_DECAY", "Stateful", "formula"]
 
 #: Leak of a parameter called ``decay...`` that was not given: the STL-SNN authors' value.
 DEFAULT_DECAY = 0.5
@@ -31,9 +31,7 @@ class Stateful(Layer):
     """Base of layers of neurons: shape, dynamics and parameters."""
 
     has_state, fire = True, "step"
-    #: The threshold, for a layer in which it is no parameter, and what bounds it.
-    threshold: Any = 0.0
-    constraint: Constraint | None = None
+    constraint: Constraint | None = None  #: what bounds the threshold
 
     def __init__(self, shape: Any, dynamics: Dynamics, dtype: Any, backend: str | None) -> None:
         super().__init__(dtype, backend)
@@ -109,7 +107,8 @@ class Stateful(Layer):
     def rebuild(cls: Any, config, params, dtype, custom, **more: Any) -> Any:
         neuron = find(config["neuron"], neurons.NEURONS, custom)
         more |= {name: config[name] for name in cls.options}
-        more |= {name: stand_in(params.get(name), 0.5) for name in neuron.params}
+        # In bounds, which training may have left, and no larger than in the file.
+        more |= {name: np.full(np.shape(params.get(name)), 0.5) for name in neuron.params}
         shape, given = tuple(config["shape"]), {**params, **more}
         return cls(shape, neuron=neuron, dtype=dtype, **given)._load(params)
 
@@ -124,11 +123,6 @@ def _out_of_bounds(name: str, values: Array) -> str | None:
         problem = f"{name} must lie in [0, 1], got {worst:g}"
         return f"{problem}: it is the share of the state kept per step, not a time constant"
     return None
-
-
-def stand_in(stored: Array | None, value: float) -> Array:
-    """A parameter in bounds, which training may have left, of the shape that it has in a file."""
-    return np.full(() if stored is None else stored.shape, value)
 
 
 def formula(function: Any) -> str:

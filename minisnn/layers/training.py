@@ -4,32 +4,17 @@ from __future__ import annotations
 
 import math
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..kernels import compiled_helpers, normal
 from ..kernels.arrays import Array, positive_int, uniform
-from .base import Back, Layer, as_cache, as_input, as_upstream, require
+from .base import Back, Cache, Layer, as_input, require
 
-__all__ = ["BatchNorm2d", "Dropout", "DropoutCache", "NormCache"]
+__all__ = ["BatchNorm2d", "Dropout"]
 
 OVER = ("step", "time_batch")
-
-
-class NormCache(NamedTuple):
-    """Kept: the normalised input, one over the standard deviation, ``gamma`` as it was.
-
-    ``train`` : whether the batch gave the statistics.   ``buffers`` : the running statistics as
-    they would be after this run (``net.commit`` applies them).
-    """
-
-    made_with: tuple[Any, ...]
-    x_hat: Array
-    inverse: Array
-    gamma: Array
-    train: bool
-    buffers: dict[str, Array]
 
 
 class BatchNorm2d(Layer):
@@ -73,32 +58,32 @@ class BatchNorm2d(Layer):
         self.params = {"gamma": ones[0], "beta": zeros[0]}
         self.buffers = {"running_mean": zeros[1], "running_var": ones[1]}
 
-    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, NormCache]:
+    def forward(self, x, *, state=None, train=False, rng=None) -> tuple[Array, Cache]:
         """``[T, B, c, H, W]``, the same shape out; `train` : statistics of the batch."""
         gamma, number = self.params["gamma"], self.dtype.type
         x = as_input(x, self, (len(gamma), "H", "W")).astype(self.dtype, copy=False)
-        grouped, buffers = self._grouped(x), self.buffers
+        passes, grouped, buffers = self._passes, self._grouped(x), self.buffers
         if train:
-            mean, var = self._passes.statistics(grouped)
+            mean, var = passes.statistics(grouped)
             buffers = self._updated(mean, var, x.size // mean.size)
         else:
             mean, var = buffers["running_mean"][None], buffers["running_var"][None]
         inverse, gain = 1 / np.sqrt(var + number(self.eps)), gamma * number(self.scale)
-        x_hat, y = self._passes.normalise(grouped, mean, inverse, gain, self.params["beta"])
-        x_hat = x_hat.reshape(x.shape)
-        cache = NormCache(self.made_with(), x_hat, inverse, gamma, train, buffers)
-        return y.reshape(x.shape), cache
+        x_hat, y = passes.normalise(grouped, mean, inverse, gain, self.params["beta"])
+        y = y.reshape(x.shape)
+        kept = {"x_hat": x_hat.reshape(x.shape), "inverse": inverse, "gamma": gamma}
+        return y, self.keep(y, **kept, train=train, buffers=buffers)
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """Through the statistics too, if the batch gave them."""
-        _, x_hat, inverse, gamma, train, _ = as_cache(cache, NormCache, self)
-        needed, scale = self.needs(wrt), self.dtype.type(self.scale)
-        d_maps, x_maps = map(self._grouped, (as_upstream(d_y, x_hat.shape, self), x_hat))
-        run = d_maps, x_maps, inverse, gamma * scale, train, input_grad
+        d_y, needed = self.checked(d_y, cache, wrt)
+        scale = self.dtype.type(self.scale)
+        d_maps, x_maps = self._grouped(d_y), self._grouped(cache.x_hat)
+        run = d_maps, x_maps, cache.inverse, cache.gamma * scale, cache.train, input_grad
         d_x, along, sums = self._passes.normalise_back(*run)
         found = {"gamma": scale * along.sum(axis=0), "beta": sums.sum(axis=0)}  # (norm.4) (norm.5)
         grads = {n: d for n, d in found.items() if n in needed}
-        return None if d_x is None else d_x.reshape(x_hat.shape), grads
+        return None if d_x is None else d_x.reshape(d_y.shape), grads
 
     @property
     def _passes(self) -> ModuleType:
@@ -134,14 +119,6 @@ class BatchNorm2d(Layer):
         return f"{len(self.params['gamma'])} channels, statistics over {over}{scale}"
 
 
-class DropoutCache(NamedTuple):
-    """Kept: the shape of the input, and its ``mask``, ``None`` if no value was dropped."""
-
-    made_with: tuple[Any, ...]
-    shape: tuple[int, ...]
-    mask: Array | None
-
-
 class Dropout(Layer):
     """``y[t] = x[t] * mask[t]``, the mask 0 with probability p and 1 / (1 - p) otherwise.
 
@@ -164,29 +141,22 @@ class Dropout(Layer):
         require(ok, "Dropout: p, the probability of being dropped,", "a number in [0, 1)", p)
         self.p, self.per_step = float(p), bool(per_step)
 
-    def forward(
-        self, x, *, state=None, train=False, rng=None, mask=None
-    ) -> tuple[Array, DropoutCache]:
-        """``[T, B, ...] -> [T, B, ...]``.
+    def forward(self, x, *, state=None, train=False, rng=None, mask=None) -> tuple[Array, Any]:
+        """``[T, B, ...] -> [T, B, ...]``; `train` : whether to drop, which needs `rng`.
 
-        Parameters
-        ----------
-        x : input, of the layer's dtype or spikes.
-        train : whether to drop.
-        rng : generator for the mask, needed to drop (on a GPU: for the seed of CuPy's).
-        mask : multiplied as given, the factor 1 / (1 - p) included; ``[T, B, ...]`` or
-            ``[1, B, ...]``.
+        `mask` : multiplied as given, the factor 1 / (1 - p) included; its first axis may be 1.
         """
         x = as_input(x, self)
         if mask is None and train and self.p:
             mask = self._drawn(x, rng)
         if mask is None:
-            return x, DropoutCache(self.made_with(), x.shape, None)
+            return x, self.keep(x, mask=None)
         mask = np.asarray(mask, self.dtype, like=x)
         if mask.ndim != x.ndim or mask.shape[1:] != x.shape[1:] or len(mask) not in (1, len(x)):
             expected = f"expected {list(x.shape)} or 1 for the first axis"
             raise ValueError(f"Dropout: mask has shape {list(mask.shape)}, {expected}")
-        return x * mask, DropoutCache(self.made_with(), x.shape, mask)  # (dropout.2)
+        y = x * mask  # (dropout.2)
+        return y, self.keep(y, mask=mask)
 
     def _drawn(self, x: Array, rng: Any) -> Array:
         if not isinstance(rng, np.random.Generator):
@@ -198,8 +168,7 @@ class Dropout(Layer):
 
     def backward(self, d_y, cache, *, d_state=None, wrt=None, input_grad=True) -> Back:
         """``d_x = d_y * mask``: the same mask."""
-        self.needs(wrt)
-        d_y = as_upstream(d_y, as_cache(cache, DropoutCache, self).shape, self)
+        d_y, _ = self.checked(d_y, cache, wrt)
         d_x = d_y if cache.mask is None else d_y * cache.mask  # (dropout.3)
         return d_x if input_grad else None, {}
 
