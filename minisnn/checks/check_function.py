@@ -71,7 +71,7 @@ def _rows(twin: str, point: Point, rng: np.random.Generator, entries: int) -> li
 
 
 class Function:
-    """A user's pair of functions, called with copies and watched; `problems` are what goes wrong."""
+    """A user's pair of functions; calls get copies, and what they do wrong goes to `problems`."""
 
     def __init__(
         self, forward: Callable, backward: Callable, inputs: Any, params: Any, problems: list[str]

@@ -129,7 +129,7 @@ def _explain_plain(layer: Layer, x: Array, subject: Subject) -> list[Finding]:
 
 
 def _point_of(layer: Layer, x: Array, subject: Subject, seed: int) -> Point:
-    """The layer at one input; the weights that make a number of its output are one of the arrays."""
+    """The layer at one input; the weights of its output are one of the arrays."""
     train, rng = subject.options.get("train", False), copy.deepcopy(subject.rng)
     y, cache = call(layer.forward, x, train=train, rng=rng, what="forward")
     weights = np.random.default_rng([seed, 17]).normal(size=np.shape(y))

@@ -22,7 +22,7 @@ from .report import Finding, Report
 from .steps import steps_of
 from .sums import monomials, same, sum_text
 
-__all__ = ["Loop", "explain", "explain_loop", "mutant_gradients"]
+__all__ = ["Loop", "Mutant", "explain", "explain_loop", "mutant_gradients"]
 
 #: Shapes [T, B, N] with no two sizes alike: a mean over one axis is not taken for another, nor for
 #: a factor 1/2.
