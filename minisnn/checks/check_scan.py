@@ -58,10 +58,9 @@ def check_scan(
         ``[T, B, N]``, the state starts at 0, the parameters have the neuron's names.
     backward : ``backward(d_spikes, cache) -> (d_x, grads)``, grads a dict
         ``{"threshold": ..., "decay": ...}``.
-    neuron, reset, surrogate : the dynamics that the loop should run; LIF, hard reset and atan with
-        k = 2 if not given.  They are checked first.
-    shared : parameters are single numbers, and so are their gradients; else one value for each
-        neuron, ``[N]``.
+    neuron, reset, surrogate : what the loop should run; LIF, hard reset and atan with k = 2 if not
+        given.  They are checked first.
+    shared : parameters and their gradients are single numbers, not one for each neuron, ``[N]``.
     seed : of the problems drawn.
 
     Returns
@@ -80,9 +79,8 @@ def check_scan(
 
     steps, report.problems = check_steps(steps_of(dynamics), seed)
     if report.problems or not all(row.ok for row in steps):
-        report.problems.append(
-            "the dynamics you compare with are wrong themselves: see check_adjoint"
-        )
+        wrong = "the dynamics you compare with are wrong themselves: see check_adjoint"
+        report.problems.append(wrong)
     else:
         with calls.reported(report.problems):
             runs, rows = [loop_of(seed + i, shape) for i, shape in enumerate(SHAPES)], []
@@ -162,8 +160,8 @@ def compare(
         (forward traces, e-prop, ...), a :class:`~minisnn.Reset` whose adjoint leaves something
         out, or the name of a rule: "bptt", "detached" (no gradient through the reset's spike),
         "no carry" (each step by itself), "truncated 3" (at most 3 steps back).
-    neuron, reset, surrogate : the loop; LIF, hard reset and atan with k = 2 if not given.
-    steps, seed : of the problem drawn.
+    neuron, reset, surrogate, steps, seed : the loop and the problem; LIF, hard reset and atan with
+        k = 2 if not given.
 
     Returns
     -------

@@ -7,9 +7,7 @@ has been compared with the function at fresh random points.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -20,7 +18,7 @@ from ..resets import RESETS
 from ..surrogates import SURROGATES
 from .report import Finding
 from .steps import Step, finite, reset_step
-from .sums import factor_names, held_by_all, monomials, same, sum_text
+from .sums import as_fraction, factor_names, held_by_all, monomials, same, sum_text
 
 __all__ = ["explain_step"]
 
@@ -117,11 +115,8 @@ def _symbolic(name: str, *values: Any) -> Any:
 def _number(value: float) -> Any:
     """A number as a reader would write it: 0.5 is 1/2, and 1.5707963267948966 is pi/2."""
     sp = load_sympy()
-    for factor, name in ((1.0, sp.Integer(1)), (math.pi, sp.pi), (1 / math.pi, 1 / sp.pi)):
-        guess = Fraction(value / factor).limit_denominator(1000)
-        if abs(float(guess) * factor - value) <= 2e-16 * abs(value):
-            return sp.Rational(guess.numerator, guess.denominator) * name
-    return sp.Float(value)
+    guess, unit = as_fraction(value, 1000, 2e-16) or (sp.Float(value), "1")
+    return sp.sympify(guess) * sp.sympify(unit or "1")
 
 
 def _shortest(sp: Any, e: Any) -> Any:

@@ -120,7 +120,7 @@ class Report:
     problems: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
     #: What ``plot`` draws besides the rows: name of a panel -> its table.
-    pictures: dict[str, Sequence[tuple]] = field(default_factory=dict, repr=False)
+    pictures: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def ok(self) -> bool:
@@ -161,13 +161,17 @@ class Report:
         """
         import matplotlib.pyplot as plt
 
+        panels: dict[str, Any] = {
+            "cells": _cells,
+            "v curve": _curves,
+            "lags": _lags,
+            "paths": _paths,
+        }
         tables = ({} if "lags" in self.pictures else {"cells": self.rows}) | self.pictures
-        size = 5.4 * len(tables), 4.2
-        figure, axes = plt.subplots(
-            1, len(tables), figsize=size, squeeze=False, layout="constrained"
-        )
+        size = {"figsize": (5.4 * len(tables), 4.2), "layout": "constrained"}
+        figure, axes = plt.subplots(1, len(tables), squeeze=False, **size)
         for panel, (name, table) in zip(axes[0], tables.items(), strict=True):
-            _PANELS[name](panel, table)
+            panels[name](panel, table)
         figure.suptitle(self.title, fontsize=9)
         return figure
 
@@ -175,12 +179,12 @@ class Report:
         lines = _wrap([self.title], "")
         for twin in dict.fromkeys(row.twin for row in self.rows):
             lines += _table(twin, [row for row in self.rows if row.twin == twin])
-        sections: dict[str, list[Any]] = {
-            "errors before the comparison": self.problems,
-            "which term": self.findings,
-        }
-        for title, found in sections.items():
-            lines += [f"  {title}:", *_wrap([str(f) for f in found], "    ")] if found else []
+        findings = [str(finding) for finding in self.findings]
+        for title, texts in (
+            ("errors before the comparison", self.problems),
+            ("which term", findings),
+        ):
+            lines += [f"  {title}:", *_wrap(texts, "    ")] if texts else []
         lines += _wrap(f"error: {origin}" for origin in dict.fromkeys(r.origin for r in self.rows))
         lines += _wrap(f"note: {note}" for note in self.notes)
         verdict = "right" if self.ok else "right: NOT RIGHT"
@@ -264,6 +268,3 @@ def _curves(axes: Axes, table: Sequence[tuple]) -> None:
     title = "Too large a step errs, too small a step rounds"
     axes.set(xlabel="step h of the difference", ylabel="relative error", title=title)
     axes.legend(fontsize=7)
-
-
-_PANELS = {"cells": _cells, "v curve": _curves, "lags": _lags, "paths": _paths}
