@@ -11,7 +11,7 @@ from ..kernels.arrays import Array
 from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
-from .explain_loops import Loop, explain
+from .explain_loops import explain
 from .oracle import Problem, Run, Shape, by_name, draw, loop_rows, run
 from .proof import prove
 from .report import Report, Row
@@ -78,7 +78,7 @@ def check_adjoint(
     def gradients(ran: Run) -> dict[str, Array]:
         return kernel_gradients(dynamics, ran.problem, "tangent", backend)
 
-    explain(report, Loop(dynamics, drawn, gradients), seed)
+    explain(report, dynamics, drawn, gradients, seed)
     return report
 
 

@@ -92,7 +92,7 @@ class Function:
             first = [named.pop(n) for n in self.inputs]
         forward = partial(self._forward, *first, **named)
         y, cache = calls.watched(forward, "forward", "(y, cache)", self.problems, own)
-        return y, {n: _finite(v, n) for n, v in _by_name(y, "y").items()}, cache
+        return y, {n: calls.as_numbers(v, n) for n, v in _by_name(y, "y").items()}, cache
 
     def at(self, arrays: dict[str, Array], seeds: list[int]) -> Point:
         """The gradients at these arrays of the outputs with random weights ``d_y``."""
@@ -123,14 +123,6 @@ def _by_name(values: Any, name: str) -> dict[str, Any]:
     if isinstance(values, tuple | list):
         return {f"{name}{i}": value for i, value in enumerate(values)}
     return dict(values) if isinstance(values, Mapping) else {name: values}
-
-
-def _finite(value: Any, name: str) -> Array:
-    array = calls.as_numbers(value, name)
-    if not np.isfinite(array).all():
-        wrong = "entries that are not finite: it has no gradient at this input"
-        raise calls.Broken(f"forward returns {name} with {wrong}")
-    return array
 
 
 def _float64(value: Any, name: str) -> Array:

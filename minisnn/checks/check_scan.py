@@ -14,7 +14,7 @@ from ..neurons import Neuron, lif
 from ..resets import Reset, hard
 from ..surrogates import Surrogate, atan
 from . import calls
-from .explain_loops import SHAPES, Loop, Mutant, explain, mutant_gradients
+from .explain_loops import SHAPES, Mutant, explain, mutant_gradients
 from .oracle import Problem, Run, Shape, draw, loop_rows, run
 from .report import Report, row_of
 from .steps import check_steps, steps_of
@@ -87,7 +87,7 @@ def check_scan(
             for drawn in runs:
                 rows += loop_rows(dynamics, drawn.problem, "tangent", gradients(drawn))
             report.add_worst(rows)
-    explain(report, Loop(dynamics, loop_of, gradients), seed)
+    explain(report, dynamics, loop_of, gradients, seed)
     return report
 
 

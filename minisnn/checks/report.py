@@ -168,8 +168,9 @@ class Report:
             "paths": _paths,
         }
         tables = ({} if "lags" in self.pictures else {"cells": self.rows}) | self.pictures
-        size = {"figsize": (5.4 * len(tables), 4.2), "layout": "constrained"}
-        figure, axes = plt.subplots(1, len(tables), squeeze=False, **size)
+        size = 5.4 * len(tables), 4.2
+        figure, axes = plt.subplots(1, len(tables), squeeze=False, figsize=size)
+        figure.set_layout_engine("constrained")
         for panel, (name, table) in zip(axes[0], tables.items(), strict=True):
             panels[name](panel, table)
         figure.suptitle(self.title, fontsize=9)
