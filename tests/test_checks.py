@@ -310,7 +310,7 @@ def test_verdicts_stand_without_explanations_and_no_file_imports_in_a_circle():
         found = re.findall(r"^ *from \.(\w*) import \(?\s*(\w+)", path.read_text(), re.M)
         imported[path.stem] = {module or name for module, name in found}
     explanations = {name for name in imported if name.startswith("explain_")} | {"mutants", "sums"}
-    tools = "calls differences figures oracle proof report steps twins".split()
+    tools = "calls differences oracle proof report steps twins".split()
     assert not any(imported[name] & explanations for name in tools)
     assert all(len(imported[name] & explanations) == 1 for name in imported if name.startswith("check_"))
     left = {name: set(names) for name, names in imported.items() if name != "__init__"}

@@ -10,8 +10,7 @@ and ``check_loss`` look at functions of your own.  Each returns a report: ``prin
 from .check_adjoint import check_adjoint
 from .check_function import check_function, check_loss
 from .check_grads import check_grads, check_layer
-from .check_scan import check_scan
-from .compare import compare
+from .check_scan import check_scan, compare
 from .differences import Difference, richardson
 from .report import Finding, GradientError, Report, Row
 from .twins import TWINS, run_twin

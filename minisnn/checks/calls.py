@@ -64,10 +64,10 @@ def as_gradient(value: Any, like: Array, what: str) -> Array:
         array = np.asarray(value)
     except Exception as error:
         raise Broken(f"{what} is no array: {type(error).__name__}: {error}") from None
-    is_float = array.dtype.kind == "f"
-    if array.dtype.kind not in "fiub" or (is_float and array.dtype.itemsize < 8):
+    single = array.dtype.kind == "f" and array.dtype.itemsize < 8
+    if array.dtype.kind not in "fiub" or single:
         hint = ": compute in float64, single precision cannot tell a wrong gradient from rounding"
-        raise Broken(f"{what} has dtype {array.dtype}, expected float64" + hint * is_float)
+        raise Broken(f"{what} has dtype {array.dtype}, expected float64" + hint * single)
     if array.shape != like.shape:
         shapes = f"{list(array.shape)}, expected {list(like.shape)}"
         raise Broken(f"{what} has shape {shapes}{_shape_hint(array, like)}")
@@ -80,12 +80,16 @@ def as_gradient(value: Any, like: Array, what: str) -> Array:
 
 
 def as_numbers(value: Any, name: str, expected: str = "an array of numbers") -> Array:
-    """What `forward` returns as `name` in float64, or :class:`Broken`."""
+    """What `forward` returns as `name`, finite and in float64; or :class:`Broken`."""
     try:
-        return np.asarray(value, np.float64)
+        array = np.asarray(value, np.float64)
     except Exception:
         what = f"{type(value).__name__} as {name}, expected {expected}"
         raise Broken(f"forward returns {what}") from None
+    if not np.isfinite(array).all():
+        wrong = "entries that are not finite: it has no gradient at this input"
+        raise Broken(f"forward returns {name} with {wrong}")
+    return array
 
 
 def as_gradients(named: Mapping[str, Any], like: Mapping[str, Array]) -> dict[str, Array]:

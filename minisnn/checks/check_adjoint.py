@@ -11,8 +11,8 @@ from ..kernels.arrays import Array
 from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
-from .explain_loops import Loop, explain
-from .oracle import Problem, by_name, draw, loop_rows, run
+from .explain_loops import explain
+from .oracle import Problem, Run, Shape, by_name, draw, loop_rows, run
 from .proof import prove
 from .report import Report, Row
 from .steps import check_steps, steps_of
@@ -36,7 +36,7 @@ def check_adjoint(
     one (see :mod:`minisnn.checks.steps`).  Then the loop: the gradient of every input, initial
     state, threshold and parameter, against the complex step through the smooth twin, the tangent
     twin, and the real network with slope 0 (see :mod:`minisnn.checks.twins`), on random problems
-    that hide no mistake.  The steepness is drawn as well: a slope may be right at one k only.
+    that hide no mistake.  The steepness is drawn as well, since a slope may be right at one k only.
     What is wrong is explained: as a formula if one step is wrong, by name if the loop is.
 
     Parameters
@@ -71,12 +71,14 @@ def check_adjoint(
             report.notes.append(proved)
         elif not report.ok:
             report.notes += _other_stop(dynamics, problems, backend)
-    loop = Loop(
-        dynamics,
-        lambda n, shape: run(dynamics, draw(dynamics, np.random.default_rng([seed, 5, n]), shape)),
-        lambda drawn: kernel_gradients(dynamics, drawn.problem, "tangent", backend),
-    )
-    explain(report, loop, seed)
+
+    def drawn(n: int, shape: Shape) -> Run:
+        return run(dynamics, draw(dynamics, np.random.default_rng([seed, 5, n]), shape))
+
+    def gradients(ran: Run) -> dict[str, Array]:
+        return kernel_gradients(dynamics, ran.problem, "tangent", backend)
+
+    explain(report, dynamics, drawn, gradients, seed)
     return report
 
 
@@ -86,14 +88,13 @@ def _all_rows(dynamics: Dynamics, problems: list[Problem], backend: str) -> list
 
 def rows_of(dynamics: Dynamics, problem: Problem, twin: str, backend: str) -> list[Row]:
     """One row for each gradient of one problem on one twin."""
-    yours = kernel_gradients(dynamics, problem, twin, backend)
-    return loop_rows(dynamics, problem, twin, yours)
+    return loop_rows(dynamics, problem, twin, kernel_gradients(dynamics, problem, twin, backend))
 
 
 def kernel_gradients(
     dynamics: Dynamics, problem: Problem, twin: str, backend: str
 ) -> dict[str, Array]:
-    """What the adjoint of a backend's time loop makes of a problem."""
+    """The gradients of a problem by the time loop of a backend."""
     d_spikes, d_last = problem.d_spikes, problem.d_state_last
     if twin == "slope 0":  # a loss on membranes alone: the jump itself has no derivative
         surrogate, d_spikes = without_slope(dynamics.surrogate), 0 * d_spikes
@@ -107,7 +108,7 @@ def kernel_gradients(
 
 
 def _forward_differs(dynamics: Dynamics, problems: list[Problem], backend: str) -> list[str]:
-    """The step at which a backend's run is not the run of the derivation, if there is one."""
+    """The first step at which a backend's run differs from that of the equations."""
     what = f"the forward run on {backend}"
     for problem in problems:
         spikes, last, cache = kernel_of(dynamics, backend).scan(*problem[:5])
@@ -128,8 +129,8 @@ def _forward_differs(dynamics: Dynamics, problems: list[Problem], backend: str) 
 def _other_stop(dynamics: Dynamics, problems: list[Problem], backend: str) -> list[str]:
     """If the adjoint is wrong for the `stop` claimed but exact for another one, say so."""
     functions, claimed = (dynamics.reset.reset, dynamics.reset.reset_adjoint), dynamics.reset.stop
-    without_u = [(), ("s",), ("theta",), ("s", "theta")]
-    for stop in (*without_u, *(("u", *names) for names in without_u)):
+    for u, s, theta in product((0, 1), repeat=3):
+        stop = ("u",) * u + ("s",) * s + ("theta",) * theta
         other = dynamics._replace(reset=Reset(*functions, stop))
         if {*stop} != {*claimed} and all(r.ok for r in _all_rows(other, problems, backend)):
             held = f"exact for stop={stop}, these arguments of the reset being constants"

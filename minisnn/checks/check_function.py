@@ -37,19 +37,17 @@ def check_function(
     forward : ``forward(x, **params) -> (y, cache)``.
     backward : ``backward(d_y, cache) -> (d_x, grads)``: the gradient of the input in the input's
         form, and a dict of the parameters' gradients by name (``{}`` if there are none).
-    inputs : what `forward` takes first: an array, a tuple of arrays (``forward(a, b, **params)``,
-        d_x a tuple likewise), or a dict of arrays (``forward(**inputs, **params)``, d_x a dict
-        likewise).
+    inputs : what `forward` takes first: an array, a tuple (``forward(a, b, **params)``) or a dict
+        of arrays (``forward(**inputs, **params)``); d_x has the same form.
     params : a dict of arrays or numbers, by name.
-    seed : of the weights ``d_y`` that make one number of the output, and of directions and entries
-        drawn.
+    seed : of the weights ``d_y`` that make one number of the output, and of what else is drawn.
     entries : arrays of up to so many entries are compared entry by entry, larger ones at so many
         and along random directions.
 
     Returns
     -------
-    report : as for :func:`minisnn.checks.check_grads`.  A derivation that raises, returns too many
-        or too few values, a wrong shape or NaN, or writes into its input is reported in `problems`.
+    report : as for :func:`minisnn.checks.check_grads`.  Its `problems` say if a function raises,
+        returns too many or too few values, a wrong shape or NaN, or writes into its input.
 
     Raises
     ------
@@ -71,7 +69,7 @@ def _rows(twin: str, point: Point, rng: np.random.Generator, entries: int) -> li
 
 
 class Function:
-    """A user's pair of functions, called with copies and watched; `problems` are what goes wrong."""
+    """A user's pair of functions; calls get copies, and what they do wrong goes to `problems`."""
 
     def __init__(
         self, forward: Callable, backward: Callable, inputs: Any, params: Any, problems: list[str]
@@ -94,7 +92,7 @@ class Function:
             first = [named.pop(n) for n in self.inputs]
         forward = partial(self._forward, *first, **named)
         y, cache = calls.watched(forward, "forward", "(y, cache)", self.problems, own)
-        return y, {n: _finite(v, n) for n, v in _by_name(y, "y").items()}, cache
+        return y, {n: calls.as_numbers(v, n) for n, v in _by_name(y, "y").items()}, cache
 
     def at(self, arrays: dict[str, Array], seeds: list[int]) -> Point:
         """The gradients at these arrays of the outputs with random weights ``d_y``."""
@@ -127,14 +125,6 @@ def _by_name(values: Any, name: str) -> dict[str, Any]:
     return dict(values) if isinstance(values, Mapping) else {name: values}
 
 
-def _finite(value: Any, name: str) -> Array:
-    array = calls.as_numbers(value, name)
-    if not np.isfinite(array).all():
-        wrong = "entries that are not finite: it has no gradient at this input"
-        raise calls.Broken(f"forward returns {name} with {wrong}")
-    return array
-
-
 def _float64(value: Any, name: str) -> Array:
     array = np.asarray(value)
     if array.dtype == np.float64 or isinstance(value, int | float):
@@ -146,28 +136,15 @@ def _float64(value: Any, name: str) -> Array:
 
 
 def check_loss(
-    loss: Callable[..., Any],
-    scores: Array,
-    targets: Any,
-    *,
-    seed: int = 0,
-    entries: int = ENTRIES,
+    loss: Callable[..., Any], scores: Array, targets: Any, *, seed: int = 0, entries: int = ENTRIES
 ) -> Report:
     """Check that the gradient a loss returns is its derivative.
 
     Parameters
     ----------
     loss : ``loss(scores, targets) -> (number, d_scores)``.
-    scores : where to check it, float64 ``[B, C]``.   targets : as for `loss`.
-    seed, entries : as for :func:`check_function`.
-
-    Returns
-    -------
-    report : as for :func:`check_function`.
-
-    Raises
-    ------
-    TypeError : `scores` are not float64.
+    scores, targets : where to check it; scores are float64 ``[B, C]``.
+    seed, entries : as for :func:`check_function`, and so are the report and what is raised.
     """
     scores = _float64(scores, "scores")
     report = Report(f"gradient of the loss {calls.name_of(loss)}")

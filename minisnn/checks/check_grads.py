@@ -43,13 +43,12 @@ def check_grads(
     For each parameter, the input and each state at the start, the derivative of the loss (and of a
     random weighting of the last states) along random directions, in which every entry takes part,
     is compared with ``sum(gradient * direction)``.  If one is wrong, every layer and the loss are
-    looked at by themselves, and the one at fault is named with its mistake.  ``loss_and_grads``,
-    which ``fit`` calls, has to give what ``backward`` gives.
+    checked by themselves, and the report names the one at fault, with its mistake.
+    ``loss_and_grads``, which ``fit`` calls, has to give what ``backward`` gives.
 
     Parameters
     ----------
-    net : a float64 network (``net.astype("float64")``: single precision cannot tell a wrong
-        gradient from rounding).
+    net : a float64 network, ``net.astype("float64")``.
     x : input ``[T, B, ...]``.   targets, loss : as in training,
         ``loss(scores, targets) -> (number, d_scores)``.
     seed, directions : the directions drawn.
@@ -58,14 +57,13 @@ def check_grads(
     twins : which of "smooth", "tangent", "slope 0".  The last one has a loss of its own, on the
         last membranes.  "real" shows why there are twins: differences of the spiking network
         itself are 0 almost everywhere, and are refused.
-    train, rng, masks : as in ``forward``.  Dropout needs `rng` or `masks`: what is drawn is then
-        held for all differences.
+    train, rng, masks : as in ``forward``.  Dropout needs `rng` or `masks`; one mask is held for
+        all differences.
 
     Returns
     -------
     report : a row passes if ``|difference| <= max(1e-7 * scale, 10 * estimated error)``, scale =
-        norm of gradient * norm of direction; a row whose estimated error is too large to decide
-        anything does not pass.
+        norm of gradient * norm of direction, unless that error is too large to decide anything.
 
     Raises
     ------
@@ -118,10 +116,8 @@ def _only_float64(check: str, what: str, dtype: np.dtype) -> None:
 
 def _refuse(net: Any, x: Any, twins: tuple[str, ...], train: bool, rng: Any, masks: Any) -> None:
     if not isinstance(net, Network):
-        expected = (
-            f"expected a ms.Network, got {net!r}; a single layer goes to check_layer(layer, x)"
-        )
-        raise TypeError(f"check_grads: {expected}")
+        hint = "a single layer goes to check_layer(layer, x)"
+        raise TypeError(f"check_grads: expected a ms.Network, got {net!r}; {hint}")
     _only_float64("check_grads", "net", net.dtype)
     if net.backend == "cupy":
         cure = "the checks run on the CPU: net.using('numpy')"
@@ -139,9 +135,8 @@ def _refuse(net: Any, x: Any, twins: tuple[str, ...], train: bool, rng: Any, mas
         )
     if train and np.shape(x)[1:2] == (1,) and norms:
         raise ValueError(
-            f"check_grads: {norms} takes statistics of a batch, and those of one sample say "
-            "nothing (its deviation from itself is 0 whatever the input): give x at least two "
-            "samples"
+            f"check_grads: {norms} takes statistics of a batch, but one sample always equals its "
+            "mean: give x at least two samples"
         )
 
 

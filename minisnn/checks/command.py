@@ -39,9 +39,8 @@ Check = Callable[[], Report]
 
 def add_command(commands: Any) -> None:
     """The subcommand ``check`` of a command line."""
-    parser = commands.add_parser(
-        "check", help="check gradients: those a file defines, or the installation"
-    )
+    text = "check gradients: those a file defines, or the installation"
+    parser = commands.add_parser("check", help=text)
     what = "a Python file, or one name in it (default: minisnn itself)"
     parser.add_argument("what", nargs="?", metavar="FILE.py[:NAME]", help=what)
     parser.add_argument("--json", action="store_true", help="print the reports as JSON")
@@ -59,10 +58,11 @@ def run(options: argparse.Namespace) -> int:
             report = Report(name, problems=[str(error)])
         reports.append(json.loads(report.to_json()) | {"name": name})
         wrong += [] if report.ok else [name]
-        if not options.json and (options.what or not report.ok):
-            print(f"{name}: {report}\n")
-        elif not options.json:
-            print(f"  {name:<58} ok  {len(report.rows)} right", flush=True)
+        if not options.json:
+            brief = f"  {name:<58} ok  {len(report.rows)} right"
+            print(
+                f"{name}: {report}\n" if options.what or wrong[-1:] == [name] else brief, flush=True
+            )
     if options.json:
         print(json.dumps({"ok": not wrong, "reports": reports}, indent=1))
     else:
@@ -92,8 +92,8 @@ def check_file(what: str) -> Iterator[tuple[str, Check]]:
         raise ValueError(str(error)) from None
     finally:
         sys.path.remove(str(path.parent))
-    mine = {n: v for n, v in found.items() if not n.startswith("__")}
-    mine = {n: v for n, v in mine.items() if not isinstance(v, types.ModuleType)}
+    skipped = types.ModuleType
+    mine = {n: v for n, v in found.items() if not (n.startswith("__") or isinstance(v, skipped))}
     if name and name not in mine:
         defined = ", ".join(mine) or "nothing"
         raise ValueError(f"check: {path} has no {name!r}; it defines {defined}")
@@ -111,7 +111,8 @@ def _check_of(name: str, value: Any, mine: dict[str, Any], path: str, named: boo
     """The check that fits a value; ``None`` if there is none, or if minisnn defines the value."""
     parts: list[Any] = [lif, hard, atan(1.3)]
     kinds = [Neuron, Reset, Surrogate]
-    if any(value is known for known in (*NEURONS.values(), *RESETS.values())) and not named:
+    is_ours = any(value is known for known in (*NEURONS.values(), *RESETS.values()))
+    if is_ours and not named:
         return None
     if type(value) in kinds:
         parts[kinds.index(type(value))] = value
@@ -126,9 +127,9 @@ def _check_of(name: str, value: Any, mine: dict[str, Any], path: str, named: boo
         return None
     if tuple(inspect.signature(value).parameters) in (("scores", "targets"), ("scores", "labels")):
         return partial(_check_a_loss, value)
-    adjoint = mine.get(f"{name}_adjoint")
     # The functions that an ingredient in the file is made of are checked with it.
     used = [f for v in mine.values() if type(v) in kinds for f in vars(v).values()]
+    adjoint = mine.get(f"{name}_adjoint")
     if isinstance(adjoint, types.FunctionType) and (named or not any(value is f for f in used)):
         return partial(check_pair, value, adjoint)
     if name == "forward" and callable(mine.get("backward")) and "inputs" in mine:
@@ -142,15 +143,14 @@ def check_pair(forward: Callable, adjoint: Callable) -> Report:
     report = Report(f"{forward.__name__}, {name}")
     with reported(report.problems):
         values = call(forward, *np.full((len(args), 1), 0.7), what=forward.__name__)
-        outs: tuple[str, ...] = ("y",)
-        if isinstance(values, tuple):
-            outs = tuple(f"y{i}" for i in range(len(values)))
+        several = isinstance(values, tuple)
+        outs = tuple(f"y{i}" for i in range(len(values))) if several else ("y",)
         results = call(adjoint, *np.full((len(outs) + len(args), 1), 0.7), what=name)
         count = len(results) if isinstance(results, tuple) else 1
         if count != len(args):
             expected = f"expected {len(args)}: one for each of {', '.join(args)}"
             raise Broken(f"{name} returns {count} value(s), {expected}")
-        step = Step(f"pair {forward.__name__}", forward, adjoint, args, outs, "pair")
+        step = Step("pair", forward.__name__, forward, adjoint, args, outs)
         report.rows, report.problems = check_steps((step,))
         if not report.ok:
             report.find(explain_step(step))
@@ -173,9 +173,13 @@ def _check_net(value: Any) -> Report:
 
 
 def _check_a_loss(loss: Callable) -> Report:
+    """With labels; if it cannot take these, with an array of targets."""
     rng = np.random.default_rng(0)
-    scores, labels = rng.normal(size=(6, 4)), rng.integers(0, 4, 6)
-    targets = rng.normal(size=(6, 4))
+    scores, labels, targets = (
+        rng.normal(size=(6, 4)),
+        rng.integers(0, 4, 6),
+        rng.normal(size=(6, 4)),
+    )
     report = check_loss(loss, scores, labels)
     return report if report.rows else check_loss(loss, scores, targets)
 
@@ -190,15 +194,18 @@ def check_installation() -> Iterator[tuple[str, Check]]:
     for name, loss in losses.LOSSES.items():
         yield f"loss {name}", partial(check_loss, loss, scores, labels)
     x = rng.normal(0.5, 1.0, (4, 2, 2, 6, 6))
+    kinds: list[dict[str, Any]] = [NEURONS, RESETS, SURROGATES]
     for backend in (name for name in ON_CPU if backend_problem(name) is None):
-        kinds: list[dict[str, Any]] = [NEURONS, RESETS, SURROGATES]
         for i in range(max(map(len, kinds))):
             names = [list(kind)[i % len(kind)] for kind in kinds]
             neuron, reset, curve = (kind[n] for kind, n in zip(kinds, names, strict=True))
             check = partial(check_adjoint, neuron, reset, curve(1.3), backend=backend)
             yield f"{', '.join(names)} on {backend}", check
-        readouts: dict[str, Layer] = {"vote": layers.PopulationVote(2), "rate": layers.Rate()}
-        for name, readout in readouts.items():
+        readouts: list[tuple[str, Layer]] = [
+            ("vote", layers.PopulationVote(2)),
+            ("rate", layers.Rate()),
+        ]
+        for name, readout in readouts:
             arguments = _network(rng, readout).using(backend), x, np.array([0, 1])
             check = partial(check_grads, *arguments, losses.cross_entropy, train=True, rng=rng)
             yield f"network with {name} on {backend}", check

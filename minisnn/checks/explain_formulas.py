@@ -1,15 +1,13 @@
 """What is wrong with a step, as formulas (yours, the true one, their difference) and a sentence.
 
-Two ways to the formulas.  With SymPy the function is traced and evaluated on symbols.  Without it
-(or if the function cannot be traced) the values at random points are explained as small sums of
-products.  Whatever is printed has been compared with the function at fresh random points first.
+With SymPy the function is traced and evaluated on symbols.  Without it (or if the function cannot
+be traced) its values at random points are written as small sums of products.  Every formula printed
+has been compared with the function at fresh random points.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -20,28 +18,32 @@ from ..resets import RESETS
 from ..surrogates import SURROGATES
 from .report import Finding
 from .steps import Step, finite, reset_step
-from .sums import factor_names, held_by_all, monomials, same, sum_text
+from .sums import as_fraction, factor_names, held_by_all, monomials, same, sum_text
 
 __all__ = ["explain_step"]
 
 LONGEST = 200
 
 Points = dict[str, Array]
+#: A derivative at several sets of points, ``[outs, n]`` each.
+Columns = list[Array]
 
 
 def explain_step(step: Step, seed: int = 0) -> list[Finding]:
     """A finding for each argument whose derivative is wrong."""
     rng, found = np.random.default_rng([seed, 11]), []
     with np.errstate(all="ignore"):
-        points, fresh = (finite(step, step.draw(rng)) for _ in range(2))
+        points = [finite(step, step.draw(rng)) for _ in range(2)]
+        matrices = [[step.yours(p) for p in points], [step.true(p) for p in points]]
         for a in step.free:
-            yours, true = (_column(m(points), step, a) for m in (step.yours, step.true))
-            if same(yours, true, 1e-11):
+            yours, true = ([_column(m, step, a) for m in both] for both in matrices)
+            if same(yours[0], true[0], 1e-11):
                 continue
-            function = step.title.split()[1]
-            name = f"slope {function}" if step.kind == "slope" else f"d_{a} of {function}"
-            formulas = _from_symbols(step, a, fresh) or _from_numbers(step, a, points, fresh)
-            found.append(Finding(name, _sentence(step, a, points, fresh), **formulas))
+            name = f"slope {step.name}" if step.kind == "slope" else f"d_{a} of {step.name}"
+            columns = {"yours": yours, "true": true}
+            formulas = _from_symbols(step, a, points[1], columns)
+            formulas = formulas or _from_numbers(step, points, columns)
+            found.append(Finding(name, _sentence(step, a, points, yours), **formulas))
     return found
 
 
@@ -62,14 +64,21 @@ def load_sympy() -> Any:
     return sympy
 
 
-def _from_symbols(step: Step, a: str, fresh: Points) -> dict[str, Any]:
-    """Yours, true, difference and their LaTeX; nothing if SymPy is absent or disagrees."""
+def _from_symbols(step: Step, a: str, fresh: Points, columns: dict[str, Columns]) -> dict[str, Any]:
+    """Yours, true, difference and their LaTeX; empty if SymPy is absent or disagrees."""
     try:
         sp = load_sympy()
-        yours, true = _expressions(sp, step, a)
+        symbols = {n: sp.Symbol(n, real=True, positive=n == "k" or None) for n in step.args}
+        above = [sp.Symbol(f"d_{out}", real=True) for out in step.outs]
+        yours, true = _expressions(sp, step, a, symbols, [1] if step.kind == "slope" else above)
         forms = [_shortest(sp, e) for e in (yours, true, yours - true)]
-        if not _agree(sp, step, a, forms, fresh):
-            return {}
+        for e, (_, column) in zip(forms, columns.values(), strict=False):  # on fresh points
+            for j, cell in enumerate(column):
+                one = {d: int(i == j) for i, d in enumerate(above)}
+                value = sp.lambdify([*symbols.values()], e.subs(one), "numpy")
+                found = value(*(v.astype(float) for v in fresh.values()))
+                if not same(np.broadcast_to(found, cell.shape), cell):
+                    return {}
     except Exception:  # SymPy meets something it cannot do: the numbers remain
         return {}
     texts = [str(e).replace("**2", "^2").replace("**", "^") for e in forms]
@@ -79,21 +88,15 @@ def _from_symbols(step: Step, a: str, fresh: Points) -> dict[str, Any]:
     return {**named, "latex": tuple(map(sp.latex, forms))}
 
 
-def _expressions(sp: Any, step: Step, a: str) -> tuple[Any, Any]:
+def _expressions(sp: Any, step: Step, a: str, symbols: dict[str, Any], above: list) -> tuple:
     """What the adjoint returns for `a`, and what it should, as expressions of SymPy."""
-    arguments, n_outs = _symbols(sp, step), len(step.outs)
-    above = [1 if step.kind == "slope" else sp.Symbol(f"d_{out}", real=True) for out in step.outs]
-    forward = trace(step.forward, step.title, len(arguments), n_outs)
-    adjoint = trace(step.adjoint, step.title, n_outs + len(arguments), len(step.free))
-    yours = adjoint.evaluate(*above, *arguments.values(), call=_symbolic, number=_number)
-    outs = forward.evaluate(*arguments.values(), call=_symbolic, number=_number)
-    slopes = [d * sp.diff(out, arguments[a]) for d, out in zip(above, outs, strict=True)]
-    true = sp.Integer(0) if a in step.stop else sum(slopes, sp.Integer(0))
-    return yours[step.free.index(a)], true
-
-
-def _symbols(sp: Any, step: Step) -> dict[str, Any]:
-    return {n: sp.Symbol(n, real=True, positive=n == "k" or None) for n in step.args}
+    arguments, n_outs = list(symbols.values()), len(step.outs)
+    forward = trace(step.forward, step.name, len(arguments), n_outs)
+    adjoint = trace(step.adjoint, step.name, n_outs + len(arguments), len(step.free))
+    yours = adjoint.evaluate(*above, *arguments, call=_symbolic, number=_number)
+    outs = forward.evaluate(*arguments, call=_symbolic, number=_number)
+    slopes = [d * sp.diff(out, symbols[a]) for d, out in zip(above, outs, strict=True)]
+    return yours[step.free.index(a)], sum(slopes if a not in step.stop else [], sp.Integer(0))
 
 
 def _symbolic(name: str, *values: Any) -> Any:
@@ -112,11 +115,8 @@ def _symbolic(name: str, *values: Any) -> Any:
 def _number(value: float) -> Any:
     """A number as a reader would write it: 0.5 is 1/2, and 1.5707963267948966 is pi/2."""
     sp = load_sympy()
-    for factor, name in ((1.0, sp.Integer(1)), (math.pi, sp.pi), (1 / math.pi, 1 / sp.pi)):
-        guess = Fraction(value / factor).limit_denominator(1000)
-        if abs(float(guess) * factor - value) <= 2e-16 * abs(value):
-            return sp.Rational(guess.numerator, guess.denominator) * name
-    return sp.Float(value)
+    guess, unit = as_fraction(value, 1000, 2e-16) or (sp.Float(value), "1")
+    return sp.sympify(guess) * sp.sympify(unit or "1")
 
 
 def _shortest(sp: Any, e: Any) -> Any:
@@ -124,33 +124,20 @@ def _shortest(sp: Any, e: Any) -> Any:
     return min((e, simple, sp.factor_terms(simple)), key=lambda form: len(str(form)))
 
 
-def _agree(sp: Any, step: Step, a: str, forms: list[Any], fresh: Points) -> bool:
-    """Whether the expressions have the values of the functions themselves."""
-    symbols, values = _symbols(sp, step), [v.astype(float) for v in fresh.values()]
-    for e, matrix in zip(forms, (step.yours(fresh), step.true(fresh)), strict=False):
-        for out in step.outs:
-            one = {sp.Symbol(f"d_{o}", real=True): int(o == out) for o in step.outs}
-            value = sp.lambdify(list(symbols.values()), e.subs(one), "numpy")(*values)
-            if not same(np.broadcast_to(value, fresh[a].shape), matrix[out, a]):
-                return False
-    return True
-
-
 # -- formulas from numbers
 
 
-def _from_numbers(step: Step, a: str, points: Points, fresh: Points) -> dict[str, Any]:
-    """The same from values at random points; nothing if they are no small sum of products."""
+def _from_numbers(step: Step, points: list[Points], columns: dict[str, Columns]) -> dict[str, str]:
+    """The same from values at random points; empty if they are no small sum of products."""
     texts, is_slope = {}, step.kind == "slope"
-    values = [{n: v.astype(float) for n, v in p.items()} for p in (points, fresh)]
-    matrices = [(step.yours(p), step.true(p)) for p in (points, fresh)]
-    for which in ("yours", "true", "difference"):
+    values = [{n: v.astype(float) for n, v in p.items()} for p in points]
+    terms = [monomials(v) for v in values]
+    pairs = zip(*columns.values(), strict=True)
+    for which, found in {**columns, "difference": [yours - true for yours, true in pairs]}.items():
         parts = []
-        for out in step.outs:
-            both = [[m[out, a].astype(float) for m in pair] for pair in matrices]
-            index = {"yours": 0, "true": 1}.get(which)
-            cells = [y - t if index is None else (y, t)[index] for y, t in both]
-            text = sum_text(cells, [monomials(v) for v in values], "" if is_slope else f"d_{out}")
+        for j, out in enumerate(step.outs):
+            cells = [column[j] for column in found]
+            text = sum_text(cells, terms, "" if is_slope else f"d_{out}")
             if text is None and is_slope:
                 text = "" if which == "difference" else _inverse_text(cells, values)
             if text is None:
@@ -160,7 +147,7 @@ def _from_numbers(step: Step, a: str, points: Points, fresh: Points) -> dict[str
     return texts
 
 
-def _inverse_text(cells: list[Array], values: list[Points]) -> str | None:
+def _inverse_text(cells: Columns, values: list[Points]) -> str | None:
     """Most slopes are one over a polynomial."""
     terms = [monomials({**v, "1/k": 1 / v["k"]}, 4) for v in values]
     terms = [{n: v for n, v in t.items() if not {"k", "1/k"} <= {*n.split("*")}} for t in terms]
@@ -171,9 +158,8 @@ def _inverse_text(cells: list[Array], values: list[Points]) -> str | None:
 # -- sentences
 
 
-def _sentence(step: Step, a: str, *points: Points) -> str:
+def _sentence(step: Step, a: str, points: list[Points], yours: Columns) -> str:
     """The first sentence that is true of all sets of points."""
-    yours = [_column(step.yours(p), step, a) for p in points]
     if not np.isfinite(yours[0]).all():
         return "not a finite number at some points where the forward is finite"
     return held_by_all(

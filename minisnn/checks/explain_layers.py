@@ -16,7 +16,7 @@ from .calls import Broken, call, pair
 from .check_function import check_loss
 from .differences import Point
 from .explain_functions import explain_gradients, is_square, recognise
-from .explain_loops import Loop, explain_loop
+from .explain_loops import explain_loop
 from .oracle import Run, Shape, by_name, draw, run
 from .report import Finding, Report
 from .twins import Subject, weighting
@@ -71,10 +71,10 @@ def _explain_layer(layer: Layer, x: Any, subject: Subject) -> list[Finding]:
     """Findings about each gradient of a layer that is wrong and can be explained."""
     if not layer.spiking or not hasattr(layer, "dynamics"):
         return _explain_plain(layer, np.asarray(x, np.float64), subject)
-    run_of, gradients = partial(_run_of, layer), partial(_gradients, layer)
     try:
         with np.errstate(all="ignore"):
-            return explain_loop(Loop(layer.dynamics, run_of, gradients))
+            loop = partial(_run_of, layer), partial(_gradients, layer)
+            return explain_loop(layer.dynamics, *loop)
     except ERRORS[1:]:  # its forward is another loop than the one known here
         return []
 
@@ -129,7 +129,7 @@ def _explain_plain(layer: Layer, x: Array, subject: Subject) -> list[Finding]:
 
 
 def _point_of(layer: Layer, x: Array, subject: Subject, seed: int) -> Point:
-    """The layer at one input; the weights that make a number of its output are one of the arrays."""
+    """The layer at one input; the weights of its output are one of the arrays."""
     train, rng = subject.options.get("train", False), copy.deepcopy(subject.rng)
     y, cache = call(layer.forward, x, train=train, rng=rng, what="forward")
     weights = np.random.default_rng([seed, 17]).normal(size=np.shape(y))

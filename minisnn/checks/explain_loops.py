@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -22,43 +22,43 @@ from .report import Finding, Report
 from .steps import steps_of
 from .sums import monomials, same, sum_text
 
-__all__ = ["Loop", "explain", "explain_loop", "mutant_gradients"]
+__all__ = ["Mutant", "explain", "explain_loop", "mutant_gradients"]
 
 #: Shapes [T, B, N] with no two sizes alike: a mean over one axis is not taken for another, nor for
 #: a factor 1/2.
 SHAPES = ((6, 3, 4), (5, 4, 3), (7, 5, 2))
 
 Gradients = Mapping[str, Array]
+Draw = Callable[[int, Shape], Run]
+Backward = Callable[[Run], Gradients]
 
 
-class Loop(NamedTuple):
-    """A time loop to be explained: runs of its dynamics, and its gradients of a run by name."""
+def explain(report: Report, dynamics: Dynamics, draw: Draw, gradients: Backward, seed: int) -> None:
+    """Findings about the steps that are wrong; if all are right, about the loop around them.
 
-    dynamics: Dynamics
-    draw: Callable[[int, Shape], Run]
-    gradients: Callable[[Run], Gradients]
-
-
-def explain(report: Report, loop: Loop, seed: int = 0) -> None:
-    """Findings about the steps that are wrong; if all are right, about the loop around them."""
+    ``draw(seed, shape)`` is a run of the dynamics; ``gradients(run)`` are those of the loop under
+    check, by name.
+    """
     if not report.ok:
         with reported(report.problems), np.errstate(all="ignore"):
-            report.find(explain_loop(loop, seed))
+            report.find(explain_loop(dynamics, draw, gradients, seed))
 
 
-def explain_loop(loop: Loop, seed: int = 0) -> list[Finding]:
+def explain_loop(
+    dynamics: Dynamics, draw: Draw, gradients: Backward, seed: int = 0
+) -> list[Finding]:
     """Findings, of which the first names the mistake if it has a name."""
-    if found := [f for step in steps_of(loop.dynamics) for f in explain_step(step, seed)]:
+    if found := [f for step in steps_of(dynamics) for f in explain_step(step, seed)]:
         return found
-    runs = [loop.draw(99 + i, shape) for i, shape in enumerate(SHAPES)]
-    yours = [loop.gradients(drawn) for drawn in runs]
-    right = mutant_gradients(loop.dynamics, runs[0]) or {}
+    runs = [draw(99 + i, shape) for i, shape in enumerate(SHAPES)]
+    yours = [gradients(drawn) for drawn in runs]
+    right = mutant_gradients(dynamics, runs[0]) or {}
     if _equal(right, yours[0]):
         return []
-    sentences = _mutants_like(loop.dynamics, runs, yours)
+    sentences = _mutants_like(dynamics, runs, yours)
     found = [Finding("time loop", sentence) for sentence in sentences]
     found += _where_it_parts(yours[0]["x"], right["x"])
-    return found if sentences else found + _one_step(loop)
+    return found if sentences else found + _one_step(dynamics, draw, gradients)
 
 
 # -- mistakes with a name
@@ -127,16 +127,15 @@ def _where_it_parts(yours: Array, true: Array) -> list[Finding]:
     return [Finding("d_x", f"going back in time, it parts from the true one {at}: {hint}")]
 
 
-def _one_step(loop: Loop) -> list[Finding]:
+def _one_step(dynamics: Dynamics, draw: Draw, gradients: Backward) -> list[Finding]:
     """The loop at T = 1 as formulas: what of d_spikes and of d_v reaches each argument.
 
     For one state that does not start at 0, and enough neurons that not any formula fits.
     """
-    dynamics, shape = loop.dynamics, (1, 1, 40)
-    runs = [loop.draw(seed, shape) for seed in (1, 2)]
+    shape, findings = (1, 1, 40), []
+    runs = [draw(seed, shape) for seed in (1, 2)]
     if runs[0].problem.state0.shape != shape or not runs[0].problem.state0.any():
         return []
-    findings = []
     for above, d_spikes, d_last in (("d_spikes", 1, 0), ("d_v", 0, 1)):
         cells: dict[str, list] = {"x": [], "threshold": []}
         terms = []
@@ -149,9 +148,9 @@ def _one_step(loop: Loop) -> list[Finding]:
             known = {"s": s, "u": u, "theta": p.theta, "slope": slope, "v": p.state0[0, 0]}
             known |= dict(zip(dynamics.neuron.params, p.params, strict=True))
             terms.append(monomials(known))
-            both = loop.gradients(ran), mutant_gradients(dynamics, ran) or {}
+            both = gradients(ran), mutant_gradients(dynamics, ran) or {}
             for name, found in cells.items():
-                found.append([np.ravel(gradients[name]) for gradients in both])
+                found.append([np.ravel(d[name]) for d in both])
         for name, found in cells.items():
             texts = [sum_text(values, terms, above) or "" for values in zip(*found, strict=True)]
             if all(texts) and texts[0] != texts[1]:

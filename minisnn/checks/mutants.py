@@ -26,14 +26,24 @@ class Mutant(NamedTuple):
     sentence: str
 
 
+#: A word in braces stands for each of these in turn: code -> words.
+WORDS = {
+    "reset": {name: name for name in RESETS},
+    "batch": {"len(s)": "the batch", "T": "time", "(T * len(s))": "batch and time"},
+    "last": {"T - 1": "last", "0": "first"},
+}
+
+
 def _read(table: str) -> tuple[Mutant, ...]:
-    """Entries ``line: text`` with an indented sentence below; {reset} is each reset in turn."""
+    """Entries ``line: text`` with an indented sentence below."""
     mutants = []
     for entry in re.split(r"\n(?=\S)", table.strip()):
-        for name in RESETS if "{reset}" in entry else ("",):
-            head, *sentence = entry.replace("{reset}", name).splitlines()
-            line, text = head.split(": ", 1)
-            mutants.append(Mutant(line, text, " ".join(map(str.strip, sentence))))
+        head, *below = entry.splitlines()
+        line, text = head.split(": ", 1)
+        word = next((f"{{{word}}}" for word in WORDS if f"{{{word}}}" in text), "{}")
+        for code, name in WORDS.get(word[1:-1], {"": ""}).items():
+            sentence = " ".join(map(str.strip, below)).replace(word, name)
+            mutants.append(Mutant(line, text.replace(word, code), sentence))
     return tuple(mutants)
 
 
@@ -62,7 +72,7 @@ MUTANTS = _read("""
 begin: steps = range(T)
     time runs forward in the backward loop: start at t = T-1 and go back
 step: d_v, d_others = (d_v, d_others) if t == T - 1 else (0 * d_v, [0 * d for d in d_others])
-    the carry is missing: the gradient of the membrane is not handed on to the step before
+    the carry is missing: the gradient of the membrane does not reach the step before
 step: d_v = d_v if t == T - 1 else 0 * d_v
     the membrane's gradient is not carried to the step before (the other states' is)
 step: d_others = d_others if t == T - 1 else [0 * d for d in d_others]
@@ -71,10 +81,8 @@ step: d_s_above = d_spikes[t - 1] if t else 0 * d_s_above
     off by one in time: step t takes d_spikes[t-1], the gradient of the step before
 step: d_s_above = d_spikes[t + 1] if t < T - 1 else 0 * d_s_above
     off by one in time: step t takes d_spikes[t+1], the gradient of the step after
-step: d_s_above = d_s_above if t == T - 1 else 0 * d_s_above
-    only the spikes of the last step get a gradient; every step's d_spikes[t] belongs there
-step: d_s_above = d_s_above if t == 0 else 0 * d_s_above
-    only the spikes of the first step get a gradient; every step's d_spikes[t] belongs there
+step: d_s_above = d_s_above if t == {last} else 0 * d_s_above
+    only the spikes of the {last} step get a gradient; every step's d_spikes[t] belongs there
 step: d_s_above = 0 * d_s_above
     d_spikes, the gradient of the spikes from above, is left out
 begin: d_v, d_others = 0 * d_v, [0 * d for d in d_others]
@@ -84,8 +92,7 @@ step: s = s_before
 step: u = run.charged[t - 1][0] if t else 0 * u
     off by one in time: the reset at step t takes the membrane u of step t-1
 step: at = run.states[t + 1][0]
-    the slope is taken at v - theta, the membrane after the reset; it belongs at u - theta, before
-    the reset
+    the slope is taken at v - theta, after the reset; it belongs at u - theta, before the reset
 step: at = u + theta
     the slope is taken at u; it belongs at u - theta
 step: at = run.charged[t - 1][0] if t else 0 * u
@@ -95,10 +102,9 @@ step: at = before[0]
 step: u = run.states[t + 1][0]
     the reset's adjoint takes v, the membrane after the reset; it needs u, the membrane before
 spike: before = run.states[t + 1][0], *run.charged[t][1:]
-    the charge's adjoint takes v[t], the state after this step; it needs v[t-1], the state before
+    the charge's adjoint takes v[t], the state after this step; it needs v[t-1], before
 spike: before = run.charged[t - 1][0] if t else before[0], *before[1:]
-    the charge's adjoint takes u[t-1], the membrane before its reset; it needs v[t-1], after the
-    reset
+    the charge's adjoint takes u[t-1], before the reset; it needs v[t-1], after the reset
 spike: before = run.charged[t][0], *before[1:]
     the charge's adjoint takes u[t], the membrane after the charge; it needs v[t-1], before
 reset: d_s = 0 * d_v
@@ -107,7 +113,7 @@ reset: d_s = 0 * d_v
 reset: d_s = -d_s
     the reset path through the spike has the wrong sign
 reset: d_u = d_v
-    the mask of the reset is missing: after a spike the membrane's gradient is passed on whole
+    the mask of the reset is missing: after a spike the membrane's gradient stays whole
 reset: d_u = s * d_v
     the mask of the reset is the wrong way round: gradient passes where there was a spike
 reset: d_s = -theta * d_v
@@ -115,8 +121,7 @@ reset: d_s = -theta * d_v
 reset: d_s = -u * d_v
     the reset path through the spike holds -u*d_v, which is that of the hard reset
 reset: d_theta_t = 0 * d_v
-    the threshold also enters the reset: its path there is missing (it stays even when the spike is
-    detached)
+    the threshold also enters the reset: its path there is missing (a detached spike leaves it)
 reset: d_theta_t = -d_theta_t
     the threshold's path in the reset has the wrong sign
 reset: d_u, d_s, d_theta_t = d_v, 0 * d_v, 0 * d_v
@@ -143,20 +148,17 @@ spike: into_theta = d_theta_t + 0 * g
     the threshold's path through the spike is missing: - g at every step
 spike: into_theta = d_theta_t + g
     the threshold's path through the spike has the wrong sign: s = step(u - theta), hence - g
-charge: into_theta = into_theta * (t == T - 1)
-    the threshold's gradient is that of the last step alone: add up over time
-charge: into_theta = into_theta * (t == 0)
-    the threshold's gradient is that of the first step alone: it is overwritten where it should be
-    added up
+charge: into_theta = into_theta * (t == {last})
+    the threshold's gradient is that of the {last} step alone: add it up over time
 spike: into_theta = d_theta_t - into_u
-    the threshold's gradient is taken from the membrane's (d_u + g); it is - g, the spike's part
-    alone
+    the threshold's gradient is taken from the membrane's (d_u + g); the spike's part alone, - g, is
+    right
 spike: into_theta = d_theta_t - d_s * slope_t
     the threshold's gradient lacks the part of d_spikes: only the reset path is there
 spike: into_theta = d_theta_t - (g - d_s * slope_t)
     the threshold's gradient lacks the reset path through the spike (d_s); the membrane's has it
 charge: d_before = into_u, *d_before[1:]
-    the factor of the carry is missing: the membrane's gradient is handed on without decay
+    the factor of the carry is missing: the membrane's gradient is carried back without decay
 charge: d_before = d_before[0] * params[0], *d_before[1:]
     the decay is there twice in the carry
 charge: d_x[t] = d_x[t] * params[0]
@@ -165,11 +167,8 @@ charge: d_x[t] = d_x[t] - g
     the input's gradient lacks the spike's part g
 charge: d_x[t] = d_x[t] - d_u
     the input's gradient lacks the part that comes through the membrane (d_u)
-charge: d_params_t = [d * (t == T - 1) for d in d_params_t]
-    the gradient of the neuron's parameters is that of the last step alone: add up over time
-charge: d_params_t = [d * (t == 0) for d in d_params_t]
-    the gradient of the neuron's parameters is that of the first step alone: it is overwritten, not
-    added up
+charge: d_params_t = [d * (t == {last}) for d in d_params_t]
+    the gradient of the neuron's parameters is that of the {last} step alone: add it up over time
 charge: d_params_t = [-d for d in d_params_t]
     the gradient of the neuron's parameters has the wrong sign
 spike: before = x, *before[1:]
@@ -180,39 +179,25 @@ charge: d_before = d_before[::-1]
     the gradients of the states are in the wrong order
 end: d_state0 = [0 * d for d in d_state0]
     the gradient of the initial state is missing
-charge: into_theta = into_theta / len(s)
-    the gradient of the threshold is a mean over the batch where it should be a sum
-charge: d_params_t = [d / len(s) for d in d_params_t]
-    the gradient of the parameters is a mean over the batch where it should be a sum
-charge: into_theta = into_theta / T
-    the gradient of the threshold is a mean over time where it should be a sum
-charge: d_params_t = [d / T for d in d_params_t]
-    the gradient of the parameters is a mean over time where it should be a sum
-charge: into_theta = into_theta / (T * len(s))
-    the gradient of the threshold is a mean over batch and time where it should be a sum
-charge: d_params_t = [d / (T * len(s)) for d in d_params_t]
-    the gradient of the parameters is a mean over batch and time where it should be a sum
+charge: into_theta = into_theta / {batch}
+    the gradient of the threshold is a mean over {batch} where it should be a sum
+charge: d_params_t = [d / {batch} for d in d_params_t]
+    the gradient of the parameters is a mean over {batch} where it should be a sum
 recurrent: d_back = 0 * d_back
-    nothing goes back through the recurrent weight: the spikes that come back count as constants
+    the recurrent weight carries no gradient back: the spikes that come back count as constants
 recurrent: d_back = d_x[t] @ recurrent
     the recurrent weight is not transposed on the way back
 recurrent: paired = s.T @ d_x[t]
-    off by one in time: the recurrent weight's gradient pairs d_x[t] with the spikes of t, not of
-    t-1
+    off by one in time: the recurrent weight's gradient pairs d_x[t] with the spikes of t, not t-1
 recurrent: paired = s.T @ d_x[t] if t else paired
-    off by one in time: the recurrent weight's gradient pairs d_x[t] with the spikes of t, not of
-    t-1 (but at t = 0)
+    off by one in time: the recurrent weight's gradient pairs d_x[t] with the spikes of t, not t-1
+    (but at t = 0)
 recurrent: paired = paired.T
     the recurrent weight's gradient is transposed
 recurrent: paired = 0 * recurrent
     the recurrent weight's gradient is missing
-recurrent: paired = paired / len(s)
-    the recurrent weight's gradient is a mean over the batch where it should be a sum
-recurrent: paired = paired / T
-    the recurrent weight's gradient is a mean over time where it should be a sum
-recurrent: paired = paired * (t == 0)
-    the recurrent weight's gradient is that of one step alone: it is overwritten where it should be
-    added up
-recurrent: paired = paired * (t == T - 1)
-    the recurrent weight's gradient is that of the last step alone: add up over time
+recurrent: paired = paired / {batch}
+    the recurrent weight's gradient is a mean over {batch} where it should be a sum
+recurrent: paired = paired * (t == {last})
+    the recurrent weight's gradient is that of the {last} step alone: add it up over time
 """)

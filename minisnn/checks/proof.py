@@ -1,9 +1,9 @@
 """A proof for neurons that are made of + - * / alone: exact fractions, every spike pattern.
 
 The adjoint J' of a step must keep ``<d, J e> = <J' d, e>`` for every direction e and every d from
-above.  On fractions there is no rounding, so the two sides are compared with ``==``.  Slopes are
-free numbers: whatever the surrogate, it is proved with it.  A spike pattern is imposed, so every
-way through the reset is walked.
+above.  Fractions do not round, so the two sides are compared with ``==``.  Slopes are free numbers,
+so the proof holds for every surrogate.  Spike patterns are imposed, so that it holds for all of
+them.
 """
 
 from __future__ import annotations
@@ -27,10 +27,6 @@ LONGEST = 5
 #: A wrong identity of degree d holds at a random point with probability d / SIZE at most (Schwartz
 #: and Zippel).
 SIZE = 2**40
-
-
-class NotRational(TypeError):
-    """A formula is not made of + - * / alone, so that it has no value on fractions."""
 
 
 class Dual:
@@ -65,9 +61,9 @@ def _dual(value: Any) -> Dual:
 
 
 def _call(name: str, a: Dual, b: Dual | None = None) -> Dual:
-    """Comparisons, maximum and minimum; the derivative is that of the side at hand."""
-    if b is None or name not in (*COMPARISONS, "maximum", "minimum"):
-        raise NotRational(f"np.{name} of a fraction is no fraction")
+    """Comparisons, maximum and minimum; the derivative is that of the larger or smaller side."""
+    if b is None:
+        raise TypeError(f"np.{name} of a fraction is no fraction")
     if name in COMPARISONS:
         return Dual(int(getattr(np, name)(a.value, b.value)))
     return a if (a.value >= b.value) == (name == "maximum") else b
@@ -81,20 +77,21 @@ def _exact(formula: Formula) -> Callable[..., Any]:
     return function
 
 
-def prove(dynamics: Dynamics, longest: int = LONGEST, seed: int = 0) -> str | None:
+def prove(dynamics: Dynamics) -> str | None:
     """What is proved, as a sentence; ``None`` if it is not: not rational, or the identity fails."""
-    draws, f = Random(seed), {name: _exact(f) for name, f in dynamics.formulas().items()}
-    neuron, reset = SimpleNamespace(**f), SimpleNamespace(**f, stop=dynamics.reset.stop)
-    exact: Any = (neuron, reset, dynamics.surrogate)
-    sizes = len(dynamics.neuron.state), len(dynamics.neuron.params)
-    patterns = [p for steps in range(longest) for p in itertools.product((0, 1), repeat=steps + 1)]
+    f: Any = SimpleNamespace(**{name: _exact(f) for name, f in dynamics.formulas().items()})
+    f.stop = dynamics.reset.stop
+    exact = dynamics._replace(neuron=f, reset=f)
+    sizes, draws = (len(dynamics.neuron.state), len(dynamics.neuron.params)), Random(0)
+    lengths = range(1, LONGEST + 1)
+    patterns = [p for T in lengths for p in itertools.product((0, 1), repeat=T)]
     try:
-        if not all(_identity_holds(Dynamics(*exact), sizes, p, draws) for p in patterns):
+        if not all(_identity_holds(exact, sizes, p, draws) for p in patterns):
             return None
-    except (NotRational, ZeroDivisionError, OverflowError, TypeError):
+    except (ZeroDivisionError, OverflowError, TypeError):
         return None
     return (
-        f"Proved for T <= {longest}: <d, J e> == <J' d, e> on exact fractions, "
+        f"Proved for T <= {LONGEST}: <d, J e> == <J' d, e> on exact fractions, "
         f"all {len(patterns)} spike patterns, slopes free"
     )
 
@@ -108,23 +105,19 @@ def _identity_holds(
     def moving(count: int) -> list[Dual]:
         return [Dual(value - 1, d) for value, d in (some(2) for _ in range(count))]
 
-    (n_states, n_params), steps = sizes, len(pattern)
-    x, state0, (theta,), params = (moving(n) for n in (steps, n_states, 1, n_params))
-    slopes, d_spikes, d_last = some(steps), some(steps), some(n_states)
-
     def fire(t: int, u: Dual, at: Dual) -> Dual:
         return Dual(pattern[t], slopes[t] * (u.d - at.d))
 
-    def still(values: list[Dual]) -> list[Dual]:
-        return [Dual(v.value) for v in values]
-
-    above = [Dual(d) for d in d_spikes], [Dual(d) for d in d_last]
-    at_rest = Problem(still(x), still(state0), Dual(theta.value), still(params), 1.0, *above)
-    base = run(exact, at_rest, fire)  # what `stop` names keeps its values
-    found = run(exact, Problem(x, state0, theta, params, 1.0, *above), fire, base)
-    results = [*found.spikes, *found.states[-1]]
-    forward = sum(d * r.d for d, r in zip([*d_spikes, *d_last], results, strict=True))
+    (n_states, n_params), T = sizes, len(pattern)
+    x, state0, (theta,), params = (moving(n) for n in (T, n_states, 1, n_params))
+    slopes, d_spikes, d_last = some(T), [*map(Dual, some(T))], [*map(Dual, some(n_states))]
+    problem = Problem(x, state0, theta, params, 1.0, d_spikes, d_last)
+    still = ([Dual(v.value) for v in values] for values in (x, state0, params))
+    x0, state00, params0 = still
+    at_rest = problem._replace(x=x0, state0=state00, theta=Dual(theta.value), params=params0)
+    found = run(exact, problem, fire, run(exact, at_rest, fire))  # `stop` holds values of at_rest
+    results = zip([*d_spikes, *d_last], [*found.spikes, *found.states[-1]], strict=True)
     back = walk_back(exact, found, lambda t, at: Dual(slopes[t]))
     gradients = [*back["x"], *back["state0"], back["theta"], *back["params"]]
-    arguments = [*x, *state0, theta, *params]
-    return forward == sum(_dual(d).value * e.d for d, e in zip(gradients, arguments, strict=True))
+    pairs = zip(gradients, [*x, *state0, theta, *params], strict=True)
+    return sum(d.value * r.d for d, r in results) == sum(_dual(d).value * e.d for d, e in pairs)

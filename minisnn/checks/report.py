@@ -1,21 +1,24 @@
-"""The report: a row for each comparison, what is wrong and why, a verdict, and a table."""
+"""The report: a row for each comparison, what is wrong and why, a verdict, a table and a figure."""
 
 from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .figures import figure_of
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 __all__ = ["Finding", "GradientError", "Report", "Row", "row_of"]
 
 WIDTH = 100
+BLUE, RED, GREEN = "#0072b2", "#d55e00", "#009e73"  # told apart by colour-blind eyes too
 
 
 class GradientError(AssertionError):
@@ -27,9 +30,9 @@ class Row:
     """One comparison: the gradient of `name` on one twin, or one cell of a step's Jacobian.
 
     ``analytic`` and ``numeric`` are the two values where they differ most (for a directional
-    comparison, the only two), and ``at`` is where that is; ``error`` is the relative error and
-    ``tolerance`` what was allowed, ``origin`` says why that much.  ``refused`` marks a comparison
-    that decides nothing, because the function compared with has no derivative.
+    comparison, the only two), and ``at`` is where that is; ``error`` is the relative error,
+    ``tolerance`` the largest allowed, and ``origin`` says why that much.  ``refused`` marks a
+    comparison that decides nothing, because the function compared with has no derivative.
     """
 
     twin: str
@@ -54,9 +57,8 @@ class Row:
             return "ok"
         if self.twin.startswith("against "):
             return "DIFFERS"
-        return (
-            "REFUSED" if self.refused else "UNDECIDED" if self.error <= self.tolerance else "WRONG"
-        )
+        decided = "UNDECIDED" if self.error <= self.tolerance else "WRONG"
+        return "REFUSED" if self.refused else decided
 
 
 def row_of(
@@ -98,11 +100,9 @@ class Finding:
         formulas = ", ".join(f"{name} {text}" for name, text in named.items() if text)
         if formulas or self.sentence:
             return f"{self.name}: {'; '.join(filter(None, (formulas, self.sentence)))}"
-        hint = (
-            "" if find_spec("sympy") else "; with SymPy it may be shown as one: pip install sympy"
-        )
+        hint = "with SymPy it may be shown as one: pip install sympy"
         what = "not explained by a short formula in s, u, v, theta, decay and the slope"
-        return f"{self.name}: wrong, and {what}{hint}"
+        return f"{self.name}: wrong, and {what}" + ("" if find_spec("sympy") else f"; {hint}")
 
 
 @dataclass
@@ -119,7 +119,7 @@ class Report:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     findings: list[Finding] = field(default_factory=list)
-    #: What ``plot`` draws: name of a panel -> its numbers.
+    #: What ``plot`` draws besides the rows: name of a panel -> its table.
     pictures: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -148,21 +148,44 @@ class Report:
 
     def to_json(self) -> str:
         """Everything in the report as JSON text; numbers that are not finite as strings."""
-        rows = [{**asdict(row), "verdict": row.verdict} for row in self.rows]
-        content = {"title": self.title, "ok": self.ok, "rows": rows, "problems": self.problems}
-        content |= {"findings": [asdict(f) for f in self.findings], "notes": self.notes}
+        content = {**asdict(self), "ok": self.ok}
+        del content["pictures"]
+        for row, found in zip(self.rows, content["rows"], strict=True):
+            found["verdict"] = row.verdict
         return json.dumps(_plain(content), indent=1, allow_nan=False)
 
-    def plot(self) -> Any:
-        """A Matplotlib figure of what was found; see :mod:`minisnn.checks.figures`."""
-        return figure_of(self.title, self.rows, self.pictures)
+    def plot(self) -> Figure:
+        """A Matplotlib figure: a heat map of the errors, red where wrong, and V-curves if any.
+
+        For a comparison, the gradient by lag and path instead.
+        """
+        import matplotlib.pyplot as plt
+
+        panels: dict[str, Any] = {
+            "cells": _cells,
+            "v curve": _curves,
+            "lags": _lags,
+            "paths": _paths,
+        }
+        tables = ({} if "lags" in self.pictures else {"cells": self.rows}) | self.pictures
+        size = 5.4 * len(tables), 4.2
+        figure, axes = plt.subplots(1, len(tables), squeeze=False, figsize=size)
+        figure.set_layout_engine("constrained")
+        for panel, (name, table) in zip(axes[0], tables.items(), strict=True):
+            panels[name](panel, table)
+        figure.suptitle(self.title, fontsize=9)
+        return figure
 
     def __repr__(self) -> str:
         lines = _wrap([self.title], "")
         for twin in dict.fromkeys(row.twin for row in self.rows):
             lines += _table(twin, [row for row in self.rows if row.twin == twin])
-        lines += _section("what went wrong before anything could be compared:", self.problems)
-        lines += _section("which term:", map(str, self.findings))
+        findings = [str(finding) for finding in self.findings]
+        for title, texts in (
+            ("errors before the comparison", self.problems),
+            ("which term", findings),
+        ):
+            lines += [f"  {title}:", *_wrap(texts, "    ")] if texts else []
         lines += _wrap(f"error: {origin}" for origin in dict.fromkeys(r.origin for r in self.rows))
         lines += _wrap(f"note: {note}" for note in self.notes)
         verdict = "right" if self.ok else "right: NOT RIGHT"
@@ -185,11 +208,6 @@ def _table(twin: str, rows: list[Row]) -> list[str]:
     return lines
 
 
-def _section(title: str, texts: Iterable[str]) -> list[str]:
-    lines = _wrap(texts, "    ")
-    return [f"  {title}", *lines] if lines else []
-
-
 def _wrap(texts: Iterable[str], indent: str = "  ") -> list[str]:
     wrapper = textwrap.TextWrapper(WIDTH, initial_indent=indent, break_long_words=False)
     wrapper.subsequent_indent = f"{indent}  "
@@ -205,4 +223,49 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bool | str | int | None):
         return value
     number = float(value)
-    return number if abs(number) < float("inf") else str(number)
+    return number if np.isfinite(number) else str(number)
+
+
+# -- panels of the figure
+
+
+def _cells(axes: Axes, rows: Sequence[Row]) -> None:
+    twins, names = (list(dict.fromkeys(getattr(r, f) for r in rows)) for f in ("twin", "name"))
+    errors = np.full((len(names), len(twins)), np.nan)
+    for row in rows:
+        x, y = twins.index(row.twin), names.index(row.name)
+        finite = np.isfinite(row.error)
+        errors[y, x] = np.log10(max(row.error, 1e-20) / row.tolerance) if finite else 12.0
+        axes.text(x, y, "" if row.ok else row.verdict, ha="center", va="center", fontsize=7)
+    image = axes.imshow(errors, cmap="coolwarm", vmin=-8, vmax=8, aspect="auto")
+    axes.set_xticks(range(len(twins)), twins, fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_title("Error, in powers of ten above what is allowed", fontsize=9)
+    axes.figure.colorbar(image, ax=axes, label="log10(error / allowed)")
+
+
+def _lags(axes: Axes, table: Sequence[tuple]) -> None:
+    lag, cosine, mine, other = np.array(table).T
+    axes.bar(lag - 0.2, mine, 0.4, color=BLUE, label="share of the norm")
+    axes.bar(lag + 0.2, other, 0.4, color="0.7", label="the other's")
+    axes.plot(lag, cosine, "o-", color=RED, label="cosine of the two")
+    axes.set(xlabel="time lag (steps)", title="Gradient of the input by lag")
+    axes.legend(fontsize=8)
+
+
+def _paths(axes: Axes, table: Sequence[tuple]) -> None:
+    names, held, share = zip(*table, strict=True)
+    at = np.arange(len(names))
+    axes.bar(at - 0.2, held, 0.4, color=GREEN, label="how much of it is held")
+    axes.bar(at + 0.2, share, 0.4, color="0.7", label="its norm in the whole")
+    axes.set_xticks(at, names)
+    axes.set(title="Gradient of the input by path")
+    axes.legend(fontsize=8)
+
+
+def _curves(axes: Axes, table: Sequence[tuple]) -> None:
+    for name, steps, errors in table:
+        axes.loglog(steps, np.maximum(errors, 1e-17), ".-", label=name)
+    title = "Too large a step errs, too small a step rounds"
+    axes.set(xlabel="step h of the difference", ylabel="relative error", title=title)
+    axes.legend(fontsize=7)

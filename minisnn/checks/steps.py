@@ -1,14 +1,14 @@
 """One step, cell by cell: the small Jacobian of each ingredient, yours against the true one.
 
 An adjoint is linear in what comes from above, so unit vectors from above give its matrix.  The
-true one is the complex step through the forward function, arguments named in ``stop`` being
-constants.  Both are taken in extended precision if the machine has it, so that a right formula in
-unusual algebra is not mistaken for a wrong one.
+complex step through the forward function gives the true one, in which the arguments named in
+``stop`` are constants.  Both are computed in extended precision if the machine has it, so that the
+rounding of a right formula in unusual algebra is not taken for a mistake.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,16 +36,16 @@ class Step:
     """A forward and its adjoint as functions of single numbers, and the names of their arguments.
 
     ``forward(*args)`` returns one value for each of `outs`; ``adjoint(*cotangents, *args)`` one
-    for each of `args`.  `fixed` names arguments that have no derivative (the steepness); `stop`
-    those that count as constants.
+    for each of `args`.  Arguments in `stop` count as constants; those in `fixed` have no derivative
+    (the steepness).  `kind` is "charge", "reset", "slope" or "pair".
     """
 
-    title: str
+    kind: str
+    name: str
     forward: Callable[..., Any]
     adjoint: Callable[..., Any]
     args: tuple[str, ...]
     outs: tuple[str, ...]
-    kind: str
     stop: tuple[str, ...] = ()
     fixed: tuple[str, ...] = ()
 
@@ -83,10 +83,8 @@ class Step:
         points = {a: rng.normal(0, 3.0 if kind == "wide" else 1.0, n) for a in self.args}
         params = self.args[len(self.outs) + 1 :] if self.kind == "charge" else ("k",)
         for a in self.args:
-            if a == "theta":
-                points[a] = rng.uniform(0.4, 1.8, n)
-            elif a in params:
-                points[a] = rng.uniform(0.2, 0.95, n)
+            if a == "theta" or a in params:
+                points[a] = rng.uniform(*((0.4, 1.8) if a == "theta" else (0.2, 0.95)), n)
         if "s" in points:  # 0 or 1 in the hard network, anything in between in the smooth twin
             hard, soft = rng.integers(0, 2, n), rng.uniform(0, 1, n)
             points["s"] = np.where(np.arange(n) % 2, hard, soft)
@@ -107,16 +105,15 @@ def _all(values: Any, points: Points) -> list[Array]:
 
 def charge_step(neuron: Neuron) -> Step:
     """The charge of a neuron."""
-    outs = ("u", *(f"{n}_new" for n in neuron.state[1:]))
-    args, functions = (*neuron.state, "x", *neuron.params), (neuron.charge, neuron.charge_adjoint)
-    return Step(f"charge {neuron.charge.__name__}", *functions, args, outs, "charge")
+    args, outs = (*neuron.state, "x", *neuron.params), [f"{n}_new" for n in neuron.state]
+    functions = neuron.charge, neuron.charge_adjoint
+    return Step("charge", neuron.charge.__name__, *functions, args, ("u", *outs[1:]))
 
 
 def reset_step(reset: Reset) -> Step:
-    """A reset, which respects what its author declared constant."""
-    args, functions = ("u", "s", "theta"), (reset.reset, reset.reset_adjoint)
-    title = f"reset {reset.reset.__name__}"
-    return Step(title, *functions, args, ("v",), "reset", reset.stop)
+    """A reset, whose author declares what is constant."""
+    functions, args = (reset.reset, reset.reset_adjoint), ("u", "s", "theta")
+    return Step("reset", reset.reset.__name__, *functions, args, ("v",), reset.stop)
 
 
 def slope_step(surrogate: Surrogate) -> Step:
@@ -125,8 +122,8 @@ def slope_step(surrogate: Surrogate) -> Step:
     def adjoint(d_s: Any, x: Any, k: Any) -> Any:
         return d_s * surrogate.slope(x, k)
 
-    title = f"slope {surrogate.slope.__name__}"
-    return Step(title, surrogate.smooth, adjoint, ("x", "k"), ("s",), "slope", fixed=("k",))
+    functions, name = (surrogate.smooth, adjoint), surrogate.slope.__name__
+    return Step("slope", name, *functions, ("x", "k"), ("s",), fixed=("k",))
 
 
 def steps_of(dynamics: Dynamics) -> tuple[Step, Step, Step]:
@@ -139,31 +136,23 @@ def check_steps(steps: tuple[Step, ...], seed: int = 0) -> tuple[list[Row], list
 
     And problems: an adjoint that is not linear, a function that is finite nowhere.
     """
-    rows, problems = [], []
+    rows, problems = dict[tuple[str, str, str], Row](), list[str]()
     with np.errstate(all="ignore"):
         for step in steps:
-            found, bad = _check_step(step, np.random.default_rng([seed, 7]))
-            rows += found
-            problems += bad
-    return rows, problems
-
-
-def _check_step(step: Step, rng: np.random.Generator) -> tuple[list[Row], list[str]]:
-    worst: dict[tuple[str, str], Row] = {}
-    for kind in ("usual", "near", "wide"):
-        points = finite(step, step.draw(rng, kind))
-        if not len(points[step.args[0]]):
-            continue
-        yours, true = step.yours(points), step.true(points)
-        # What is exactly zero has no size of its own: rounding is measured against its neighbours.
-        largest = max(float(np.max(np.abs(t))) for t in true.values()) or 1.0
-        for cell in true:
-            row, known = _row(step, cell, yours[cell], true[cell], largest), worst.get(cell)
-            if known is None or (not row.ok and (known.ok or not row.error <= known.error)):
-                worst[cell] = row
-    if not worst:
-        return [], [f"{step.title}: not finite at any of the points tried"]
-    return list(worst.values()), _not_linear(step, finite(step, step.draw(rng)), rng)
+            rng, found = np.random.default_rng([seed, 7]), dict[tuple[str, str, str], Row]()
+            for kind in ("usual", "near", "wide"):
+                points = finite(step, step.draw(rng, kind))
+                for cell, row in _rows(step, points) if points[step.args[0]].size else ():
+                    known = found.get(cell)
+                    if known is None or (not row.ok and (known.ok or not row.error <= known.error)):
+                        found[cell] = row
+            rows |= found
+            problems += (
+                _not_linear(step, finite(step, step.draw(rng)), rng)
+                if found
+                else [f"{step.kind} {step.name}: not finite at any of the points tried"]
+            )
+    return list(rows.values()), problems
 
 
 def finite(step: Step, points: Points) -> Points:
@@ -173,12 +162,15 @@ def finite(step: Step, points: Points) -> Points:
     return {a: v[good] for a, v in points.items()}
 
 
-def _row(step: Step, cell: tuple[str, str], yours: Array, true: Array, largest: float) -> Row:
-    out, a = cell
-    name = f"d{out}/d{a if len(a) == 1 else f'({a})'}"
-    if step.kind == "slope":
-        name = "ds/du, the slope"
-    return row_of("one step", name, yours, true, ORIGIN, true if true.any() else largest)
+def _rows(step: Step, points: Points) -> Iterator[tuple[tuple[str, str, str], Row]]:
+    yours, true = step.yours(points), step.true(points)
+    # What is exactly zero has no size of its own: rounding is measured against its neighbours.
+    largest = max(float(np.max(np.abs(t))) for t in true.values()) or 1.0
+    for (out, a), right in true.items():
+        name = f"d{out}/d{a if len(a) == 1 else f'({a})'}"
+        name = "ds/du, the slope" if step.kind == "slope" else name
+        sizes = right if right.any() else largest
+        yield (step.kind, out, a), row_of("one step", name, yours[out, a], right, ORIGIN, sizes)
 
 
 def _not_linear(step: Step, points: Points, rng: np.random.Generator) -> list[str]:
@@ -192,5 +184,5 @@ def _not_linear(step: Step, points: Points, rng: np.random.Generator) -> list[st
         parts = [c * yours[out, a] for out, c in cotangents.items()]
         if np.max(np.abs(result - sum(parts))) > 1e-10 * (np.max(np.abs(parts)) or 1.0):
             law = "every term of an adjoint has one of them as a factor"
-            problems.append(f"{step.title}: d_{a} is not linear in {above}: {law}")
+            problems.append(f"{step.kind} {step.name}: d_{a} is not linear in {above}: {law}")
     return problems

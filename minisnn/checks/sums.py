@@ -11,13 +11,13 @@ import numpy as np
 
 from ..kernels.arrays import Array
 
-__all__ = ["factor_names", "held_by_all", "monomials", "same", "sum_text"]
+__all__ = ["as_fraction", "factor_names", "held_by_all", "monomials", "same", "sum_text"]
 
 #: A sum of products: coefficient and name of each term; `monomials` has the names' values.
 Sum = tuple[tuple[float, str], ...]
 
 PRECISION = 1e-9
-_UNITS = ((1.0, ""), (math.pi, "pi"), (1 / math.pi, "1/pi"), (math.pi**2, "pi*pi"))
+UNITS = {"": 1.0, "pi": math.pi, "1/pi": 1 / math.pi, "pi*pi": math.pi**2}
 
 
 def same(a: Array, b: Array, precision: float = PRECISION) -> bool:
@@ -58,26 +58,22 @@ def sum_text(
     none of at most `most` terms.
     """
     found = _explain(targets[0], terms[0], most, precision)
-    if found is None:
+    if found is None or not all(
+        same(target, sum((c * values[n] for c, n in found), 0 * values["1"]), precision)
+        for target, values in zip(targets, terms, strict=True)
+    ):
         return None
-    for target, values in zip(targets, terms, strict=True):
-        if not same(target, sum((c * values[n] for c, n in found), 0 * values["1"]), precision):
-            return None
     return _write(found, times)
 
 
 def _explain(target: Array, terms: Mapping[str, Array], most: int, precision: float) -> Sum | None:
     """`target` as a sum of `terms` with plain coefficients, fewest terms first."""
-    y = np.ravel(np.asarray(target, float))
-    if not np.isfinite(y).all() or not len(y):
-        return None
-    size = np.abs(y).max()
-    if size == 0:
-        return ()
-    names = [n for n, v in terms.items() if np.isfinite(v).all() and np.abs(v).max() > 0]
-    shape = np.shape(target)
+    y, shape = np.ravel(np.asarray(target, float)), np.shape(target)
+    if not np.isfinite(y).all() or not y.any():
+        return () if len(y) and not y.any() else None
+    names = [n for n, v in terms.items() if np.isfinite(v).all() and v.any()]
     columns = np.stack([np.broadcast_to(terms[n], shape).ravel() for n in names], axis=1)
-    norms = np.linalg.norm(columns, axis=0)
+    size, norms = np.abs(y).max(), np.linalg.norm(columns, axis=0)
     columns = columns / norms
     gram, right = columns.T @ columns, columns.T @ y
     for count in range(1, most + 1):
@@ -105,13 +101,19 @@ def _best(gram: Array, right: Array, count: int, keep: int = 4) -> Sequence[Sequ
     return sets[np.argsort(-gained, kind="stable")[:keep]].tolist()
 
 
+def as_fraction(value: float, most: int, precision: float) -> tuple[Fraction, str] | None:
+    """A number as a fraction with denominators up to `most`, and its unit: "", "pi", ..."""
+    for name, unit in UNITS.items():
+        guess = Fraction(value / unit).limit_denominator(most)
+        if abs(float(guess) * unit - value) <= precision * abs(value):
+            return guess, name
+    return None
+
+
 def _plain(value: float, precision: float) -> float:
     """`value` as a plain coefficient, a small fraction perhaps times pi; 0.0 if it is none."""
-    for unit, _ in _UNITS:
-        guess = float(Fraction(value / unit).limit_denominator(16)) * unit
-        if guess and abs(guess - value) <= precision * abs(value):
-            return guess
-    return 0.0
+    guess, unit = as_fraction(value, 16, precision) or (0, "")
+    return float(guess) * UNITS[unit]
 
 
 def _write(found: Sum, times: str) -> str:
@@ -125,11 +127,8 @@ def _write(found: Sum, times: str) -> str:
 
 
 def _written(value: float) -> str:
-    for unit, name in _UNITS:
-        guess = Fraction(value / unit).limit_denominator(1000)
-        if abs(float(guess) * unit - value) <= 1e-8 * abs(value):
-            return f"{guess}{'*' * bool(name)}{name}" if guess != 1 or not name else name
-    return f"{value:.6g}"
+    guess, unit = as_fraction(value, 1000, 1e-8) or (f"{value:.6g}", "")
+    return "*".join([str(guess)] * (guess != 1 or not unit) + [unit] * bool(unit))
 
 
 def factor_names(ratio: float, sizes: Mapping[str, float]) -> Iterator[str]:

@@ -34,13 +34,9 @@ __all__ = ["TWINS", "Subject", "run_twin", "weighting", "with_slope_zero"]
 TWINS = {"smooth": "smooth", "tangent": "tangent", "slope 0": "step"}
 
 
-def zero_slope(x, k):
-    return 0
-
-
 def without_slope(surrogate: Surrogate) -> Surrogate:
     """The same curve with the slope 0: the true derivative of the jump, almost everywhere."""
-    return Surrogate(surrogate.smooth, zero_slope, surrogate.k)
+    return Surrogate(surrogate.smooth, lambda x, k: 0, surrogate.k)
 
 
 def with_slope_zero(net: Network) -> Network:
@@ -72,14 +68,8 @@ def run_twin(
     return x, caches
 
 
-# -- a network under check
-
-
 class Subject(NamedTuple):
-    """What is checked: a network, its input, targets and loss, and the options of its forward.
-
-    What `forward` does wrong besides goes to `problems`.
-    """
+    """A network under check, with what its forward and its loss take; problems are noted."""
 
     net: Network
     x: Array
