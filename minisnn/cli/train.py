@@ -59,20 +59,16 @@ def train(words: argparse.Namespace) -> int:
         cure = f"{options.data} has none; use --model mlp"
         raise ValueError(f"--model stl-mnist takes images, and {cure}")
     # The test set is loaded too, so that a missing file stops the run before it trains.
-    data = {
-        split: _load(options.data, split, options.model == "mlp", options.data_dir, options.steps)
-        for split in ("train", "validation", "test")
-    }
+    data = {split: _load(options, split, options.model == "mlp") for split in ms.data.SPLITS}
     name = f"{options.rule}-seed{options.seed}"
     out = words.resume.parent if words.resume else _out_folder(words.out, name)
     import matplotlib
 
     matplotlib.use("Agg")  # figures go to files, whatever screen MPLBACKEND names
-    several, histories, runs = options.rule == "compare", {}, {}
+    resume, several, histories, runs = bool(words.resume), options.rule == "compare", {}, {}
     figures: dict[str, Callable[[], Any]] = {}
     for rule in COMPARED if several else (options.rule,):
         prefix = f"{rule}_" if several else ""
-        resume = words.resume is not None
         path = out / f"{prefix}checkpoint.npz" if several or not resume else words.resume
         found = _train_rule(rule, options, data, path, prefix, resume)
         histories[rule], result, drawn = found
@@ -98,13 +94,14 @@ def evaluate(words: argparse.Namespace) -> int:
     notes = files.read(words.file, ("network", "checkpoint"))[0].get("notes")
     command = notes.get("command") if isinstance(notes, dict) else None
     stored = Options() if command is None else Options.read(words.file, command)
-    name, steps = words.data or stored.data, words.steps or stored.steps or 8
-    seed = stored.seed if words.seed is None else words.seed
+    given = {n: getattr(words, n) for n in ("data", "data_dir", "seed")}
+    given = {n: value for n, value in given.items() if value is not None}
+    options = replace(stored, steps=words.steps or stored.steps or 8, **given)
     print(net)
-    print(f"{name}, {steps} steps, seed {seed}")
+    print(f"{options.data}, {options.steps} steps, seed {options.seed}")
     flat = not any(isinstance(layer, ms.Conv2d) for layer in net.layers.values())
-    test = _load(name, "test", flat, words.data_dir or stored.data_dir, steps)
-    share = ms.train.evaluate(net, test, encoder=_encoder(name, steps), seed=seed)[1]
+    test = _load(options, "test", flat)
+    share = ms.train.evaluate(net, test, encoder=_encoder(options), seed=options.seed)[1]
     print(f"test accuracy: {100 * share:.1f} %")
     return 0
 
@@ -126,10 +123,17 @@ def versions() -> dict[str, str]:
 
 
 def _train_rule(
-    rule: str, options: Options, data: dict[str, Any], path: Path, prefix: str, resume: bool
-) -> tuple[ms.History, dict[str, Any], dict[str, Callable[[], Any]]]:
-    """Train by one rule and write its files: history, result on the test set, and figures."""
-    net, encoder = _network(options), _encoder(options.data, options.steps)
+    import matplotlib
+
+    matplotlib.use("Agg")  # figures go to files, whatever screen MPLBACKEND names
+    resume, several, histories, runs = bool(words.resume), options.rule == "compare", {}, {}
+    figures: dict[str, Callable[[], Any]] = {}
+    for rule in COMPARED if several else (options.rule,):
+        prefix = f"{rule}_" if several else ""
+        path = out / f"{prefix}checkpoint.npz" if several or not resume else words.resume
+        found = _train_rule(rule, options, data, path, prefix, resume)
+        histories[rule], result, drawn = found
+        figures |= {f"{prefix}{name}": draw for name, draw in drawn.items()}
     published = options.model == "stl-mnist"
     adam = ms.models.stl_mnist_optimizer if published else ms.Adam
     before = {n: p.copy() for n, p in net.params("*.threshold").items()}
@@ -171,14 +175,15 @@ def _train_rule(
     return history, {"test_loss": loss, "test_accuracy": share}, figures
 
 
-def _load(name: str, split: str, flat: bool, folder: str | None, steps: int) -> Any:
-    source = ms.data.SETS[name]
+def _load(options: Options, split: str, flat: bool) -> Any:
+    source = ms.data.SETS[options.data]
     has_choice = source.encoder == "frames" and source.steps is None  # events have no steps
-    return source.load(split, flat=flat, folder=folder, **({"steps": steps} if has_choice else {}))
+    steps = {"steps": options.steps} if has_choice else {}
+    return source.load(split, flat=flat, folder=options.data_dir, **steps)
 
 
-def _encoder(name: str, steps: int) -> Any:
-    return ms.encode.ENCODERS[ms.data.SETS[name].encoder](steps)
+def _encoder(options: Options) -> Any:
+    return ms.encode.ENCODERS[ms.data.SETS[options.data].encoder](options.steps)
 
 
 def _network(options: Options) -> ms.Network:

@@ -16,6 +16,7 @@ __all__ = ["SPLITS", "DataSet", "Folder", "Loaded", "SubsetWarning", "scaled", "
 
 Folder = str | os.PathLike[str] | None
 Loaded = tuple[np.ndarray, np.ndarray]
+Find = Callable[[Path], list[Path]]
 
 #: Rows of the shuffled file of digits, by split: the first one and the one after the last.
 SPLITS = {"train": (0, 1257), "validation": (1257, 1437), "test": (1437, 1797)}
@@ -68,12 +69,13 @@ class DataSet:
         return Path(os.path.expanduser(given))
 
     def locate(
-        self, folder: Folder, expected: str, find: Callable[[Path], list[Path]], needed: int = 1
+        self, split: str, folder: Folder, expected: str, find: Find, needed: int = 1
     ) -> list[Path]:
-        """The files that `find` finds in the set's own folder, or else in the base folder.
+        """A split's files, which `find` finds in the set's own folder, or else in the base folder.
 
         If neither has `needed` of them, the error says where to get the files.
         """
+        self.check_split(split)
         base = self.base_folder(folder)
         own = base / self.name
         in_own, in_base = find(own), find(base)

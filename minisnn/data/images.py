@@ -60,12 +60,11 @@ def fashion_mnist(split: str = "train", flat: bool = True, folder: Folder = None
 
 
 def _idx_set(source: DataSet, split: str, flat: bool, folder: Folder) -> Loaded:
-    source.check_split(split)
     part = "t10k" if split == "test" else "train"
     names = [f"{part}-images-idx3-ubyte", f"{part}-labels-idx1-ubyte"]
     expected = f"{' and '.join(names)}, each with or without .gz,"
     find = partial(spelled, names=names)
-    image_path, label_path = source.locate(folder, expected, find, needed=2)
+    image_path, label_path = source.locate(split, folder, expected, find, needed=2)
     images, labels = read_idx(image_path, axes=3), read_idx(label_path, axes=1)
     if images.shape[1:] != source.shape[1:]:
         size, found = (" x ".join(map(str, a)) for a in (source.shape[1:], images.shape[1:]))
@@ -95,13 +94,12 @@ def cifar10(split: str = "train", flat: bool = False, folder: Folder = None) -> 
     folder : where ``cifar10/`` or the files are: ``data_batch_1.bin`` to ``data_batch_5.bin``,
         ``test_batch.bin``, with or without ``.gz``.
     """
-    CIFAR10.check_split(split)
     names, expected = ["test_batch.bin"], "test_batch.bin"
     if split != "test":
         names = [f"data_batch_{i}.bin" for i in range(1, 6)]
         expected = f"{names[0]} to {names[-1]}, at least one of them"
     expected = f"{expected}, with or without .gz,"
-    paths = CIFAR10.locate(folder, expected, partial(spelled, names=names))
+    paths = CIFAR10.locate(split, folder, expected, partial(spelled, names=names))
     records = np.concatenate([_batch(path) for path in paths])
     images = records[:, 1:].reshape(-1, *CIFAR10.shape)
     return scaled(images, records[:, 0], CIFAR10.rows(split, len(records), 10), 255, flat)

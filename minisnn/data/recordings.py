@@ -44,10 +44,9 @@ def nmnist(
     frames : ``[n, T, 2, 34, 34]``, uint8 0 or 1, or float32 counts; for ``fit`` with
         ``encoder=ms.encode.Frames()``.   labels : 0 to 9.
     """
-    NMNIST.check_split(split)
     part = "Test" if split == "test" else "Train"
     expected, pattern = f"recordings {part}/<label>/<number>.bin", f"{part}/[0-9]/[!.]*.bin"
-    paths = NMNIST.locate(folder, expected, lambda place: sorted(place.glob(pattern)))
+    paths = NMNIST.locate(split, folder, expected, lambda place: sorted(place.glob(pattern)))
     for path in paths:
         if not path.stem.isdecimal():
             raise mismatch("a number as the file's name", repr(path.stem), path)
@@ -79,9 +78,8 @@ def braille(split: str = "train", folder: Folder = None) -> Loaded:
     series : float32 ``[n, 77, 12]`` in [0, 1], value / 255 (the set's authors feed 1 - value /
         255); for ``fit`` with ``encoder=ms.encode.Frames()``.   labels : 0 (space) to 26 (Z).
     """
-    BRAILLE.check_split(split)
     name = "braille_letters_tactile.npz"
-    path, *_ = BRAILLE.locate(folder, name, lambda place: [*place.glob(name)])
+    path, *_ = BRAILLE.locate(split, folder, name, lambda place: [*place.glob(name)])
     with open_data(path) as stream:
         taxels, label, repetition = arrays = read_npz(stream, "taxel_data", "label", "repetition")
         fits = taxels.shape[1:] == TAXELS and label.shape == repetition.shape == taxels.shape[:1]
