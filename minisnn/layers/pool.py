@@ -69,10 +69,15 @@ class MaxPool2d(_Pool2d):
         if compiled and at is None:
             y, at = compiled.max_pool(x.reshape(-1, *x.shape[3:]), self.k, place_dtype)
             return tuple(a.reshape(*x.shape[:3], *a.shape[1:]) for a in (y, at))
-        windows = np.stack(list(self._places(x)))
-        if at is None:
-            at = windows.argmax(axis=0).astype(place_dtype)  # (pool.1)
-        return np.take_along_axis(windows, at[None], axis=0)[0], at
+        first, *rest = self._places(x)
+        y, chosen = first.copy(), np.zeros(first.shape, place_dtype, like=x)
+        for place, values in enumerate(rest, start=1):
+            larger = values > y if at is None else at == place
+            if at is None and x.dtype.kind == "f":
+                larger |= np.isnan(values)  # a NaN must not hide
+            np.copyto(y, values, where=larger)
+            chosen[larger] = place  # (pool.1)
+        return y, chosen
 
     def _spread(self, d_y: Array, cache: Cache) -> Array:
         """Each gradient goes to the place of its maximum; all others get 0."""
