@@ -120,7 +120,7 @@ def _where_it_parts(yours: Array, true: Array) -> list[Finding]:
     if not wrong:
         return []
     t, at = wrong[-1], "at the last step, before anything has been carried"
-    hint = "look at the slope and at what comes from above"
+    hint = "look at the slope and at d_spikes"
     if t < T - 1:
         at = f"at step t = {t} of 0..{T - 1}, {T - 1 - t} before the last"
         hint = "those after it are right, so look at the carry"
