@@ -80,9 +80,10 @@ class Function:
     def forward(self, arrays: Mapping[str, Array]) -> tuple[Any, dict[str, Array], Any]:
         """What it returns first, the same by name (one array: ``"y"``), and the cache."""
         own = {n: float(a) if n in self.scalars else a.copy() for n, a in arrays.items()}
-        named, by_name = dict(own), issubclass(self.kind, Mapping)
-        first = [] if by_name else [named.pop(n) for n in self.inputs]
-        forward = partial(self._forward, *first, **named)
+        forward = partial(self._forward, **own)
+        if not issubclass(self.kind, Mapping):
+            rest = {n: own[n] for n in self.params}
+            forward = partial(self._forward, *(own[n] for n in self.inputs), **rest)
         y, cache = calls.watched(forward, "forward", "(y, cache)", self.problems, own)
         return y, {n: calls.as_numbers(v, n) for n, v in _by_name(y, "y").items()}, cache
 

@@ -91,9 +91,9 @@ def mutant_gradients(
 
 def _equal(found: Gradients | None, yours: Gradients) -> bool:
     """Whether all gradients agree; that of a single number is a sum over the neurons."""
-    return found is not None and all(
-        same(found[n] if np.ndim(d) else found[n].sum(), d) for n, d in yours.items()
-    )
+    if found is None:
+        return False
+    return all(same(found[n] if np.ndim(d) else found[n].sum(), d) for n, d in yours.items())
 
 
 def _mutants_like(dynamics: Dynamics, runs: Sequence[Run], yours: Sequence[Gradients]) -> list[str]:
@@ -154,7 +154,6 @@ def _one_step(dynamics: Dynamics, draw: Draw, gradients: Backward) -> list[Findi
         for name, found in cells.items():
             texts = [sum_text(values, terms, above) or "" for values in zip(*found, strict=True)]
             if all(texts) and texts[0] != texts[1]:
-                findings.append(
-                    Finding(f"d_{name} in one step, from {above}", "", texts[0], texts[1])
-                )
+                what = f"d_{name} in one step, from {above}"
+                findings.append(Finding(what, yours=texts[0], true=texts[1]))
     return findings
