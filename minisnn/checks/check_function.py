@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +12,7 @@ from ..kernels.arrays import Array
 from . import calls
 from .differences import Point, compare_arrays, curves
 from .explain_functions import explain_function, explain_loss
-from .report import Report, Row
+from .report import Report
 
 __all__ = ["check_function", "check_loss"]
 
@@ -57,15 +56,10 @@ def check_function(
     pair = Function(forward, backward, inputs, dict(params or {}), report.problems)
     with calls.reported(report.problems):
         point, rng = pair.at(pair.arrays, [seed, 23]), np.random.default_rng([seed, 29])
-        report.rows = _rows("function", point, rng, entries)
+        report.rows = compare_arrays("function", point, rng, entries=entries, prefix="d_")
         report.pictures["v curve"] = curves(point, rng)
     explain_function(report, pair.at, pair.arrays, seed)
     return report
-
-
-def _rows(twin: str, point: Point, rng: np.random.Generator, entries: int) -> list[Row]:
-    rows = compare_arrays(twin, point, rng, entries=entries)
-    return [replace(row, name=f"d_{row.name}") for row in rows]
 
 
 class Function:
@@ -78,19 +72,18 @@ class Function:
         named = _by_name(inputs, "x")
         if double := set(named) & set(params):
             raise ValueError(f"check_function: {sorted(double)} is both an input and a parameter")
-        self.by_name = isinstance(inputs, Mapping)
-        self.alone = not isinstance(inputs, tuple | list | Mapping)
-        self.inputs, self.params, given = list(named), list(params), {**named, **params}
+        self.kind, self.inputs, self.params = type(inputs), list(named), list(params)
+        given = {**named, **params}
         self.scalars = {n for n, a in given.items() if isinstance(a, int | float)}
         self.arrays = {n: _float64(a, n) for n, a in given.items()}
 
     def forward(self, arrays: Mapping[str, Array]) -> tuple[Any, dict[str, Array], Any]:
         """What it returns first, the same by name (one array: ``"y"``), and the cache."""
         own = {n: float(a) if n in self.scalars else a.copy() for n, a in arrays.items()}
-        named, first = dict(own), []
-        if not self.by_name:
-            first = [named.pop(n) for n in self.inputs]
-        forward = partial(self._forward, *first, **named)
+        forward = partial(self._forward, **own)
+        if not issubclass(self.kind, Mapping):
+            rest = {n: own[n] for n in self.params}
+            forward = partial(self._forward, *(own[n] for n in self.inputs), **rest)
         y, cache = calls.watched(forward, "forward", "(y, cache)", self.problems, own)
         return y, {n: calls.as_numbers(v, n) for n, v in _by_name(y, "y").items()}, cache
 
@@ -107,7 +100,7 @@ class Function:
         d_x, grads = calls.backward_of(backward, self.problems, watch)
         inputs, params = ({n: arrays[n] for n in names} for names in (self.inputs, self.params))
         named = {"x": d_x}
-        if not self.alone:
+        if issubclass(self.kind, tuple | list | Mapping):
             named = calls.named_gradients(d_x, inputs, "backward, as d_x,")
         named |= calls.named_gradients(grads if params or grads else {}, params, "backward")
 
@@ -152,19 +145,19 @@ def check_loss(
     def run(at: Array, aims: Any) -> tuple[float, Array]:
         watch, names = {"scores": (at := at.copy()), "targets": aims}, "(number, d_scores)"
         made = partial(loss, at, aims)
-        value, d_scores = calls.watched(made, "the loss", names, report.problems, watch)
-        if np.shape(value) != () or not np.isfinite(value):
-            raise calls.Broken(f"the loss returns {value!r}, expected one finite number")
-        return float(value), calls.as_gradient(d_scores, at, "d_scores from the loss")
+        number, d_scores = calls.watched(made, "the loss", names, report.problems, watch)
+        if np.shape(number) != () or not np.isfinite(number):
+            raise calls.Broken(f"the loss returns {number!r}, expected one finite number")
+        return float(number), calls.as_gradient(d_scores, at, "d_scores from the loss")
+
+    def value(arrays: Mapping[str, Array]) -> tuple[float, None]:
+        return run(arrays["scores"], arrays["targets"])[0], None
 
     def point(at: Array, aims: Any) -> Point:
-        def value(moved: Mapping[str, Array]) -> tuple[float, None]:
-            return run(moved["scores"], aims)[0], None
-
         return Point(value, {"scores": at, "targets": aims}, {"scores": run(at, aims)[1]})
 
     with calls.reported(report.problems):
         at, rng = point(scores, targets), np.random.default_rng([seed, 29])
-        report.rows = _rows("loss", at, rng, entries)
+        report.rows = compare_arrays("loss", at, rng, entries=entries, prefix="d_")
     explain_loss(report, point, scores, targets, seed)
     return report

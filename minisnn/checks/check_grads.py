@@ -238,7 +238,7 @@ class _Twin:
         return Point(value, arrays, self._backward(at, scores, base, weights, arrays))
 
     def _weigh(self, state: Mapping[str, Array]) -> dict[str, Array]:
-        """Random weights that make terms of about 1 of states of any size: none drowns others."""
+        """Random weights, smaller for large states, so that no term drowns the others."""
         largest = {s: max(1.0, float(np.max(np.abs(v)))) for s, v in state.items()}
         return {s: self.rng.normal(size=np.shape(v)) / largest[s] for s, v in state.items()}
 

@@ -48,9 +48,9 @@ def check_scan(
 ) -> Report:
     """Check a time loop of your own, forward and backward, against the dynamics it should run.
 
-    Your loop spikes, so plain differences through it say nothing.  It is compared with the tangent
-    twin of the neuron, reset and surrogate that you name: its spikes step by step, then each
-    gradient entry by entry.
+    Your loop spikes, so plain differences through it cannot check it.  The tangent twin of the
+    neuron, reset and surrogate that you name can: the check compares the spikes step by step, then
+    each gradient entry by entry.
 
     Parameters
     ----------
@@ -120,16 +120,10 @@ def _run_users(
     watch, names = {"x": x, "params": params}, "(spikes, cache)"
     made = partial(forward, x, **params)
     spikes, cache = calls.watched(made, "forward", names, problems, watch)
-    _compare_spikes(spikes, np.stack(drawn.spikes))
-    watch = {"d_spikes": d_spikes, "x": x, "cache": cache}
-    d_x, grads = calls.backward_of(partial(backward, d_spikes, cache), problems, watch)
-    like = {n: np.asarray(v, float) for n, v in params.items()}
-    named = {"x": d_x, **calls.named_gradients(grads, like, "backward")}
-    return calls.as_gradients(named, {"x": problem.x, **like})
-
-
-def _compare_spikes(spikes: Any, expected: Array) -> None:
-    found = calls.as_numbers(spikes, "spikes", "an array [T, B, N]")
+    found, expected = (
+        calls.as_numbers(spikes, "spikes", "an array [T, B, N]"),
+        np.stack(drawn.spikes),
+    )
     if found.shape != expected.shape:
         shapes = f"{list(found.shape)}, expected {list(expected.shape)}, that of x"
         raise calls.Broken(f"spikes from forward have shape {shapes}")
@@ -137,6 +131,11 @@ def _compare_spikes(spikes: Any, expected: Array) -> None:
         hint = "is it u >= threshold before the reset, with the state at 0 before the first step?"
         at = f"its spikes differ from step t = {int(np.argmax(wrong))} on"
         raise calls.Broken(f"the forward is not the one you named: {at} ({hint})")
+    watch = {"d_spikes": d_spikes, "x": x, "cache": cache}
+    d_x, grads = calls.backward_of(partial(backward, d_spikes, cache), problems, watch)
+    like = {n: np.asarray(v, float) for n, v in params.items()}
+    named = {"x": d_x, **calls.named_gradients(grads, like, "backward")}
+    return calls.as_gradients(named, {"x": problem.x, **like})
 
 
 # -- two derivations side by side: what an approximation keeps, by time lag and by path

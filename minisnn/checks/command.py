@@ -58,11 +58,10 @@ def run(options: argparse.Namespace) -> int:
             report = Report(name, problems=[str(error)])
         reports.append(json.loads(report.to_json()) | {"name": name})
         wrong += [] if report.ok else [name]
-        if not options.json:
-            brief = f"  {name:<58} ok  {len(report.rows)} right"
-            print(
-                f"{name}: {report}\n" if options.what or wrong[-1:] == [name] else brief, flush=True
-            )
+        if not options.json and (options.what or not report.ok):
+            print(f"{name}: {report}\n")
+        elif not options.json:
+            print(f"  {name:<58} ok  {len(report.rows)} right", flush=True)
     if options.json:
         print(json.dumps({"ok": not wrong, "reports": reports}, indent=1))
     else:

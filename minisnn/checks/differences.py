@@ -141,7 +141,12 @@ class Point(NamedTuple):
 
 
 def compare_arrays(
-    twin: str, point: Point, rng: np.random.Generator, directions: int = 2, entries: int = 0
+    twin: str,
+    point: Point,
+    rng: np.random.Generator,
+    directions: int = 2,
+    entries: int = 0,
+    prefix: str = "",
 ) -> list[Row]:
     """A row for each gradient, against differences of the value.
 
@@ -163,7 +168,7 @@ def compare_arrays(
                 some = rng.choice(array.size, min(array.size, max(entries, 24)), replace=False)
                 row = compared([np.unravel_index(i, array.shape) for i in some])
                 found = [row] if row.verdict == "WRONG" else found + [row] * bool(entries)
-        rows += [max(found, key=_badness)] if found else []
+        rows += [replace(max(found, key=_badness), name=f"{prefix}{name}")] if found else []
     return rows
 
 

@@ -100,7 +100,7 @@ def _expressions(sp: Any, step: Step, a: str, symbols: dict[str, Any], above: li
 
 
 def _symbolic(name: str, *values: Any) -> Any:
-    """A comparison, 1 where it holds and 0 elsewhere, or a function."""
+    """A comparison, 1 if it holds and 0 if not, or a function."""
     sp = load_sympy()
     if name in COMPARISONS:
         return sp.Piecewise((1, sp.Rel(*values, COMPARISONS[name])), (0, True))
@@ -176,9 +176,9 @@ def _candidates(step: Step, a: str, p: Points) -> Iterator[tuple[str, Array]]:
         yield from _reset_candidates(step, a, plain, true)
     elif step.kind == "slope":
         yield from _slope_candidates(step, plain)
-    lost = {"x": ": nothing reaches the input"}
+    lost = {"x": ": no gradient reaches the input"}
     for state in step.args[: len(step.outs)]:
-        lost[state] = ": nothing is carried to the step before"
+        lost[state] = ": no gradient reaches the step before"
     yield f"the path through {a} is missing{lost.get(a, '')}", 0 * true
     if not true.any():
         stop = f" ({a} is declared constant by stop={step.stop})" if a in step.stop else ""
@@ -211,19 +211,19 @@ def _candidates(step: Step, a: str, p: Points) -> Iterator[tuple[str, Array]]:
 
 
 def _reset_candidates(step: Step, a: str, p: Points, true: Array) -> Iterator[tuple[str, Array]]:
-    nothing, s = 0 * true, p["s"]
+    zero, s = 0 * true, p["s"]
     if a == "s" and "s" not in step.stop:
         cure = "declare stop=('s',) if you mean it"
         lost = f"this is the gradient of a detached reset; {cure}"
-        yield f"the reset path through the spike is missing: {lost}", nothing
+        yield f"the reset path through the spike is missing: {lost}", zero
     if a == "theta":
         lost = "its path is missing (it stays even when the spike is detached)"
-        yield f"the reset holds the threshold, too: {lost}", nothing
+        yield f"the reset holds the threshold, too: {lost}", zero
     if a == "u" and same(true[0], 1 - s):
-        lost = "a spike empties the membrane, so nothing goes back past it"
-        yield f"the mask 1 - s is missing: {lost}", nothing + 1
+        lost = "a spike empties the membrane, so no gradient passes it"
+        yield f"the mask 1 - s is missing: {lost}", zero + 1
         lost = "gradient passes where there was no spike, 1 - s"
-        yield f"the mask is the wrong way round: {lost}", nothing + s
+        yield f"the mask is the wrong way round: {lost}", zero + s
     for name, other in RESETS.items():
         if not other.stop:
             derivative = _column(reset_step(other).true(p), step, a)

@@ -92,15 +92,20 @@ def explain_function(
     report: Report, at: Callable[[Any, list[int]], Point], arrays: Mapping[str, Array], seed: int
 ) -> None:
     """Findings: 0, a factor, transposed, another's, or a sum of products."""
-    if report.ok or not report.rows:
-        return
-    rng, noted = np.random.default_rng([seed, 31]), report.problems[:]
+    rng = np.random.default_rng([seed, 31])
     spread = {n: 0.1 * (float(np.std(a)) or 1.0) for n, a in arrays.items()}
     fresh = {n: a + spread[n] * rng.normal(size=a.shape) for n, a in arrays.items()}
-    with reported(report.problems):
-        points = [at(arrays, [seed, 23]), at(fresh, [seed, 24])]
-        report.find(explain_gradients(points, _function_sentences, _function_sums))
-        report.problems[:] = noted  # what it does wrong here it did before
+    points = (at(a, [seed, 23 + i]) for i, a in enumerate((arrays, fresh)))
+    _explain(report, points, _function_sentences, _function_sums)
+
+
+def _explain(report: Report, points: Iterator[Point], sentences: Any, sums: Any) -> None:
+    """Add findings; what the functions do wrong at these points they did before."""
+    noted = report.problems[:]
+    if report.rows and not report.ok:
+        with reported([]):
+            report.find(explain_gradients([*points], sentences, sums))
+        report.problems[:] = noted
 
 
 def _function_sentences(point: Point, name: str, true: Array) -> Iterator[str]:
@@ -152,17 +157,12 @@ def explain_loss(
     report: Report, at: Callable[[Array, Any], Point], scores: Array, targets: Any, seed: int
 ) -> None:
     """Findings for two batch sizes: a factor by name, or a sum of what losses are made of."""
-    if report.ok or not report.rows:
-        return
-    rng, points, noted = np.random.default_rng([seed, 37]), [], report.problems[:]
-    with reported([]):
-        for batch in (len(scores), len(scores) + 3):
-            rows = np.arange(batch) % len(scores)
-            drawn = scores[rows] + 0.3 * rng.normal(size=(batch, *scores.shape[1:]))
-            one_each = np.shape(targets)[:1] == scores.shape[:1]
-            points.append(at(drawn, np.asarray(targets)[rows] if one_each else targets))
-        report.find(explain_gradients(points, _loss_sentences, _loss_sums))
-    report.problems[:] = noted
+    rng, sizes = np.random.default_rng([seed, 37]), (len(scores), len(scores) + 3)
+    rows = [np.arange(batch) % len(scores) for batch in sizes]
+    drawn = (scores[r] + 0.3 * rng.normal(size=(len(r), *scores.shape[1:])) for r in rows)
+    one_each = np.shape(targets)[:1] == scores.shape[:1]
+    aims = [np.asarray(targets)[r] if one_each else targets for r in rows]
+    _explain(report, map(at, drawn, aims), _loss_sentences, _loss_sums)
 
 
 def _loss_sentences(point: Point, name: str, true: Array) -> Iterator[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,7 +17,7 @@ from .check_function import check_loss
 from .differences import Point
 from .explain_functions import explain_gradients, is_square, recognise
 from .explain_loops import explain_loop
-from .oracle import Run, Shape, by_name, draw, run
+from .oracle import Run, Shape, draw, run
 from .report import Finding, Report
 from .twins import Subject, weighting
 
@@ -49,28 +49,25 @@ def explain(report: Report, subject: Subject) -> None:
         if str(error) not in " ".join(report.problems):
             report.problems.append(f"{name}: {error}" if name else str(error))
         return
-    if subject.loss is not weighting:
-        _explain_loss(report, subject.loss, np.asarray(x, np.float64), subject.targets)
-
-
-def _explain_loss(report: Report, loss: Callable, scores: Array, targets: Any) -> None:
-    of_loss = check_loss(loss, scores, targets)
+    if subject.loss is weighting:
+        return
+    of_loss = check_loss(subject.loss, np.asarray(x, np.float64), subject.targets)
     report.find([replace(f, name=f"loss: {f.name}") for f in of_loss.findings])
     report.problems += [p for p in of_loss.problems if p not in report.problems]
     wrong = any(row.verdict == "WRONG" for row in report.rows)
-    if report.findings or report.problems or not wrong:
-        return
-    name, what = "loss", "its gradient is not its derivative: see check_loss(loss, scores, targets)"
-    if of_loss.ok:
-        alone = "each layer and the loss seem right by themselves"
-        name, what = "network", f"{alone}: look at the walk back through layers (Network.backward)"
-    report.find([Finding(name, what)])
+    if wrong and not report.findings and not report.problems:
+        hint = "its gradient is not its derivative: see check_loss(loss, scores, targets)"
+        alone = "each layer and the loss seem right by themselves: look at Network.backward"
+        report.find([Finding("network", alone) if of_loss.ok else Finding("loss", hint)])
 
 
 def _explain_layer(layer: Layer, x: Any, subject: Subject) -> list[Finding]:
     """Findings about each gradient of a layer that is wrong and can be explained."""
     if not layer.spiking or not hasattr(layer, "dynamics"):
-        return _explain_plain(layer, np.asarray(x, np.float64), subject)
+        x, draws = np.asarray(x, np.float64), np.random.default_rng(19)
+        inputs = [draws.choice(x.ravel(), (*size, *x.shape[2:])) for size in SIZES]
+        points = [_point_of(layer, at, subject, seed) for seed, at in enumerate(inputs)]
+        return explain_gradients(points, _sentences)
     try:
         with np.errstate(all="ignore"):
             loop = partial(_run_of, layer), partial(_gradients, layer)
@@ -83,7 +80,7 @@ def _explain_layer(layer: Layer, x: Any, subject: Subject) -> list[Finding]:
 
 
 def _run_of(layer: Any, seed: int, shape: Shape) -> Run:
-    """A run of the loop that the layer's should be, on a random problem."""
+    """A run of the loop that the layer should run, on a random problem."""
     dynamics, n = layer.dynamics, int(np.prod(layer.shape))
     rng = np.random.default_rng([seed, 13])
     p = draw(dynamics, rng, (*shape[:2], n))._replace(k=dynamics.surrogate.k)
@@ -93,7 +90,7 @@ def _run_of(layer: Any, seed: int, shape: Shape) -> Run:
 
 
 def _gradients(layer: Any, ran: Run) -> dict[str, Array]:
-    """Those of the layer for this run; raises if its forward is another loop."""
+    """The gradients of the layer for this run; raises if its forward is another loop."""
     p, neuron, lanes = ran.problem, layer.dynamics.neuron, (-1, *layer.shape)
     drawn = {"threshold": p.theta, **dict(zip(neuron.params, p.params, strict=True))}
     shaped = {name: d.reshape(layer.shape) for name, d in drawn.items() if name in layer.params}
@@ -111,21 +108,12 @@ def _gradients(layer: Any, ran: Run) -> dict[str, Array]:
         raise ValueError("another loop than the one known here")
     d_y = p.d_spikes.reshape(y.shape)
     d_x, grads = call(layer.backward, d_y, cache, d_state=d_state, what="backward")
-    found = {"x": np.reshape(d_x, p.x.shape), "theta": grads["threshold"].ravel()}
-    found["params"] = [grads[name].ravel() for name in neuron.params]
-    found["state0"] = [grads["state"][s].reshape(p.x.shape[1:]) for s in neuron.state]
-    named = by_name(layer.dynamics, found)
-    return named | ({} if ran.recurrent is None else {"recurrent": grads["recurrent"]})
+    found = {"x": np.reshape(d_x, p.x.shape), **{n: grads[n] for n in layer.own_weights}}
+    found |= {n: grads[n].ravel() for n in ("threshold", *neuron.params)}
+    return found | {f"{s}[0]": grads["state"][s].reshape(p.x.shape[1:]) for s in neuron.state}
 
 
 # -- layers without neurons
-
-
-def _explain_plain(layer: Layer, x: Array, subject: Subject) -> list[Finding]:
-    draws = np.random.default_rng(19)
-    inputs = [draws.choice(x.ravel(), (*size, *x.shape[2:])) for size in SIZES]
-    points = [_point_of(layer, at, subject, seed) for seed, at in enumerate(inputs)]
-    return explain_gradients(points, _sentences)
 
 
 def _point_of(layer: Layer, x: Array, subject: Subject, seed: int) -> Point:
@@ -151,7 +139,7 @@ def _sentences(point: Point, name: str, true: Array) -> Iterator[str]:
 
 def _candidates(point: Point, name: str, true: Array) -> Iterator[tuple[str, Array]]:
     """Sentences, each with the gradient that would make it true (up to a factor)."""
-    (x, d_y), params = (point.arrays[n] for n in "xy"), {*point.gradients} - {"x"}
+    x, d_y = point.arrays["x"], point.arrays["y"]
     yield "", true
     if name == "x":
         yield from _shifted_in_time(true)
@@ -163,10 +151,10 @@ def _candidates(point: Point, name: str, true: Array) -> Iterator[tuple[str, Arr
     if d_y.shape[:2] == x.shape[:2]:
         for text, values in _shifted_in_time(d_y):
             yield f"it pairs with the wrong d_y: {text}", point.true(name, y=values)
-    for p in params:
-        if is_square(value := point.arrays[p]):
+    for p in point.gradients:
+        if p != "x" and is_square(point.arrays[p]):
             wrong = f"d_y meets {p}.T where the forward has {p}"
-            found = point.true(name, **{p: value.T.copy()})
+            found = point.true(name, **{p: point.arrays[p].T})
             yield f"{p} is transposed the wrong way: {wrong}", found
 
 
@@ -180,7 +168,7 @@ def _shifted_in_time(a: Array) -> Iterator[tuple[str, Array]]:
     yield f"{of_after} (the first one at the last)", early
     yield of_before, late * (t > 0)
     yield of_after, early * (t < last)
-    yield "time runs the wrong way", a[::-1].copy()
+    yield "time runs the wrong way", a[::-1]
     yield "only that of the last step is there", a * (t == last)
     yield "only that of the first step is there", a * (t == 0)
     yield "the same at every step: the mean over time", np.broadcast_to(a.mean(axis=0), a.shape)

@@ -91,9 +91,9 @@ def mutant_gradients(
 
 def _equal(found: Gradients | None, yours: Gradients) -> bool:
     """Whether all gradients agree; that of a single number is a sum over the neurons."""
-    return found is not None and all(
-        same(found[n] if np.ndim(d) else found[n].sum(), d) for n, d in yours.items()
-    )
+    if found is None:
+        return False
+    return all(same(found[n] if np.ndim(d) else found[n].sum(), d) for n, d in yours.items())
 
 
 def _mutants_like(dynamics: Dynamics, runs: Sequence[Run], yours: Sequence[Gradients]) -> list[str]:
@@ -120,7 +120,7 @@ def _where_it_parts(yours: Array, true: Array) -> list[Finding]:
     if not wrong:
         return []
     t, at = wrong[-1], "at the last step, before anything has been carried"
-    hint = "look at the slope and at what comes from above"
+    hint = "look at the slope and at d_spikes"
     if t < T - 1:
         at = f"at step t = {t} of 0..{T - 1}, {T - 1 - t} before the last"
         hint = "those after it are right, so look at the carry"
@@ -154,7 +154,6 @@ def _one_step(dynamics: Dynamics, draw: Draw, gradients: Backward) -> list[Findi
         for name, found in cells.items():
             texts = [sum_text(values, terms, above) or "" for values in zip(*found, strict=True)]
             if all(texts) and texts[0] != texts[1]:
-                findings.append(
-                    Finding(f"d_{name} in one step, from {above}", "", texts[0], texts[1])
-                )
+                what = f"d_{name} in one step, from {above}"
+                findings.append(Finding(what, yours=texts[0], true=texts[1]))
     return findings

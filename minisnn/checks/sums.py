@@ -54,16 +54,15 @@ def sum_text(
 ) -> str | None:
     """A target as text, ``d_v - s*d_v``: a sum of products, each times the factor called `times`.
 
-    It is found for the first of the `targets` and has to hold for the others; ``None`` if there is
-    none of at most `most` terms.
+    It is found for the first of the `targets` and has to hold for the others; ``None`` if no sum of
+    at most `most` terms does.
     """
     found = _explain(targets[0], terms[0], most, precision)
-    if found is None or not all(
-        same(target, sum((c * values[n] for c, n in found), 0 * values["1"]), precision)
-        for target, values in zip(targets, terms, strict=True)
-    ):
-        return None
-    return _write(found, times)
+    for target, values in zip(targets, terms, strict=True):
+        total = sum((c * values[n] for c, n in found or ()), 0 * values["1"])
+        if found is None or not same(target, total, precision):
+            return None
+    return _write(found or (), times)
 
 
 def _explain(target: Array, terms: Mapping[str, Array], most: int, precision: float) -> Sum | None:
@@ -76,14 +75,13 @@ def _explain(target: Array, terms: Mapping[str, Array], most: int, precision: fl
     size, norms = np.abs(y).max(), np.linalg.norm(columns, axis=0)
     columns = columns / norms
     gram, right = columns.T @ columns, columns.T @ y
-    for count in range(1, most + 1):
-        for chosen in _best(gram, right, count):
-            part = columns[:, chosen]
-            weights = np.linalg.lstsq(part, y, rcond=None)[0]
-            if np.abs(part @ weights - y).max() <= precision * size:
-                plain = [_plain(w, 10 * precision) for w in weights / norms[chosen]]
-                if all(plain):
-                    return tuple((p, names[c]) for p, c in zip(plain, chosen, strict=True))
+    for chosen in (c for count in range(1, most + 1) for c in _best(gram, right, count)):
+        part = columns[:, chosen]
+        weights = np.linalg.lstsq(part, y, rcond=None)[0]
+        if np.abs(part @ weights - y).max() <= precision * size:
+            plain = [_plain(w, 10 * precision) for w in weights / norms[chosen]]
+            if all(plain):
+                return tuple((p, names[c]) for p, c in zip(plain, chosen, strict=True))
     return None
 
 

@@ -8,8 +8,8 @@ tangent
     with the surrogate's slope.  Same values as the hard network, and its derivative IS the
     surrogate gradient at hard spikes.
 slope 0
-    The real network with a loss on its membranes and the slope set to zero: every path that does
-    not pass a spike.
+    The real network with a loss on its membranes and the slope set to zero.  Checks every path
+    that does not pass a spike.
 
 Arguments that a reset's ``stop`` names keep the values of the base run, as its author declared.
 """
@@ -54,7 +54,7 @@ def with_slope_zero(net: Network) -> Network:
 def run_twin(
     net: Network, x: Array, base: Caches, fire: str, state: Any = None
 ) -> tuple[Array, Caches]:
-    """Run a twin of `net` that holds on to the run with the caches `base`: ``(scores, caches)``.
+    """Run a twin of `net` that is based on the run with the caches `base`: ``(scores, caches)``.
 
     `fire` is "smooth", "tangent" or "step"; `state` holds the states to start from, by layer.
     """
@@ -80,13 +80,10 @@ class Subject(NamedTuple):
     problems: list[str]
 
     def forward(self, net: Network, state: Any = None) -> tuple[Array, Any]:
-        """The run of this network or a variant of it; what it draws is the same at each call."""
-        options = {
-            **self.options,
-            "rng": copy.deepcopy(self.rng),
-            **({"state": state} if state else {}),
-        }
-        run, watch = partial(net.forward, self.x, **options), {"x": self.x, "params": net.params()}
+        """A run of this network or a variant of it; random draws are the same at each call."""
+        options = self.options | ({"state": state} if state else {})
+        run = partial(net.forward, self.x, rng=copy.deepcopy(self.rng), **options)
+        watch = {"x": self.x, "params": net.params()}
         return watched(run, "forward", "(scores, caches)", self.problems, watch)
 
     def d_scores(self, scores: Array) -> Array:
@@ -97,6 +94,6 @@ class Subject(NamedTuple):
 
 
 def weighting(y: Array, weights: Any) -> tuple[float, Array]:
-    """A loss for a single layer: its output, weighted at random but always alike."""
+    """A loss for a single layer: its output times random weights, the same at each call."""
     weights = copy.deepcopy(weights).normal(size=np.shape(y))
     return float(np.sum(y * weights)), weights
