@@ -101,7 +101,7 @@ def raster(
     """
     if not isinstance(layer, Spiking):
         raise TypeError(f"raster: layer must be a spiking layer, got {layer!r}")
-    cache = as_cache(cache, SpikingCache, layer)
+    cache = as_cache(cache, layer)
     theta = np.broadcast_to(to_numpy(layer.threshold), layer.shape).ravel()
     steps = len(cache.spikes)
     u, spikes = (to_numpy(a[:, sample]).reshape(steps, -1) for a in (cache.u, cache.spikes))

@@ -102,7 +102,7 @@ def evaluate(words: argparse.Namespace) -> int:
     flat = not any(isinstance(layer, ms.Conv2d) for layer in net.layers.values())
     test = _load(options, "test", flat)
     share = ms.train.evaluate(net, test, encoder=_encoder(options), seed=options.seed)[1]
-    print(f"test accuracy: {100 * share:.1f} %")
+    print(f"test accuracy: {100 * (share or 0):.1f} %")
     return 0
 
 
@@ -123,17 +123,10 @@ def versions() -> dict[str, str]:
 
 
 def _train_rule(
-    import matplotlib
-
-    matplotlib.use("Agg")  # figures go to files, whatever screen MPLBACKEND names
-    resume, several, histories, runs = bool(words.resume), options.rule == "compare", {}, {}
-    figures: dict[str, Callable[[], Any]] = {}
-    for rule in COMPARED if several else (options.rule,):
-        prefix = f"{rule}_" if several else ""
-        path = out / f"{prefix}checkpoint.npz" if several or not resume else words.resume
-        found = _train_rule(rule, options, data, path, prefix, resume)
-        histories[rule], result, drawn = found
-        figures |= {f"{prefix}{name}": draw for name, draw in drawn.items()}
+    rule: str, options: Options, data: dict[str, Any], path: Path, prefix: str, resume: bool
+) -> tuple[ms.History, dict[str, Any], dict[str, Callable[[], Any]]]:
+    """Train by one rule and write its files: history, result on the test set, and figures."""
+    net, encoder = _network(options), _encoder(options)
     published = options.model == "stl-mnist"
     adam = ms.models.stl_mnist_optimizer if published else ms.Adam
     before = {n: p.copy() for n, p in net.params("*.threshold").items()}
