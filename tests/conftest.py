@@ -38,7 +38,7 @@ BUDGETS = {
         + ["data/*.py"],
         2169,
     ),
-    "checks": (["checks/*.py"], 3567),
+    "checks": (["checks/*.py"], 3568),
     "bench": (["bench/*.py"], 319),
     "cli": (["cli/*.py"], 510),
 }
