@@ -1,7 +1,6 @@
 """Arguments of public calls: a rule looks at each, and its error names the call and the argument.
 
-@arguments(epochs=whole(1), loss=function("ms.losses.mse"))
-def fit(net, data, *, epochs, loss=mse): ...
+For example ``@arguments(epochs=whole(), loss=function("ms.losses.mse"))`` above ``fit``.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ Call = TypeVar("Call", bound=Callable[..., Any])
 
 #: What other libraries call an argument, and how it is said here.
 PEERS = {
-    "tau": "decay=ms.neurons.decay_from_tau(tau)",
-    "tau_mem": "decay=ms.neurons.decay_from_tau(tau)",
+    "tau": "decay=math.exp(-dt / tau)",
+    "tau_mem": "decay=math.exp(-dt / tau)",
     "beta": "decay=, the share of the membrane that is kept per step",
     "alpha": "decay_syn= of neuron=ms.neurons.current_lif",
     "leak": "decay=",
@@ -55,13 +54,10 @@ def check(where: str, value: Any, rule: Rule) -> Any:
 
     Raises TypeError for another kind (True is no number), and ValueError for another value.
     """
-    is_kind = isinstance(value, rule.kinds) and (type(value) is not bool or bool in rule.kinds)
-    if is_kind or object in rule.kinds:
-        if rule.holds(value):
-            return value
-        error: type[Exception] = ValueError
-    else:
-        error = TypeError
+    is_kind = isinstance(value, rule.kinds) and not (type(value) is bool and int in rule.kinds)
+    if is_kind and rule.holds(value):
+        return value
+    error = ValueError if is_kind else TypeError
     raise error(f"{where} must be {rule.expected}, got {value!r}{rule.likely(value)}")
 
 
@@ -77,11 +73,9 @@ def arguments(**rules: Rule) -> Callable[[Call], Call]:
         def checked(*args: Any, **given: Any) -> Any:
             if len(options) == len(signature.parameters):
                 known(name, given, options)
-            bound = signature.bind(*args, **given).arguments
-            for argument, rule in rules.items():
-                default = signature.parameters[argument].default
-                if argument in bound and bound[argument] is not default:
-                    check(f"{name}: {argument}", bound[argument], rule)
+            for argument, value in signature.bind(*args, **given).arguments.items():
+                if argument in rules and value is not signature.parameters[argument].default:
+                    check(f"{name}: {argument}", value, rules[argument])
             return call(*args, **given)
 
         return checked  # type: ignore[return-value]
@@ -93,10 +87,16 @@ def known(where: str, given: Iterable[str], options: Iterable[str]) -> None:
     """Raise TypeError if a name is none of the `options`; it says what a peer's name is here."""
     for name in given:
         if name not in options:
-            near = difflib.get_close_matches(name, options, 1)
-            meant = PEERS.get(name) or (f"{near[0]}=" if near else "")
-            hint = f"; did you mean {meant}?" if meant else f"; it takes {', '.join(options)}"
+            word = meant(name, options)
+            word += "=" if word in options else ""
+            hint = f"; did you mean {word}?" if word else f"; it takes {', '.join(options)}"
             raise TypeError(f"{where}: unknown argument {name!r}{hint}")
+
+
+def meant(name: str, options: Iterable[str]) -> str:
+    """What a user may have meant by an argument's name: a peer's word, a misspelling, or ""."""
+    near = difflib.get_close_matches(name, options, 1)
+    return PEERS.get(name, near[0] if near else "")
 
 
 # -- rules
@@ -137,5 +137,5 @@ def function(example: str, registry: Iterable[str] = ()) -> Rule:
         folder = example.split("(")[0].rpartition(".")[0]
         return f": did you mean {folder}.{value}?" if value in tuple(registry) else ""
 
-    holds = lambda value: callable(value) and not isinstance(value, type)  # noqa: E731
-    return Rule(f"a function, e.g. {example}", (object,), holds, likely)
+    expected = f"a function, e.g. {example}"
+    return Rule(expected, holds=lambda f: callable(f) and not isinstance(f, type), likely=likely)

@@ -111,7 +111,7 @@ class Run:
     ) -> tuple[History, dict[str, Array], tuple[float, ...]]:
         """The history in a file's content, room for its best arrays, and their grade."""
         history, best = History(list(found["rows"]), found["best_epoch"]), dict[str, Array]()
-        repr(history)  # raises if a row is not one of numbers
+        _check_rows(history.epochs)
         if history.best_epoch is not None:
             best = {n: np.empty_like(a) for n, a in self.net.arrays().items()}
         stored = {**found, "arrays": _kinds(arrays)}
@@ -133,6 +133,15 @@ class Run:
         for moment, values in self.optimizer.moments().items():
             arrays |= {f"optimizer/{moment}/{n}": a for n, a in values.items()}
         return arrays | {f"best/{n}": a for n, a in best.items()}
+
+
+def _check_rows(rows: list[dict[str, Any]]) -> None:
+    """Raise if the rows of a history are not one an epoch, of numbers."""
+    for epoch, row in enumerate(rows, start=1):
+        rates = [layer["firing_rate"] + layer["silent"] for layer in row["layers"].values()]
+        numbers = [row["train_loss"], row["train_accuracy"] or 0.0, *rates]
+        if row["epoch"] != epoch or not all(isinstance(n, float) for n in numbers):
+            raise files.FileError(f"row {epoch} of its history is none")
 
 
 def _kinds(arrays: Mapping[str, Array]) -> dict[str, str]:
@@ -186,18 +195,14 @@ def _described(value: Any, depth: int = 5) -> Any:
     if isinstance(value, FunctionType):
         enclosed = inspect.getclosurevars(value)
         values = inside({**enclosed.nonlocals, **enclosed.globals})
-        return {
-            "name": name,
-            "code": _code(value),
-            "defaults": inside(value.__defaults__),
-            **values,
-        }
+        found = {"defaults": inside(value.__defaults__), "values": values}
+        return {"name": name, "code": _code(value), **found}
     if not hasattr(value, "__dict__"):
         text = f"checkpoint: {value!r} cannot be compared with that of a run that goes on"
         warnings.warn(text, stacklevel=6)
         return name
     methods = [_code(one) for one in vars(type(value)).values() if isinstance(one, FunctionType)]
-    return {"class": name, "code": methods, **inside(vars(value))}
+    return {"class": name, "code": methods, "attributes": inside(vars(value))}
 
 
 def _code(function: FunctionType) -> str:

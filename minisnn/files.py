@@ -62,6 +62,8 @@ def write(
         raise FileNotFoundError(f"{path}: there is no folder {path.parent}")
     text = json.dumps({"minisnn": __version__, "format": FORMAT, "kind": kind, **header})
     content = {"header": np.frombuffer(text.encode(), np.uint8), **arrays}
+    if objects := [name for name, array in content.items() if array.dtype.hasobject]:
+        raise TypeError(f"{path}: arrays of objects, which a file cannot hold: {objects}")
     with replacing(path) as part, open(part, "wb") as file:
         np.savez(file, **{name: to_numpy(array) for name, array in content.items()})
     return path
@@ -144,8 +146,7 @@ def array_from(name: str, content: bytes) -> np.ndarray:
 
 def name_in_file(value: Any, registry: Mapping[str, Any], function: Any) -> str:
     """Its name in the registry; ``"custom:"`` and the name of its function for a user's own."""
-    names = (name for name, one in registry.items() if one == value)
-    return next(names, f"custom:{function.__name__}")
+    return next((n for n, one in registry.items() if one == value), f"custom:{function.__name__}")
 
 
 def find(name: str, registry: Mapping[str, Any], custom: Mapping[str, Any]) -> Any:

@@ -34,8 +34,7 @@ class Stack:
                 raise ValueError(f"Network: a layer's name must be {expected} it; got {name!r}")
             first = next(n for n, other in layers.items() if other is layer)
             if first != name:
-                wrong = f"{first} and {name} are the same layer"
-                raise ValueError(f"Network: {wrong}; make one for each")
+                raise ValueError(f"Network: {first} and {name} are the same layer; make two")
         decide = {n: layer for n, layer in layers.items() if layer.params} or layers
         if len({layer.dtype for layer in decide.values()}) > 1:
             got = ", ".join(f"{n} {layer.dtype}" for n, layer in decide.items())

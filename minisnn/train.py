@@ -26,7 +26,6 @@ __all__ = ["History", "ParameterWarning", "TrainingStopped", "evaluate", "fit"]
 #: stream])``, so that a run that is resumed needs no generator's state.
 SPLIT, SHUFFLE, TRAIN, EVALUATE, LOOK = 1, 2, 3, 4, 5
 
-FACTOR = number(0)
 RULES = {
     "net": Rule("a ms.Network", (Network,)),
     "encoder": function("ms.encode.Bernoulli(8)"),
@@ -110,9 +109,8 @@ def fit(
         check(f"fit: penalties[{name!r}]", penalty, function("ms.losses.FiringRate(most=0.2)"))
     data, held = _split(net, _pair(net, data, "fit"), validation, seed)
     if keep == "best" and held is None:
-        raise ValueError(
-            "fit: keep='best' chooses by validation accuracy; give validation= a share or data"
-        )
+        cure = "give validation= a share or data"
+        raise ValueError(f"fit: keep='best' chooses by validation accuracy; {cure}")
     run = Run(
         net, optimizer, data, held, encoder, loss, batch, seed, schedule, truncate, penalties, keep
     )
@@ -143,9 +141,8 @@ def fit(
 def _epoch(run: Run, bar: Any) -> dict[str, Any]:
     """One epoch with its validation, the best parameters kept: the row of the history."""
     begun, epoch = time.perf_counter(), len(run.history.epochs)
-    factor = 1.0
-    if run.schedule is not None:
-        factor = check(f"fit: schedule({epoch})", run.schedule(epoch), FACTOR)
+    schedule = run.schedule or (lambda epoch: 1.0)
+    factor = check(f"fit: schedule({epoch})", schedule(epoch), number(0))
     row = _train_epoch(run, epoch, factor, bar)
     row |= {"epoch": epoch + 1, "lr": run.optimizer.lr * factor}
     row |= {"validation_loss": None, "validation_accuracy": None}
@@ -188,8 +185,8 @@ def _train_epoch(run: Run, epoch: int, factor: float, bar: Any) -> dict[str, Any
             for name, array in net.buffers().items():
                 array[...] = before[name]
             what, layer = problem
-            layer = monitor.first_not_finite(net, x) or layer
-            raise TrainingStopped(what, layer, epoch, i, run.history)
+            where = monitor.first_not_finite(net, x) or layer
+            raise TrainingStopped(what, where, epoch, i, run.history)
         optimizer.step(grads, factor)
         stats.add(loss, len(rows), grads)
         bar.update()
@@ -213,7 +210,7 @@ def evaluate(
     ValueError, which names the layer.
     """
     images, labels = _pair(net, data, "evaluate")
-    total, right = 0.0, 0.0
+    total, right, classes = 0.0, 0.0, is_classes(labels)
     for i, start in enumerate(range(0, len(images), batch)):
         rows = slice(start, start + batch)
         rng = np.random.default_rng([seed, 0, i, EVALUATE])
@@ -224,8 +221,8 @@ def evaluate(
             where = f"the first layer that is not finite is {monitor.first_not_finite(net, x)!r}"
             raise ValueError(f"evaluate: the loss is {value}; {where}")
         total += value * len(labels[rows])
-        right += accuracy(scores, labels[rows]) * len(labels[rows]) if is_classes(labels) else 0
-    return total / len(labels), right / len(labels) if is_classes(labels) else None
+        right += accuracy(scores, labels[rows]) * len(labels[rows]) if classes else 0
+    return total / len(labels), right / len(labels) if classes else None
 
 
 # -- arguments, checked
@@ -269,11 +266,9 @@ def _look(run: Run) -> None:
     All values and labels are looked at; one sample goes through the network.
     """
     rng = np.random.default_rng([run.seed, 0, 0, LOOK])
-    for name, data in {"fit": run.data, "fit: validation": run.held_out}.items():
-        if data is None:
-            continue
+    held = {} if run.held_out is None else {"fit: validation": run.held_out}
+    for name, (images, labels) in ({"fit": run.data} | held).items():
         with naming(name):
-            images, labels = data
             if check_all := getattr(run.encoder, "check", None):
                 check_all(images)
             scores, _ = run.net.forward(run.encoder(images[:1], rng))

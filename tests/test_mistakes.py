@@ -304,3 +304,44 @@ def test_entries_that_lie_over_each_other_are_refused(tmp_path):
         archive._didModify = True
     with pytest.raises(ms.FileError, match="claim to be larger than the file"):
         ms.load(path)
+
+
+def test_attributes_are_told_from_what_describes_their_object(tmp_path):
+    """An attribute called `code` or `name` is compared as any other, and hides nothing."""
+
+    class Named(Scaled):
+        def __init__(self, factor, code):
+            super().__init__(factor)
+            self.code = code
+
+    options = {"checkpoint": tmp_path / "c.npz", "resume": True}
+    trained(encoder=Named(1.0, 3), **options)
+    error, _ = trained(encoder=Named(1.0, 4), epochs=2, **options)
+    assert isinstance(error, ms.FileError) and "setup.encoder.attributes.code is '3' in the file, '4' here" in str(error)
+
+
+@pytest.mark.parametrize("change", [{"epoch": 7}, {"train_loss": 1}, {"train_accuracy": "good"}, {"layers": {"lif": {}}}])
+def test_a_history_that_is_none_is_refused(change, tmp_path):
+    path = tmp_path / "c.npz"
+    trained(checkpoint=path)
+    header, arrays = files.read(path, ("checkpoint",))
+    header["rows"][0] |= change
+    files.write(path, "checkpoint", header, arrays)
+    error, opt = trained(checkpoint=path, resume=True, epochs=2)
+    assert isinstance(error, ms.FileError) and opt.steps == 0
+
+
+def test_arrays_of_objects_are_refused_before_a_file_is_written(tmp_path):
+    path = ms.Network(fc=ms.Linear(6, 3, rng=RNG)).save(tmp_path / "net.npz")
+    before, net = path.read_bytes(), ms.Network(fc=ms.Linear(6, 3, rng=RNG))
+    net["fc"].buffers["names"] = np.array(["a", None], object)
+    with pytest.raises(TypeError, match=r"arrays of objects, which a file cannot hold: \['fc.names'\]"):
+        net.save(path)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name, meant", [("tau", "decay=math.exp"), ("beta", "decay="), ("v_threshold", "threshold="),
+                                         ("spike_grad", "surrogate="), ("reset_mechanism", "reset=")])  # fmt: skip
+def test_what_other_libraries_call_an_argument_is_translated(name, meant):
+    with pytest.raises(ValueError, match=rf"no parameter \['{name}'\].*; did you mean {meant}"):
+        ms.LIF(4, **{name: 2.0})

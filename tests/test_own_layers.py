@@ -81,6 +81,17 @@ def test_a_normalisation_of_one_s_own_may_call_ours(backend):
     ms.checks.check_layer(norm, x, train=True).raise_if_wrong()
 
 
+def test_a_method_hung_on_one_layer_is_called(backend):
+    net = ms.Network(fc=ms.Linear(8, 3, rng=rng(), dtype="float64"), lif=ms.LIF(3, dtype="float64"), rate=ms.Rate())
+    net = net.using(backend)
+    lif, seen = net["lif"], []
+    plain, plain_back = lif.forward, lif.backward
+    lif.forward = lambda x, **options: plain(3 * x, **options)
+    lif.backward = lambda d, cache, **options: seen.append(d) or plain_back(d, cache, **options)
+    same_by_both_calls(net)
+    assert len(seen) == 2
+
+
 def test_gradients_that_a_layer_keeps_are_not_written_over(backend):
     class Probe(ms.Layer):
         def forward(self, x, **options):

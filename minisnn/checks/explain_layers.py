@@ -108,9 +108,8 @@ def _gradients(layer: Any, ran: Run) -> dict[str, Array]:
         raise ValueError("another loop than the one known here")
     d_y = p.d_spikes.reshape(y.shape)
     d_x, grads = call(layer.backward, d_y, cache, d_state=d_state, what="backward")
-    weights = set(layer.params) - {"threshold", *neuron.params}
-    found = {"x": np.reshape(d_x, p.x.shape), **{n: grads[n] for n in weights}}
-    found |= {n: grads[n].ravel() for n in ("threshold", *neuron.params)}
+    found = {"x": np.reshape(d_x, p.x.shape)}
+    found |= {n: grads[n].ravel() if n in drawn else grads[n] for n in layer.params}
     return found | {f"{s}[0]": grads["state"][s].reshape(p.x.shape[1:]) for s in neuron.state}
 
 

@@ -101,8 +101,8 @@ def evaluate(words: argparse.Namespace) -> int:
     print(f"{options.data}, {options.steps} steps, seed {options.seed}")
     flat = not any(isinstance(layer, ms.Conv2d) for layer in net.layers.values())
     test = _load(options, "test", flat)
-    share = ms.train.evaluate(net, test, encoder=_encoder(options), seed=options.seed)[1]
-    print(f"test accuracy: {100 * (share or 0):.1f} %")
+    share: Any = ms.train.evaluate(net, test, encoder=_encoder(options), seed=options.seed)[1]
+    print(f"test accuracy: {100 * share:.1f} %")
     return 0
 
 

@@ -43,7 +43,7 @@ from ..formula import Formula
 from ..neurons import Neuron
 from ..resets import Reset
 from ..surrogates import Surrogate
-from .arrays import Array, get_array_module, is_steady
+from .arrays import Array, get_array_module, in_one_piece, is_steady
 
 __all__ = ["ALL", "HARD", "Base", "Dynamics", "Kernel", "Needs", "ScanCache", "Twin"]
 
@@ -181,15 +181,14 @@ class Kernel:
         if x.ndim != 3:
             raise ValueError(f"x has shape {list(x.shape)}, expected [T, B, N]")
         kind, (_, batch, n), neuron = get_array_module(x).ndarray, x.shape, self.dynamics.neuron
-        states, bytes_or_x = (len(neuron.state), batch, n), x.dtype
-        if twin.fire == "step":
-            bytes_or_x = np.dtype(np.uint8)
+        states = len(neuron.state), batch, n
+        of_spikes = np.dtype(np.uint8) if twin.fire == "step" else x.dtype
         arrays = [
             ("x", x, x.shape, x.dtype),
             ("state0", state0, states, x.dtype),
             ("theta", theta, (n,), x.dtype),
             ("params", params, (len(neuron.params), n), x.dtype),
-            ("cache.spikes", spikes, x.shape, bytes_or_x),
+            ("cache.spikes", spikes, x.shape, of_spikes),
             ("d_spikes", d_spikes, x.shape, x.dtype),
             ("d_state_last", d_state_last, states, x.dtype),
         ]
@@ -207,9 +206,7 @@ class Kernel:
             if array.dtype != dtype or array.shape != shape:
                 came = f"{array.dtype} {list(array.shape)}"
                 raise ValueError(f"{name} is {came}, expected {dtype} {list(shape)} to fit x")
-            flags = array.flags
-            whole = flags.c_contiguous and getattr(flags, "aligned", True)
-            if not whole and not (name == "x" and is_steady(x)):
+            if not (in_one_piece(array) or (name == "x" and is_steady(array))):
                 raise ValueError(
                     f"{name} lies in pieces or begins in the middle of a number; expected "
                     f"C-contiguous, aligned: np.require({name}, requirements='CA')"

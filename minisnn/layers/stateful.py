@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from .. import neurons, resets, surrogates
+from ..arguments import meant
 from ..files import find, name_in_file
 from ..kernels import Dynamics
 from ..kernels.arrays import Array, positive_int
@@ -48,11 +49,9 @@ class Stateful(Layer):
         """The neuron's parameters, each from its keyword; a leak may be left out."""
         name, params = type(self).__name__, self.dynamics.neuron.params
         if unknown := sorted(set(given) - set(params)):
-            import difflib
-
             options = {n for one in type(self).__mro__ for n in inspect.signature(one).parameters}
-            near = difflib.get_close_matches(unknown[0], [*params, *options], 1)
-            hint = f"its parameters are {params}" + (f"; did you mean {near[0]}?" if near else "")
+            word = meant(unknown[0], [*params, *options])
+            hint = f"its parameters are {params}" + (f"; did you mean {word}?" if word else "")
             raise ValueError(f"{name}: the neuron has no parameter {unknown}; {hint}")
         for param in params:
             if param not in given and not param.startswith("decay"):
